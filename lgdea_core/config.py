@@ -1,0 +1,299 @@
+"""Every number a run depends on: frozen dataclasses, presets, and the papers' constants with their source."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+METHODS = ("clip", "lgdea")
+PRESET_VARIABLE = "LGDEA_PRESET"
+
+
+def _check_range(name: str, value: float, low: float, high: float, *, open_ends: bool = False) -> None:
+    inside = low < value < high if open_ends else low <= value <= high
+    if not inside:
+        kind = "strictly between" if open_ends else "between"
+        raise ValueError(f"{name} must lie {kind} {low} and {high}, got {value}")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which studies a run sees."""
+
+    corpus: str = "phantom"
+    """a corpus name, or `PAIRS+IMAGES+REPORTS`: pairs from one, unpaired images and reports from two others"""
+    root: str | None = None
+    """folder with one sub-folder per corpus (LGDEA_DATA); None for the phantom, which the run makes"""
+    studies: int = 2000
+    """studies of the phantom, all splits together; a real corpus brings its own number"""
+    image_size: int = 64
+    """side of the square crop a tower sees, in pixels"""
+    paired_ratio: float = 0.1
+    """share of training studies whose pair is known, in [0, 1]"""
+    extractor: str = "lexicon"
+    """evidence extractor: lexicon, transformers:<model> or openai:<model>"""
+
+    def __post_init__(self) -> None:
+        _check_range("paired_ratio", self.paired_ratio, 0, 1)
+        _check_range("studies", self.studies, 20, 10_000_000)
+        _check_range("image_size", self.image_size, 32, 4096)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The towers and heads that every method shares."""
+
+    image_tower: str | None = None
+    """hub id or folder of a transformers image model; None builds a small ResNet on the spot"""
+    text_tower: str | None = None
+    """hub id or folder of a transformers text model; None builds a small BERT and trains its tokenizer"""
+    dim: int = 128
+    """width of the joint space (MGCA, ASG: 128)"""
+    lesions: int = 8
+    """lesion queries, hence lesion tokens per image (LGDEA eq. 3, reconstruction)"""
+    prototypes: int = 32
+    """K: about twice the number of finding x side classes"""
+    text_temperature: float = 0.1
+    """tau_text of eq. 4"""
+    image_temperature: float = 0.1
+    """tau_image of eq. 6"""
+    prototype_norm: Literal["unit", "free"] = "unit"
+    """"free" is eq. 5 as printed; "unit" assigns with mu / |mu| and keeps |mu| near 1 (deviation)"""
+    max_tokens: int = 96
+    """longest text a tower reads; longer ones are cut and counted"""
+
+    def __post_init__(self) -> None:
+        _check_choice("prototype_norm", self.prototype_norm, ("unit", "free"))
+        for name in ("text_temperature", "image_temperature"):
+            _check_range(name, getattr(self, name), 0, 10, open_ends=True)
+        for name in ("dim", "lesions", "prototypes", "max_tokens"):
+            _check_range(name, getattr(self, name), 1, 1_000_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphConfig:
+    """How seed relations spread over the affinity graphs (LGDEA eq. 10-14)."""
+
+    neighbours: int = 10
+    """k of the kNN graphs"""
+    alpha: float = 0.8
+    """share of a relation taken from neighbours, in (0, 1)"""
+    self_loop: float = 1.0
+    """s of eq. 13; with 0 only walks of equal length on both sides count"""
+    tolerance: float = 1e-3
+    """change of the unpaired block in one step, relative to that block, that counts as standing still"""
+    max_steps: int = 60
+    """propagation steps at most; not standing still by then is a warning in the log and in graph_stats.json"""
+    keep: int = 200
+    """largest entries kept in a row of the propagated relations; the mass lost is measured"""
+    mode: Literal["graph", "affinity", "graph*affinity"] = "graph*affinity"
+    """relations from the propagated graph (the paper's form), from the cross-modal affinity (E), or their product"""
+    graph_exponent: float = 0.5
+    """x in P = graph^x * exp(sharpness * affinity)"""
+    affinity_sharpness: float = 8.0
+    """factor on the z-scored cross-modal affinity before exp"""
+    sinkhorn_steps: int = 20
+    """scaling steps that even out how often a report is chosen; 0 leaves the marginals free"""
+
+    def __post_init__(self) -> None:
+        _check_range("alpha", self.alpha, 0, 1, open_ends=True)
+        _check_choice("mode", self.mode, ("graph", "affinity", "graph*affinity"))
+        _check_range("neighbours", self.neighbours, 1, 10_000)
+        _check_range("self_loop", self.self_loop, 0, 1e6)
+        _check_range("tolerance", self.tolerance, 0, 1, open_ends=True)
+        _check_range("max_steps", self.max_steps, 1, 100_000)
+        _check_range("keep", self.keep, 1, 1_000_000)
+        _check_range("sinkhorn_steps", self.sinkhorn_steps, 0, 10_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weight of every term of eq. 18; 0 leaves a term out. Defaults: a quick study on the phantom, not the paper."""
+
+    ita: float = 1.0
+    """L_ita: InfoNCE on the pairs (eq. 17)"""
+    reconstruction: float = 1.0
+    """L_rec (eq. 5)"""
+    prototype_penalty: float = 0.01
+    """lambda_mu of eq. 5"""
+    usage: float = 0.2
+    """weight of the usage entropy that keeps all prototypes in use (R)"""
+    evidence_paired: float = 1.0
+    """L_evid_p (eq. 9)"""
+    evidence_unpaired: float = 2.0
+    """L_evid_u (eq. 15)"""
+    evidence_alignment: float = 2.0
+    """L_evi_align (eq. 16)"""
+    local: float = 1.0
+    """E: phrase-to-patch contrast on pairs"""
+    local_unpaired: float = 2.0
+    """E: the same on unpaired images, targets from the relations"""
+    lesion: float = 0.5
+    """E: contrast of pooled lesion tokens with pooled phrases of a pair"""
+    text: float = 0.25
+    """E: phrase against its word-dropped self, and report against its phrases, on all reports"""
+    consistency: float = 1.0
+    """E: unpaired image's phrase responses against the EMA teacher's"""
+    temperature: float = 0.1
+    """start of the learned temperature of the contrastive terms"""
+    local_temperature: float = 0.1
+    """temperature of the phrase-to-patch scores"""
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            _check_range(entry.name, getattr(self, entry.name), 0, 1e6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The schedule (Algorithm 1, reconstruction) and the optimiser."""
+
+    text_steps: int = 100
+    """text-only warm-up steps of `lgdea`; methods without text terms spend them on pairs, so all take as many"""
+    pair_steps: int = 280
+    """steps on known pairs alone"""
+    relation_steps: int = 420
+    """steps with unpaired images and reports under the relations"""
+    ramp_steps: int = 140
+    """steps over which the relation terms grow from 0 to their weight"""
+    refresh_every: int = 50
+    """r: steps between two refreshes of evidence distributions, graphs and relations"""
+    batch_size: int = 96
+    """images a step, for every method and phase"""
+    unpaired_share: float = 0.5
+    """share of unpaired images in a batch once relations are used"""
+    learning_rate: float = 2e-3
+    text_learning_rate: float = 3e-3
+    """learning rate of the text warm-up"""
+    weight_decay: float = 0.05
+    warmup_share: float = 0.15
+    """share of the steps over which the learning rate rises; then it falls as a cosine"""
+    clip_norm: float = 1.0
+    """largest gradient norm"""
+    teacher_decay: float = 0.98
+    """E: decay of the EMA teacher that builds the graphs"""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """AMP of the image tower, by accelerate"""
+    checkpoint_every: int = 200
+    """steps between two resumable checkpoints"""
+    log_every: int = 10
+    """steps between two rows of history.csv"""
+
+    def __post_init__(self) -> None:
+        for name in ("text_steps", "pair_steps", "relation_steps", "ramp_steps"):
+            _check_range(name, getattr(self, name), 0, 100_000_000)
+        for name in ("refresh_every", "checkpoint_every", "log_every"):
+            _check_range(name, getattr(self, name), 1, 100_000_000)
+        _check_range("batch_size", self.batch_size, 2, 1_000_000)
+        _check_range("unpaired_share", self.unpaired_share, 0, 1)
+        _check_range("teacher_decay", self.teacher_decay, 0, 1)
+        _check_choice("mixed_precision", self.mixed_precision, ("no", "bf16", "fp16"))
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser updates of a whole run, the same for every method."""
+        return self.text_steps + self.pair_steps + self.relation_steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run: preset, method, seed and everything below them."""
+
+    preset: str = "demo"
+    method: str = "lgdea"
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    graph: GraphConfig = field(default_factory=GraphConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        _check_choice("preset", self.preset, tuple(PRESETS))
+        _check_choice("method", self.method, METHODS)
+
+    @classmethod
+    def from_preset(cls, preset: str | None = None, **changes: Any) -> Self:
+        """A preset with some values changed.
+
+        Args:
+            preset: one of `PRESETS`; None takes the environment's LGDEA_PRESET, or else "demo".
+            **changes: fields of `RunConfig`, or of one of its parts by that field's own name (`paired_ratio=0.1`).
+
+        Raises:
+            ValueError: unknown preset, unknown field, or a value out of range.
+        """
+        preset = preset or os.environ.get(PRESET_VARIABLE) or "demo"
+        _check_choice("preset", preset, tuple(PRESETS))
+        return replace_fields(cls(preset=preset, **PRESETS[preset]), **changes)
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote; unknown fields are refused."""
+        values = json.loads(path.read_text())
+        parts = {entry.name: entry.default_factory for entry in fields(cls) if isinstance(values.get(entry.name), dict)}
+        return cls(**{name: parts[name](**value) if name in parts else value for name, value in values.items()})
+
+
+def replace_fields(config: RunConfig, **changes: Any) -> RunConfig:
+    """The same configuration with fields of it, or of its parts, changed by name."""
+    for name, value in changes.items():
+        if name in {entry.name for entry in fields(config)}:
+            config = replace(config, **{name: value})
+            continue
+        owners = [
+            part.name
+            for part in fields(config)
+            if is_dataclass(getattr(config, part.name))
+            and name in {entry.name for entry in fields(getattr(config, part.name))}
+        ]
+        if not owners:
+            raise ValueError(f"no configuration field is called {name!r}")
+        config = replace(config, **{owners[0]: replace(getattr(config, owners[0]), **{name: value})})
+    return config
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "ci": {
+        "data": DataConfig(studies=300, image_size=64),
+        "model": ModelConfig(dim=32, prototypes=16, lesions=4),
+        "graph": GraphConfig(keep=50),
+        "train": TrainConfig(
+            text_steps=6, pair_steps=12, relation_steps=12, ramp_steps=4, refresh_every=6, batch_size=16, log_every=2
+        ),
+    },
+    "demo": {},
+    "small": {
+        "data": DataConfig(studies=26_000, image_size=224),
+        "model": ModelConfig(image_tower="resnet-50", prototypes=64),
+        "train": TrainConfig(
+            text_steps=500, pair_steps=1500, relation_steps=3000, ramp_steps=800, refresh_every=300,
+            batch_size=256, learning_rate=5e-4, mixed_precision="bf16", checkpoint_every=500, log_every=25,
+        ),
+    },
+    "paper": {
+        "data": DataConfig(corpus="mimic_cxr", image_size=224),
+        "model": ModelConfig(
+            image_tower="microsoft/resnet-50", text_tower="emilyalsentzer/Bio_ClinicalBERT", prototypes=500,
+            prototype_norm="free", max_tokens=112,
+        ),
+        "graph": GraphConfig(mode="graph"),
+        "loss": LossConfig(local=0, local_unpaired=0, lesion=0, text=0, consistency=0, temperature=0.07),
+        "train": TrainConfig(
+            text_steps=2000, pair_steps=20_000, relation_steps=60_000, ramp_steps=10_000, refresh_every=3000,
+            batch_size=144, learning_rate=4e-5, text_learning_rate=4e-5, mixed_precision="bf16",
+            checkpoint_every=2000, log_every=100,
+        ),
+    },
+}  # fmt: skip
+"""One dial. The LGDEA paper's own constants are not public to us: `paper` takes MGCA's and ASG's."""

@@ -1,0 +1,116 @@
+"""A corpus: five tables and a root folder, whatever the publisher's layout was."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pandas as pd
+
+from lgdea_core.vocabulary import SPLITS
+
+COLUMNS = {
+    "studies": ("study_id", "patient_id", "split", "report"),
+    "images": ("image_id", "study_id", "path", "view", "width", "height"),
+    "labels": ("study_id", "finding", "value"),
+    "boxes": (
+        "image_id",
+        "study_id",
+        "phrase",
+        "finding",
+        "x_min",
+        "y_min",
+        "x_max",
+        "y_max",
+        "frame_width",
+        "frame_height",
+        "source",
+    ),
+    "masks": ("image_id", "study_id", "finding", "path"),
+}
+"""Columns every table has; a loader may add more.
+
+`studies.report` is text or None, `split` one of train, val, test. `images.path` is relative to the root, `width` and
+`height` are pixels of that file. `labels.value` is 1 (present), 0 (absent), -1 (uncertain) or NaN (not mentioned).
+`boxes` count in pixels of the frame they were drawn in, whose size is `frame_width` x `frame_height`, so any resized
+copy of the image works; several boxes of one (image, phrase) are one sample. `masks.path` is a PNG of the image's
+frame, non-zero inside. Finding names are those of `lgdea_core.vocabulary`.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """Studies with images, reports, labels, boxes and masks; a study may be only an image or only a report."""
+
+    name: str
+    root: Path
+    studies: pd.DataFrame
+    images: pd.DataFrame
+    labels: pd.DataFrame = field(default_factory=lambda: empty_table("labels"))
+    boxes: pd.DataFrame = field(default_factory=lambda: empty_table("boxes"))
+    masks: pd.DataFrame = field(default_factory=lambda: empty_table("masks"))
+    exclusions: dict[str, int] = field(default_factory=dict)
+    """what a loader left out and how often, by reason; goes into the run's provenance"""
+
+    def __post_init__(self) -> None:
+        for table, columns in COLUMNS.items():
+            missing = [column for column in columns if column not in getattr(self, table)]
+            if missing:
+                raise ValueError(f"corpus {self.name!r}, table {table}: missing column(s) {missing}")
+        self._check_ids()
+        self._check_splits()
+
+    def _check_ids(self) -> None:
+        for table, key in (("studies", "study_id"), ("images", "image_id")):
+            repeated = getattr(self, table).loc[lambda rows, key=key: rows[key].duplicated(), key]
+            if len(repeated):
+                raise ValueError(
+                    f"corpus {self.name!r}, table {table}: {key} {repeated.iloc[0]!r} occurs twice "
+                    f"({len(repeated)} repeated in all); each must be unique"
+                )
+        for table in ("images", "labels", "boxes", "masks"):
+            unknown = set(getattr(self, table)["study_id"]) - set(self.studies["study_id"])
+            if unknown:
+                raise ValueError(
+                    f"corpus {self.name!r}, table {table}: study {min(unknown)!r} is not in table studies "
+                    f"({len(unknown)} such)"
+                )
+
+    def _check_splits(self) -> None:
+        wrong = self.studies.loc[~self.studies["split"].isin(SPLITS)]
+        if len(wrong):
+            row = wrong.iloc[0]
+            raise ValueError(
+                f"corpus {self.name!r}, study {row['study_id']!r}: split must be one of {SPLITS}, got {row['split']!r}"
+            )
+        splits_of_patient = self.studies.groupby("patient_id")["split"].nunique()
+        shared = splits_of_patient.index[splits_of_patient > 1]
+        if len(shared):
+            raise ValueError(
+                f"corpus {self.name!r}: patient {shared[0]!r} is in more than one split ({len(shared)} such patients); "
+                "split by patient"
+            )
+
+    def subset(self, study_ids: Iterable[str]) -> "Corpus":
+        """The same corpus with only these studies, in the order of the tables."""
+        keep = set(study_ids)
+        tables = {
+            table: getattr(self, table).loc[lambda rows: rows["study_id"].isin(keep)].reset_index(drop=True)
+            for table in COLUMNS
+        }
+        return replace(self, **tables)
+
+    def split(self, *names: str) -> "Corpus":
+        """The studies of one or several splits."""
+        return self.subset(self.studies.loc[self.studies["split"].isin(names), "study_id"])
+
+    def image_path(self, image_id: str) -> Path:
+        """File of an image; `KeyError` where the corpus has no such image."""
+        paths = self.images.loc[self.images["image_id"] == image_id, "path"]
+        if paths.empty:
+            raise KeyError(f"corpus {self.name!r} has no image {image_id!r}")
+        return self.root / paths.iloc[0]
+
+
+def empty_table(name: str) -> pd.DataFrame:
+    """A table of `COLUMNS` without rows."""
+    return pd.DataFrame({column: pd.Series(dtype=object) for column in COLUMNS[name]})
