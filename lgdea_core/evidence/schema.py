@@ -1,6 +1,6 @@
 """One statement of a report, as every extractor must return it."""
 
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -43,7 +43,7 @@ class Finding(BaseModel):
     section: Literal["findings", "impression", "other"] = "findings"
 
     @model_validator(mode="after")
-    def _offsets_fit_phrase(self) -> Self:
+    def _offsets_fit_phrase(self) -> "Finding":
         if self.end - self.start != len(self.phrase):
             raise ValueError(
                 f"end - start is {self.end - self.start}, but the phrase has {len(self.phrase)} characters"

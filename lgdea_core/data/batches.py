@@ -1,0 +1,317 @@
+"""What a training step sees, drawn by (seed, step) alone, so that a resumed run draws the same."""
+
+import re
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from scipy import sparse
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerBase
+
+from lgdea_core.config import RunConfig
+from lgdea_core.data.pairing import Pools
+from lgdea_core.evidence.index import EvidenceIndex
+from lgdea_core.evidence.sections import readable_sections
+from lgdea_core.vocabulary import NO_FINDING
+
+PHRASES_PER_REPORT = 3
+"""Phrases of one report in a batch, at most; drawn anew each step."""
+SENTENCES_KEPT = 0.6
+"""Least share of a report's sentences in a batch: single sentences come into distribution, as prompts are."""
+WORDS_DROPPED = 0.3
+"""Share of a phrase's tokens hidden in its word-dropped copy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """Everything training may look at. The true pairing of unpaired images and reports is not here."""
+
+    images: UInt8[Tensor, "images height width"]
+    """in the order of `Pools.image_ids`"""
+    sentences: list[list[list[int]]]
+    """report -> sentence -> token ids; reports in the order of `Pools.report_ids`"""
+    evidence: EvidenceIndex
+    phrase_ids: Int[Tensor, "phrases tokens"]
+    phrase_mask: Bool[Tensor, "phrases tokens"]
+    seed_pairs: Int[np.ndarray, "pairs 2"]
+    """rows of `images` and of `sentences`: the known pairs"""
+    special_ids: tuple[int, int, int]
+    """ids of [CLS], [SEP] and [PAD], or what the tokenizer has in their place"""
+    max_tokens: int
+
+    @property
+    def unpaired_images(self) -> Int[np.ndarray, "_"]:
+        """Rows of images without a known pair."""
+        return np.setdiff1d(np.arange(len(self.images)), self.seed_pairs[:, 0])
+
+    @property
+    def unpaired_reports(self) -> Int[np.ndarray, "_"]:
+        """Rows of reports without a known pair."""
+        return np.setdiff1d(np.arange(len(self.sentences)), self.seed_pairs[:, 1])
+
+
+@runtime_checkable
+class RelationTargets(Protocol):
+    """What the relations say of unpaired images; see `refresh.RelationState`."""
+
+    def sample_reports(self, images: Int[np.ndarray, "n"], rng: np.random.Generator) -> Int[np.ndarray, "n"]: ...
+
+    def block(self, images: Int[np.ndarray, "n"], reports: Int[np.ndarray, "m"]) -> Float[np.ndarray, "n m"]: ...
+
+    def expected_evidence(self, images: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n prototypes"]: ...
+
+    def confidence(self, images: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n"]: ...
+
+    def statement_posterior(
+        self, images: Int[np.ndarray, "n"], statements: Int[np.ndarray, "m"]
+    ) -> Float[np.ndarray, "n m"]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One step's tensors. The first `pairs` images and reports are known pairs, row by row."""
+
+    pairs: int
+    phrases: Int[np.ndarray, "phrases"]
+    """rows of the evidence index"""
+    pixel_values: Float[Tensor, "images 1 height width"]
+    report_ids: Int[Tensor, "reports tokens"]
+    report_mask: Bool[Tensor, "reports tokens"]
+    phrase_ids: Int[Tensor, "phrases tokens2"]
+    phrase_mask: Bool[Tensor, "phrases tokens2"]
+    dropped_mask: Bool[Tensor, "phrases tokens2"]
+    """mask of the word-dropped copy"""
+    membership: Float[Tensor, "reports phrases"]
+    """1 where the batch's phrase was drawn from this report"""
+    same_statement: Float[Tensor, "phrases phrases"]
+    """1 where two phrases say the same"""
+    holds_statement: Float[Tensor, "reports phrases"]
+    """1 where the report makes the phrase's statement in whatever words"""
+    localised: Float[Tensor, "phrases"]
+    """0 for "no finding", which has no place in the image"""
+    clean_pixel_values: Float[Tensor, "unpaired 1 height width"] | None = None
+    """unpaired images without augmentation, for the teacher"""
+    relations: Float[Tensor, "unpaired unpaired_reports"] | None = None
+    """block of the relations: the batch's unpaired images against its reports beyond the pairs"""
+    expected_evidence: Float[Tensor, "unpaired prototypes"] | None = None
+    confidence: Float[Tensor, "unpaired"] | None = None
+    statement_posterior: Float[Tensor, "unpaired phrases"] | None = None
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on a device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
+
+
+def report_sentences(report: str) -> list[str]:
+    """Sentences of the findings and the impression."""
+    bodies = [report[section.start : section.end] for section in readable_sections(report)]
+    return [sentence for body in bodies for sentence in re.split(r"(?<=[.!?])\s+|\n+", body) if sentence.strip()]
+
+
+def training_data(
+    images: UInt8[Tensor, "images height width"],
+    reports: list[str],
+    pools: Pools,
+    evidence: EvidenceIndex,
+    tokenizer: PreTrainedTokenizerBase,
+    max_tokens: int,
+) -> TrainingData:
+    """Tokenise once.
+
+    Args:
+        images: crops in the order of `pools.image_ids`.
+        reports: texts in the order of `pools.report_ids`.
+        pools: who may be used, and the known pairs.
+        evidence: of the same reports in the same order.
+        tokenizer: the model's.
+        max_tokens: where texts are cut.
+    """
+    sentences = [report_sentences(report) for report in reports]
+    flat = [sentence for report in sentences for sentence in report]
+    ids = iter(tokenizer(flat, add_special_tokens=False)["input_ids"] if flat else [])
+    image_row = {image_id: row for row, image_id in enumerate(pools.image_ids)}
+    report_row = {report_id: row for row, report_id in enumerate(pools.report_ids)}
+    pairs = np.stack(
+        [pools.seed_pairs["image_id"].map(image_row), pools.seed_pairs["report_id"].map(report_row)], axis=1
+    )
+    phrases = tokenizer(list(evidence.phrases), truncation=True, max_length=max_tokens)["input_ids"]
+    phrase_ids, phrase_mask = pad_tokens(phrases, tokenizer.pad_token_id)
+    return TrainingData(
+        images=images,
+        sentences=[[next(ids) for _ in report] for report in sentences],
+        evidence=evidence,
+        phrase_ids=phrase_ids,
+        phrase_mask=phrase_mask,
+        seed_pairs=pairs.astype(np.int64),
+        special_ids=(tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id),
+        max_tokens=max_tokens,
+    )
+
+
+def sample_batch(
+    data: TrainingData,
+    config: RunConfig,
+    step: int,
+    phase: str,
+    relations: RelationTargets | None = None,
+    process: tuple[int, int] = (0, 1),
+) -> Batch:
+    """The batch of one step, a function of (seed, step, process), the data and the relations alone.
+
+    Phase "text" draws reports only; "pairs" draws known pairs and, for the text terms, further reports; "relations"
+    draws pairs, unpaired images, and for each of these a report by the relations.
+
+    Args:
+        data: pools, evidence and known pairs.
+        config: seed, batch size and the share of unpaired images.
+        step: optimiser updates so far.
+        phase: one of "text", "pairs", "relations".
+        relations: what they say of unpaired images; needed in phase "relations".
+        process: rank and number of processes; each draws its own share of the batch.
+    """
+    rank, processes = process
+    rng = np.random.default_rng([config.seed, step, rank])
+    size, share = config.train.batch_size // processes, config.train.unpaired_share
+    unpaired_size = round(size * share)
+    wanted = {"text": 0, "pairs": size, "relations": size - unpaired_size}[phase]
+    pairs = data.seed_pairs[_draw(rng, len(data.seed_pairs), wanted)]
+    if phase == "relations":
+        unpaired = data.unpaired_images[_draw(rng, len(data.unpaired_images), unpaired_size)]
+        extra = relations.sample_reports(unpaired, rng)
+    else:
+        unpaired = np.empty(0, dtype=np.int64)
+        extra = _draw(rng, len(data.sentences), size if phase == "text" else unpaired_size)
+    reports = np.concatenate([pairs[:, 1], extra])
+    phrases, drawn = _draw_phrases(data.evidence, reports, rng)
+    report_ids, report_mask = _report_tokens(data, reports, rng)
+    phrase_ids, phrase_mask = _trimmed(data.phrase_ids[phrases], data.phrase_mask[phrases])
+    statements = data.evidence.phrase_statement[phrases]
+    observations = np.array([data.evidence.statements[statement][0] for statement in statements], dtype=object)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    crops = data.images[torch.from_numpy(np.concatenate([pairs[:, 0], unpaired]))]
+    pixels = crops.unsqueeze(1).float() / 255
+    batch = Batch(
+        pairs=len(pairs),
+        phrases=phrases,
+        pixel_values=standardise(augment(pixels, generator)),
+        report_ids=report_ids,
+        report_mask=report_mask,
+        phrase_ids=phrase_ids,
+        phrase_mask=phrase_mask,
+        dropped_mask=drop_words(phrase_mask, WORDS_DROPPED, generator),
+        membership=drawn,
+        same_statement=torch.from_numpy(statements[:, None] == statements[None, :]).float(),
+        holds_statement=_dense(data.evidence.report_statements[reports][:, statements]),
+        localised=torch.from_numpy((observations != NO_FINDING).astype(np.float32)),
+    )
+    if phase != "relations":
+        return batch
+    return replace(
+        batch,
+        clean_pixel_values=standardise(pixels[len(pairs) :]),
+        relations=torch.from_numpy(relations.block(unpaired, extra)),
+        expected_evidence=torch.from_numpy(relations.expected_evidence(unpaired)),
+        confidence=torch.from_numpy(relations.confidence(unpaired)),
+        statement_posterior=torch.from_numpy(relations.statement_posterior(unpaired, statements)),
+    )
+
+
+def _draw(rng: np.random.Generator, pool: int, wanted: int) -> Int[np.ndarray, "n"]:
+    """Distinct rows of a pool, as many as wanted and there are."""
+    return rng.permutation(pool)[:wanted]
+
+
+def _dense(matrix: sparse.csr_matrix) -> Float[Tensor, "rows cols"]:
+    return torch.from_numpy(matrix.toarray())
+
+
+def _draw_phrases(
+    evidence: EvidenceIndex, reports: Int[np.ndarray, "reports"], rng: np.random.Generator
+) -> tuple[Int[np.ndarray, "phrases"], Float[Tensor, "reports phrases"]]:
+    """At most `PHRASES_PER_REPORT` phrases of each report: the distinct ones, and which report each came from."""
+    owners, drawn = [], []
+    matrix = evidence.report_phrases
+    for row, report in enumerate(reports):
+        held = matrix.indices[matrix.indptr[report] : matrix.indptr[report + 1]]
+        chosen = rng.permutation(held)[:PHRASES_PER_REPORT]
+        owners.append(np.full(len(chosen), row))
+        drawn.append(chosen)
+    phrases, columns = np.unique(np.concatenate(drawn), return_inverse=True)
+    membership = torch.zeros(len(reports), len(phrases))
+    membership[torch.from_numpy(np.concatenate(owners)), torch.from_numpy(columns)] = 1.0
+    return phrases.astype(np.int64), membership
+
+
+def _report_tokens(
+    data: TrainingData, reports: Int[np.ndarray, "reports"], rng: np.random.Generator
+) -> tuple[Int[Tensor, "reports tokens"], Bool[Tensor, "reports tokens"]]:
+    """A random subset of each report's sentences in random order, as one sequence of tokens."""
+    first, last, padding = data.special_ids
+    sequences = []
+    for report in reports:
+        sentences = data.sentences[report]
+        kept = round(len(sentences) * rng.uniform(SENTENCES_KEPT, 1)) or 1
+        order = rng.permutation(len(sentences))[:kept]
+        body = [token for index in order for token in sentences[index]][: data.max_tokens - 2]
+        sequences.append([first, *body, last])
+    return pad_tokens(sequences, padding)
+
+
+def pad_tokens(
+    sequences: list[list[int]], padding: int
+) -> tuple[Int[Tensor, "texts tokens"], Bool[Tensor, "texts tokens"]]:
+    """Token ids padded to the longest sequence, and the mask of real tokens."""
+    longest = max((len(sequence) for sequence in sequences), default=1)
+    ids = torch.full((len(sequences), longest), padding, dtype=torch.long)
+    mask = torch.zeros(len(sequences), longest, dtype=torch.bool)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(sequence)
+        mask[row, : len(sequence)] = True
+    return ids, mask
+
+
+def _trimmed(
+    ids: Int[Tensor, "texts tokens"], mask: Bool[Tensor, "texts tokens"]
+) -> tuple[Int[Tensor, "texts shorter"], Bool[Tensor, "texts shorter"]]:
+    longest = int(mask.sum(dim=1).max()) if len(mask) else 1
+    return ids[:, :longest], mask[:, :longest]
+
+
+def drop_words(
+    mask: Bool[Tensor, "texts tokens"], share: float, generator: torch.Generator
+) -> Bool[Tensor, "texts tokens"]:
+    """The mask with a random share of tokens hidden; [CLS], the first token, always stays."""
+    kept = mask & (torch.rand(mask.shape, generator=generator) >= share)
+    kept[:, 0] = mask[:, 0]
+    return kept
+
+
+def standardise(pixels: Float[Tensor, "images 1 height width"]) -> Float[Tensor, "images 1 height width"]:
+    """Mean 0 and standard deviation 1 in each image, so that exposure does not matter; a constant image becomes 0."""
+    centred = pixels - pixels.mean(dim=(1, 2, 3), keepdim=True)
+    return centred / centred.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp(min=1e-4)
+
+
+def augment(
+    pixels: Float[Tensor, "images 1 height width"], generator: torch.Generator
+) -> Float[Tensor, "images 1 height width"]:
+    """Small random rotation, shift, zoom, contrast and noise. No flip: left and right mean something."""
+    count = len(pixels)
+
+    def uniform(low: float, high: float) -> Float[Tensor, "images"]:
+        return torch.rand(count, generator=generator) * (high - low) + low
+
+    angle, zoom = uniform(-0.12, 0.12), uniform(0.9, 1.1)
+    rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=1).view(-1, 2, 2)
+    shift = torch.stack([uniform(-0.1, 0.1), uniform(-0.1, 0.1)], dim=1).unsqueeze(2)
+    affine = torch.cat([rotation * zoom.view(-1, 1, 1), shift], dim=2)
+    grid = F.affine_grid(affine, list(pixels.shape), align_corners=False)
+    moved = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+    gamma = uniform(0.8, 1.25).view(-1, 1, 1, 1)
+    noise = torch.randn(pixels.shape, generator=generator) * 0.02
+    return moved.clamp(min=1e-3) ** gamma + noise

@@ -1,0 +1,187 @@
+"""Image and text towers (transformers) and the heads that map both into the joint space; shared by all methods."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel, BertConfig, PreTrainedConfig, ResNetConfig, ViTConfig
+
+MAX_GRID = 28
+"""Finest patch grid used, a side: the finest stage of a tower that is not finer than this."""
+MAX_WIDTH = 256
+"""Widest fused patch feature (the usual width of a feature pyramid)."""
+POOL_SHARPNESS = 4.0
+"""Sharpness of the smooth maximum over patches: 0 is the mean, infinity the maximum."""
+
+
+class ImageEmbeddings(NamedTuple):
+    """What the image side yields; patches run row by row over a square grid."""
+
+    patch_features: Float[Tensor, "images patches channels"]
+    """before any projection: what lesion queries attend to"""
+    image_embeds: Float[Tensor, "images dim"]
+    """L2-normalised, joint space"""
+    patch_embeds: Float[Tensor, "images patches dim"]
+    """L2-normalised, by the local head"""
+    global_patch_embeds: Float[Tensor, "images patches dim"]
+    """L2-normalised, by the global head applied to each patch: the grounding map of a method without local loss"""
+
+
+class TextEmbeddings(NamedTuple):
+    """What the text side yields."""
+
+    text_embeds: Float[Tensor, "texts dim"]
+    """L2-normalised, joint space; the mean over real tokens, projected"""
+    token_embeds: Float[Tensor, "texts tokens dim"]
+    """L2-normalised tokens in the joint space; padding holds no meaning"""
+
+
+class ImageTower(nn.Module):
+    """A transformers vision model, its stages fused into one patch grid, and the global and local heads.
+
+    A CNN's stages are fused by lateral 1x1 convolutions at the finest grid not above `MAX_GRID` (as in a feature
+    pyramid); a ViT's last layer is one stage. Fixed 2-D sine positions are added, for findings have a side and a zone.
+    """
+
+    def __init__(self, config: PreTrainedConfig, dim: int, image_size: int) -> None:
+        super().__init__()
+        self.backbone = AutoModel.from_config(config)
+        self.autocast_dtype: torch.dtype | None = None  # set by training; losses always see float32
+        self.channels = getattr(config, "num_channels", 3)
+        shapes = self._stage_shapes(image_size)
+        self.grid = shapes[0][-1]
+        self.width = width = min(shapes[-1][1], MAX_WIDTH)
+        self.laterals = nn.ModuleList(nn.Conv2d(shape[1], width, kernel_size=1) for shape in shapes)
+        self.fuse = nn.Sequential(
+            nn.GroupNorm(1, width), nn.Conv2d(width, width, kernel_size=3, padding=1), nn.GELU(), nn.GroupNorm(1, width)
+        )
+        self.register_buffer("positions", sine_positions(self.grid, width), persistent=False)
+        self.global_head = nn.Linear(width, dim)
+        self.local_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, dim))
+
+    @torch.no_grad()
+    def _stage_shapes(self, image_size: int) -> list[torch.Size]:
+        self.backbone.eval()  # batch norm must not learn from the zeros
+        stages = self._stages(torch.zeros(1, self.channels, image_size, image_size))
+        self.backbone.train()
+        return [stage.shape for stage in stages]
+
+    def _stages(
+        self, pixel_values: Float[Tensor, "images channels height width"]
+    ) -> list[Float[Tensor, "images _ _ _"]]:
+        """Feature maps, finest first, none finer than `MAX_GRID`."""
+        states = self.backbone(pixel_values=pixel_values, output_hidden_states=True).hidden_states
+        if states[-1].ndim == 3:  # a ViT: tokens, with CLS and register tokens first
+            tokens = states[-1]
+            side = math.isqrt(tokens.shape[1])
+            return [tokens[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))]
+        maps = list({state.shape[-1]: state for state in states if state.shape[-1] <= MAX_GRID}.values())
+        return maps or [states[-1]]
+
+    def _patch_features(
+        self, pixel_values: Float[Tensor, "images 1 height width"]
+    ) -> Float[Tensor, "images patches channels"]:
+        stages = self._stages(pixel_values.expand(-1, self.channels, -1, -1))
+        fused = self.positions
+        for lateral, stage in zip(self.laterals, stages, strict=True):
+            lifted = lateral(stage)
+            if lifted.shape[-1] != self.grid:
+                lifted = F.interpolate(lifted, size=(self.grid, self.grid), mode="bilinear")
+            fused = fused + lifted
+        return self.fuse(fused).flatten(2).transpose(1, 2).float()
+
+    def forward(self, pixel_values: Float[Tensor, "images 1 height width"]) -> ImageEmbeddings:
+        """Embeddings of standardised grey images; float32 whatever precision the tower ran in."""
+        enabled = self.autocast_dtype is not None
+        with torch.autocast(pixel_values.device.type, dtype=self.autocast_dtype or torch.bfloat16, enabled=enabled):
+            features = self._patch_features(pixel_values)
+        global_patches = self.global_head(features).float()
+        pooled = smooth_maximum(global_patches, POOL_SHARPNESS)
+        return ImageEmbeddings(
+            patch_features=features,
+            image_embeds=F.normalize(pooled, dim=-1),
+            patch_embeds=F.normalize(self.local_head(features).float(), dim=-1),
+            global_patch_embeds=F.normalize(global_patches, dim=-1),
+        )
+
+
+class TextTower(nn.Module):
+    """A transformers text model; a text is the mean of its real tokens, projected."""
+
+    def __init__(self, config: PreTrainedConfig, dim: int) -> None:
+        super().__init__()
+        extra = {"add_pooling_layer": False} if config.model_type in ("bert", "roberta") else {}
+        self.backbone = AutoModel.from_config(config, **extra)
+        self.head = nn.Linear(config.hidden_size, dim)
+
+    def forward(
+        self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
+    ) -> TextEmbeddings:
+        """Embeddings of tokenised texts; the content of padding does not matter."""
+        states = self.backbone(input_ids=input_ids, attention_mask=token_mask.long()).last_hidden_state
+        weight = token_mask.unsqueeze(-1).to(states.dtype)
+        mean = (states * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+        return TextEmbeddings(
+            text_embeds=F.normalize(self.head(mean).float(), dim=-1),
+            token_embeds=F.normalize(self.head(states).float(), dim=-1),
+        )
+
+
+def smooth_maximum(values: Float[Tensor, "images patches dim"], sharpness: float) -> Float[Tensor, "images dim"]:
+    """Smooth maximum over patches, channel by channel: `log(mean_p exp(s x_p)) / s`."""
+    return (torch.logsumexp(sharpness * values, dim=1) - math.log(values.shape[1])) / sharpness
+
+
+def sine_positions(grid: int, width: int) -> Float[Tensor, "1 width grid grid"]:
+    """Fixed 2-D sine and cosine positions (as in ViT and MoCo v3): half the channels for rows, half for columns."""
+    quarter = width // 4
+    frequency = 1.0 / (100.0 ** (torch.arange(quarter) / max(quarter, 1)))
+    angle = torch.arange(grid).unsqueeze(1) * frequency * (16.0 / grid)  # (grid, quarter), same for any grid size
+    waves = torch.cat([angle.sin(), angle.cos()], dim=1).T  # (2 * quarter, grid)
+    rows = waves.unsqueeze(2).expand(-1, -1, grid)
+    columns = waves.unsqueeze(1).expand(-1, grid, -1)
+    positions = torch.cat([rows, columns])
+    return F.pad(positions, (0, 0, 0, 0, 0, width - positions.shape[0])).unsqueeze(0)
+
+
+def image_tower_config(name: str | None, image_size: int) -> PreTrainedConfig:
+    """Configuration of an image tower.
+
+    Args:
+        name: None for a ResNet of 0.9 million parameters that suits 64 to 128 px; "resnet-50" or "vit-small" for one
+            with random weights; else a hub id or a folder.
+        image_size: what a ViT built on the spot expects, in pixels.
+    """
+    if name is None:
+        sizes = [32, 64, 128, 192]
+        return ResNetConfig(
+            num_channels=1, embedding_size=32, hidden_sizes=sizes, depths=[1, 1, 1, 1], layer_type="basic"
+        )
+    if name == "resnet-50":
+        return ResNetConfig()
+    if name == "vit-small":
+        return ViTConfig(
+            hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536, image_size=image_size
+        )
+    return AutoConfig.from_pretrained(name, trust_remote_code=False)
+
+
+BUILT_IMAGE_TOWERS = (None, "resnet-50", "vit-small")
+"""Names of image towers that are built on the spot and have no weights to load."""
+
+
+def small_bert_config(vocabulary: int, max_tokens: int) -> PreTrainedConfig:
+    """A two-layer BERT for a vocabulary trained on the corpus."""
+    return BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=192,
+        max_position_embeddings=max_tokens,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )

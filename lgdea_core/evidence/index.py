@@ -1,0 +1,91 @@
+"""The evidence of all reports as arrays: distinct phrases, the statements they make, and who holds them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+from scipy import sparse
+
+from lgdea_core.vocabulary import NO_FINDING
+
+NORMAL_PHRASE = "no acute cardiopulmonary abnormality"
+"""Stands in for a report that reports nothing as present but denies findings; how often is counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvidenceIndex:
+    """Present findings of a list of reports.
+
+    A *phrase* is a distinct wording; a *statement* is what it says: (observation, laterality, region). Paraphrases
+    share a statement.
+    """
+
+    report_ids: tuple[str, ...]
+    phrases: tuple[str, ...]
+    statements: tuple[tuple[str, str, str], ...]
+    """observation, laterality or "", region or "" """
+    phrase_statement: Int[np.ndarray, "phrases"]
+    report_phrases: sparse.csr_matrix
+    """(reports, phrases), how often"""
+    report_statements: sparse.csr_matrix
+    """(reports, statements), 0 or 1"""
+    implied_normal: int
+    """reports that deny findings and claim none, given `NORMAL_PHRASE`"""
+    without_evidence: int
+    """reports the extractor found nothing in: isolated, never given an invented relation"""
+
+    @property
+    def observations(self) -> list[str]:
+        """Observation of each phrase."""
+        return [self.statements[index][0] for index in self.phrase_statement]
+
+
+def index_evidence(evidence: pd.DataFrame, report_ids: tuple[str, ...]) -> EvidenceIndex:
+    """Index the present findings of these reports.
+
+    Absent and uncertain findings are not lesions and stay out; a report with only absent ones counts as normal.
+
+    Args:
+        evidence: rows of `evidence.parquet`; rows of other reports are left out.
+        report_ids: order of the rows of the membership matrices.
+    """
+    row_of = {report_id: row for row, report_id in enumerate(report_ids)}
+    known = evidence[evidence["report_id"].isin(row_of)]
+    present = known[known["status"] == "present"]
+    claimed = set(known.loc[known["status"] != "absent", "report_id"])
+    denied = sorted(set(known["report_id"]) - claimed, key=row_of.__getitem__)
+    implied = pd.DataFrame({"report_id": denied, "phrase": NORMAL_PHRASE, "observation": NO_FINDING})
+    rows = pd.concat([present[["report_id", "phrase", "observation", "laterality", "region"]], implied])
+
+    texts = rows["phrase"].str.lower().str.split().str.join(" ")
+    keys = list(
+        zip(rows["observation"], rows["laterality"].fillna(""), rows["region"].fillna(""), strict=True)
+    )  # a wording that makes two statements is two phrases
+    statements, statement_of_row = _distinct(keys)
+    phrases, phrase_of_row = _distinct(list(zip(texts, statement_of_row, strict=True)))
+    report_of_row = rows["report_id"].map(row_of).to_numpy(dtype=np.int64)
+
+    def membership(columns: Int[np.ndarray, "_"], width: int) -> sparse.csr_matrix:
+        ones = np.ones(len(rows), dtype=np.float32)
+        return sparse.csr_matrix((ones, (report_of_row, columns)), shape=(len(report_ids), width))
+
+    report_statements = membership(statement_of_row, len(statements))
+    report_statements.data[:] = 1.0
+    return EvidenceIndex(
+        report_ids=report_ids,
+        phrases=tuple(text for text, _ in phrases),
+        statements=tuple(statements),
+        phrase_statement=np.array([statement for _, statement in phrases], dtype=np.int64),
+        report_phrases=membership(phrase_of_row, len(phrases)),
+        report_statements=report_statements,
+        implied_normal=len(denied),
+        without_evidence=len(report_ids) - len(set(rows["report_id"])),
+    )
+
+
+def _distinct(values: list) -> tuple[list, Int[np.ndarray, "_"]]:
+    """The distinct values in sorted order, and the index of each value among them."""
+    distinct = sorted(set(values))
+    index_of = {value: index for index, value in enumerate(distinct)}
+    return distinct, np.array([index_of[value] for value in values], dtype=np.int64)

@@ -1,0 +1,160 @@
+"""Where in a film a phrase is true: similarity maps in original pixels, Grad-CAM, and a command for one film."""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from lgdea_core.data.images import crop_frame, crop_image, crop_to_original, read_image
+from lgdea_core.inference import evaluating
+from lgdea_core.model import LGDEAModel, LGDEAProcessor
+from lgdea_core.prototypes import assign
+
+logger = logging.getLogger("lgdea")
+
+SMOOTHING = 1.5
+"""Gaussian smoothing in patches of a 14 x 14 grid (BioViL), scaled to other grids."""
+
+
+def ground(
+    model: LGDEAModel,
+    processor: LGDEAProcessor,
+    image: Float[np.ndarray, "height width"],
+    phrase: str,
+    *,
+    space: Literal["joint", "prototypes"] = "joint",
+) -> Float[np.ndarray, "height width"]:
+    """Similarity map of one phrase over one film, in the film's own pixels.
+
+    Joint space: cosine of the phrase and each patch. Prototypes: Bhattacharyya coefficient of the phrase's and each
+    patch's assignment, in [0, 1]. The patch grid is smoothed and interpolated bilinearly.
+
+    Args:
+        model: any trained `LGDEAModel`.
+        processor: its processor.
+        image: grey levels in [0, 1].
+        phrase: such as "small left pleural effusion".
+        space: where phrase and patches meet.
+
+    Returns:
+        Values in [-1, 1], NaN where the model's square crop never looked.
+
+    Raises:
+        ValueError: the phrase is empty.
+    """
+    crop = torch.from_numpy(crop_image(image, processor.image_size)).unsqueeze(0)
+    grid = patch_maps(model, processor, crop, [phrase], space=space)[0, 0]
+    return crop_to_original(grid, crop_frame(*image.shape, processor.image_size))
+
+
+@torch.no_grad()
+def patch_maps(
+    model: LGDEAModel,
+    processor: LGDEAProcessor,
+    crops: UInt8[Tensor, "images height width"],
+    phrases: Sequence[str],
+    *,
+    space: Literal["joint", "prototypes"] = "joint",
+    smoothing: float = SMOOTHING,
+) -> Float[np.ndarray, "images phrases grid grid"]:
+    """Similarity of every phrase with every patch of every image, smoothed on the patch grid."""
+    if not all(phrase.strip() for phrase in phrases):
+        raise ValueError("a phrase to ground must not be empty")
+    device = next(model.parameters()).device
+    with evaluating(model):
+        texts = model.encode_texts(*(part.to(device) for part in processor.tokens(list(phrases)))).text_embeds
+        patches = model.grounding_patches(model.encode_images(processor.pixel_values(crops).to(device)))
+    if space == "joint":
+        maps = torch.einsum("nd,ipd->inp", texts, patches)
+    else:
+        points, config = model.prototype_points, model.config
+        maps = torch.einsum(
+            "nk,ipk->inp",
+            assign(texts, points, config.text_temperature).sqrt(),
+            assign(patches, points, config.image_temperature).sqrt(),
+        )
+    side = model.image_tower.grid
+    grids = maps.unflatten(2, (side, side)).cpu().numpy()
+    sigma = smoothing * side / 14
+    return gaussian_filter(grids, sigma=(0, 0, sigma, sigma)) if sigma else grids
+
+
+class _PhraseTarget:
+    """What Grad-CAM differentiates: the cosine of the image's embedding with one phrase."""
+
+    def __init__(self, text_embed: Float[Tensor, "dim"]) -> None:
+        self.text_embed = text_embed
+
+    def __call__(self, image_embed: Float[Tensor, "dim"]) -> Float[Tensor, ""]:
+        return image_embed @ self.text_embed
+
+
+class _ImageEmbed(torch.nn.Module):
+    def __init__(self, model: LGDEAModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Float[Tensor, "images 1 height width"]) -> Float[Tensor, "images dim"]:
+        return self.model.encode_images(pixel_values).image_embeds
+
+
+def gradcam(
+    model: LGDEAModel, processor: LGDEAProcessor, image: Float[np.ndarray, "height width"], phrase: str
+) -> Float[np.ndarray, "height width"]:
+    """Grad-CAM of the image-phrase cosine at the fused patch features (package grad-cam), in original pixels.
+
+    Values in [0, 1], scaled to the map's own maximum by that package: it says where, not how much.
+    """
+    from pytorch_grad_cam import GradCAM  # optional package
+
+    crop = torch.from_numpy(crop_image(image, processor.image_size)).unsqueeze(0)
+    device = next(model.parameters()).device
+    with evaluating(model):
+        with torch.no_grad():
+            text = model.encode_texts(*(part.to(device) for part in processor.tokens([phrase]))).text_embeds[0]
+        with GradCAM(model=_ImageEmbed(model), target_layers=[model.image_tower.fuse]) as cam:
+            heat = cam(input_tensor=processor.pixel_values(crop).to(device), targets=[_PhraseTarget(text)])[0]
+    return crop_to_original(heat.astype(np.float32), crop_frame(*image.shape, processor.image_size))
+
+
+def load(folder: Path | str) -> tuple[LGDEAModel, LGDEAProcessor]:
+    """Model and processor of a folder or hub id, ready for evaluation."""
+    return LGDEAModel.from_pretrained(folder).eval(), LGDEAProcessor.from_pretrained(folder)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write `<film>_<phrase>.npy` (the map, NaN where unseen) and `.png` (the overlay)."""
+    from lgdea_core.figures import figure_phrase_grounding, save_figure
+
+    parser = argparse.ArgumentParser(prog="python -m lgdea_core.grounding", description=main.__doc__)
+    parser.add_argument("image", type=Path, help="a film: PNG, JPEG or DICOM")
+    parser.add_argument("phrase", help='what to look for, such as "small left pleural effusion"')
+    parser.add_argument("--model", type=Path, required=True, help="folder written by save_pretrained")
+    parser.add_argument("--output", type=Path, default=Path(), help="folder for the map and the overlay (default: .)")
+    parser.add_argument("--space", choices=("joint", "prototypes"), default="joint")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    image = read_image(options.image)
+    model, processor = load(options.model)
+    similarity_map = ground(model, processor, image, options.phrase, space=options.space)
+    options.output.mkdir(parents=True, exist_ok=True)
+    words = "_".join("".join(c if c.isalnum() else " " for c in options.phrase).split())
+    stem = options.output / f"{options.image.stem}_{words}"
+    np.save(stem.with_suffix(".npy"), similarity_map)
+    save_figure(figure_phrase_grounding(image, similarity_map, [], options.phrase), stem, {})
+    logger.info("%s.npy, .png and .pdf: similarity from %.2f to %.2f", stem, *_ends(similarity_map))
+
+
+def _ends(similarity_map: Float[np.ndarray, "height width"]) -> tuple[float, float]:
+    return float(np.nanmin(similarity_map)), float(np.nanmax(similarity_map))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Every loss as a function of tensors. Temperatures arrive as `logit_scale = 1 / temperature`."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def relation_contrastive_loss(
+    image_embeds: Float[Tensor, "images dim"],
+    report_embeds: Float[Tensor, "reports dim"],
+    relations: Float[Tensor, "images reports"],
+    logit_scale: Float[Tensor, ""],
+) -> Float[Tensor, ""]:
+    """Contrast two sets of embeddings against soft relations `R` (LGDEA eq. 16, reconstruction; `R = I` is eq. 17).
+
+        logits = s * V @ T.T
+        loss   = 1/2 CE(R / rowsum(R), softmax(logits)) + 1/2 CE(R.T / colsum(R), softmax(logits.T))
+
+    `R = I` is the CLIP loss. A row or column without any relation adds no term of its own but stays a negative for the
+    others; a batch without any relation costs 0.
+
+    Args:
+        image_embeds: `V`, L2-normalised.
+        report_embeds: `T`, L2-normalised.
+        relations: `R >= 0`, not yet normalised; a target, so no gradient flows into it.
+        logit_scale: `s = 1 / temperature`, the positive factor itself and not its log.
+
+    Returns:
+        Nats, averaged over the images, then over the reports, that have a relation.
+    """
+    return contrastive_loss(logit_scale * image_embeds @ report_embeds.T, relations)
+
+
+def contrastive_loss(logits: Float[Tensor, "rows cols"], relations: Float[Tensor, "rows cols"]) -> Float[Tensor, ""]:
+    """Both directions of cross entropy between `softmax(logits)` and the normalised rows and columns of `R`."""
+    relations = relations.detach()  # a target
+    return 0.5 * (_row_cross_entropy(logits, relations) + _row_cross_entropy(logits.T, relations.T))
+
+
+def _row_cross_entropy(logits: Float[Tensor, "rows cols"], relations: Float[Tensor, "rows cols"]) -> Float[Tensor, ""]:
+    mass = relations.sum(dim=1, keepdim=True)
+    targets = relations / mass.clamp(min=torch.finfo(mass.dtype).tiny)  # rows sum to 1, or to 0
+    per_row = -(targets * logits.log_softmax(dim=1)).sum(dim=1)
+    return per_row.sum() / (mass > 0).sum().clamp(min=1)
+
+
+def reconstruction_loss(
+    phrase_embeds: Float[Tensor, "phrases dim"],
+    assignments: Float[Tensor, "phrases prototypes"],
+    points: Float[Tensor, "prototypes dim"],
+) -> Float[Tensor, ""]:
+    """Squared distance of a phrase from its prototypes' mean (LGDEA eq. 5, first term).
+
+        L_rec = mean_n ||z_n - sum_k p(k|z_n) mu_k||^2
+
+    Gradient flows to `z` and to `mu`. Alone it draws every phrase of a trainable tower to one point: it needs a term
+    that keeps phrases apart (`LossConfig.text`) or a frozen tower.
+    """
+    return (phrase_embeds - assignments @ points).square().sum(dim=1).mean()
+
+
+def prototype_penalty(prototypes: Float[Tensor, "prototypes dim"], norm: str) -> Float[Tensor, ""]:
+    """Second term of eq. 5, not yet times lambda_mu: `sum_k |mu_k|^2` ("free"), or `sum_k (|mu_k| - 1)^2` ("unit")."""
+    lengths = prototypes.norm(dim=1)
+    return (lengths - 1).square().sum() if norm == "unit" else lengths.square().sum()
+
+
+def evidence_divergence(
+    teacher: Float[Tensor, "n prototypes"], student: Float[Tensor, "n prototypes"], weights: Float[Tensor, "n"]
+) -> Float[Tensor, ""]:
+    """Weighted mean of `KL(teacher || student)` in nats (LGDEA eq. 9 on pairs, eq. 15 under the relations).
+
+    The report teaches: no gradient flows into `teacher`. Two uniform distributions cost 0, so the usage entropy must
+    be watched. A teacher row of zeros (no evidence) costs 0 and does not count in the mean; neither does weight 0.
+    """
+    teacher = teacher.detach()  # the report teaches
+    divergence = (torch.xlogy(teacher, teacher) - teacher * student.clamp(min=1e-12).log()).sum(dim=1)
+    counted = weights * (teacher.sum(dim=1) > 0)
+    return (counted * divergence).sum() / (counted > 0).sum().clamp(min=1)
+
+
+def phrase_patch_scores(
+    phrase_embeds: Float[Tensor, "phrases dim"],
+    patch_embeds: Float[Tensor, "images patches dim"],
+    temperature: float,
+) -> Float[Tensor, "images phrases"]:
+    """How well an image's best patches fit a phrase: a smooth maximum of cosines (E).
+
+        s(i, n) = tau log mean_p exp(z_n . f_ip / tau)
+
+    Lies between the mean and the maximum of the cosines, hence in [-1, 1].
+    """
+    cosines = torch.einsum("nd,ipd->inp", phrase_embeds, patch_embeds)
+    patches = patch_embeds.shape[1]
+    return temperature * (torch.logsumexp(cosines / temperature, dim=2) - torch.tensor(float(patches)).log())
+
+
+def consistency_loss(
+    student_logits: Float[Tensor, "images phrases"],
+    teacher_logits: Float[Tensor, "images phrases"],
+    sharpening: float = 2.0,
+) -> Float[Tensor, ""]:
+    """Cross entropy of an image's phrase responses with its EMA teacher's, sharpened (E)."""
+    targets = (sharpening * teacher_logits.detach()).softmax(dim=1)  # a target
+    return -(targets * student_logits.log_softmax(dim=1)).sum(dim=1).mean()

@@ -1,0 +1,235 @@
+"""LGDEAModel, its configuration and its processor: what every method trains and what a user loads."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from jaxtyping import Bool, Float, Int, UInt8
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from lgdea_core.config import RunConfig
+from lgdea_core.data.batches import standardise
+from lgdea_core.encoders import (
+    BUILT_IMAGE_TOWERS,
+    ImageEmbeddings,
+    ImageTower,
+    TextEmbeddings,
+    TextTower,
+    image_tower_config,
+    small_bert_config,
+)
+from lgdea_core.lesions import LesionQueries
+from lgdea_core.prototypes import assign, image_evidence_distribution, prototype_points
+
+MAX_LOGIT_SCALE = 100.0
+"""CLIP's bound on the learned factor."""
+PROCESSOR_FILE = "processor_config.json"
+
+MODEL_CARD = """---
+{{ card_data }}
+---
+
+# LGDEA: chest radiographs and reports in one evidence space
+
+Towers, lesion queries and prototypes of `lgdea_core.model.LGDEAModel`. Load with
+`LGDEAModel.from_pretrained(folder)` and `LGDEAProcessor.from_pretrained(folder)`; weights are safetensors, no remote
+code. `run_config.json` beside this file, where present, says what it was trained on and how.
+
+**Not for clinical use.** A research model: it has not been evaluated for any patient, and what it learnt depends wholly
+on the corpus named in `run_config.json` (the default is a generated phantom, not patients).
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LGDEAConfig:
+    """Architecture of an `LGDEAModel`; `image` and `text` are transformers configurations as dictionaries."""
+
+    image: dict[str, Any] = field(default_factory=dict)
+    text: dict[str, Any] = field(default_factory=dict)
+    image_size: int = 64
+    dim: int = 128
+    lesions: int = 8
+    prototypes: int = 32
+    prototype_norm: str = "unit"
+    text_temperature: float = 0.1
+    image_temperature: float = 0.1
+    temperature: float = 0.1
+    """start of the learned temperature of the contrastive terms"""
+    local_temperature: float = 0.1
+    """temperature of phrase-to-patch scores"""
+    method: str = "lgdea"
+    """what it was trained by: decides which patch map grounding reads"""
+
+
+class LGDEAModel(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="lgdea",
+    license="mit",
+    tags=["chest-x-ray", "vision-language", "not-for-clinical-use"],
+    model_card_template=MODEL_CARD,
+    coders={LGDEAConfig: (asdict, lambda values: LGDEAConfig(**values))},
+):
+    """Image and text towers, lesion queries and prototypes: the same modules whatever the method trains."""
+
+    def __init__(self, config: LGDEAConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.image_tower = ImageTower(_tower_config(config.image), config.dim, config.image_size)
+        self.text_tower = TextTower(_tower_config(config.text), config.dim)
+        self.lesion_queries = LesionQueries(config.lesions, self.image_tower.width, config.dim)
+        self.prototypes = nn.Parameter(F.normalize(torch.randn(config.prototypes, config.dim), dim=-1))
+        self.log_logit_scale = nn.Parameter(torch.tensor(-np.log(config.temperature), dtype=torch.float32))
+
+    @classmethod
+    def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> "LGDEAModel":
+        return super()._from_pretrained(strict=strict, **kwargs)
+
+    @property
+    def logit_scale(self) -> Float[Tensor, ""]:
+        """`1 / temperature` of the contrastive terms, at most `MAX_LOGIT_SCALE`."""
+        return self.log_logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
+
+    @property
+    def prototype_points(self) -> Float[Tensor, "prototypes dim"]:
+        """The points assignments use; see `prototypes.prototype_points`."""
+        return prototype_points(self.prototypes, self.config.prototype_norm)
+
+    def encode_images(self, pixel_values: Float[Tensor, "images 1 height width"]) -> ImageEmbeddings:
+        """Embeddings of standardised grey images."""
+        return self.image_tower(pixel_values)
+
+    def encode_texts(
+        self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
+    ) -> TextEmbeddings:
+        """Embeddings of tokenised reports or phrases."""
+        return self.text_tower(input_ids, token_mask)
+
+    def lesion_tokens(
+        self, patch_features: Float[Tensor, "images patches channels"]
+    ) -> Float[Tensor, "images lesions dim"]:
+        """Lesion tokens `v` (eq. 3), L2-normalised."""
+        return self.lesion_queries(patch_features)[0]
+
+    def assign_phrases(self, phrase_embeds: Float[Tensor, "phrases dim"]) -> Float[Tensor, "phrases prototypes"]:
+        """Eq. 4."""
+        return assign(phrase_embeds, self.prototype_points, self.config.text_temperature)
+
+    def image_evidence(self, lesion_embeds: Float[Tensor, "images lesions dim"]) -> Float[Tensor, "images prototypes"]:
+        """Eq. 6 and 7: an image's evidence distribution."""
+        return image_evidence_distribution(assign(lesion_embeds, self.prototype_points, self.config.image_temperature))
+
+    def grounding_patches(self, images: ImageEmbeddings) -> Float[Tensor, "images patches dim"]:
+        """The patch embeddings a phrase is compared with: the local head's where the method trains it."""
+        return images.global_patch_embeds if self.config.method == "clip" else images.patch_embeds
+
+
+def _tower_config(values: dict[str, Any]) -> Any:
+    values = dict(values)
+    return AutoConfig.for_model(values.pop("model_type"), **values)
+
+
+class LGDEAProcessor:
+    """Turns grey images into standardised crops and texts into tokens."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, image_size: int, max_tokens: int) -> None:
+        self.tokenizer, self.image_size, self.max_tokens = tokenizer, image_size, max_tokens
+
+    def pixel_values(self, crops: UInt8[Tensor, "images height width"]) -> Float[Tensor, "images 1 height width"]:
+        """Grey levels standardised image by image, so that exposure does not matter; a constant image becomes 0."""
+        return standardise(crops.unsqueeze(1).float() / 255)
+
+    def tokens(self, texts: list[str]) -> tuple[Int[Tensor, "texts tokens"], Bool[Tensor, "texts tokens"]]:
+        """Token ids, padded to the longest text, and the mask of real tokens; texts are cut at `max_tokens`."""
+        encoded = self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
+        return encoded["input_ids"], encoded["attention_mask"].bool()
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write the tokenizer's files and `processor_config.json`."""
+        self.tokenizer.save_pretrained(folder)
+        values = {"image_size": self.image_size, "max_tokens": self.max_tokens}
+        (Path(folder) / PROCESSOR_FILE).write_text(json.dumps(values, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> "LGDEAProcessor":
+        """Read what `save_pretrained` wrote.
+
+        Raises:
+            FileNotFoundError: the folder holds no processor.
+        """
+        path = Path(folder) / PROCESSOR_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no processor there; give a folder written by `save_pretrained`")
+        return cls(AutoTokenizer.from_pretrained(folder, trust_remote_code=False), **json.loads(path.read_text()))
+
+
+def train_tokenizer(texts: list[str], vocabulary: int = 4000) -> PreTrainedTokenizerFast:
+    """A lower-case WordPiece tokenizer learnt from these texts, with BERT's special tokens."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    tokenizer.decoder = decoders.WordPiece()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+
+
+def build_model(config: RunConfig, texts: list[str]) -> tuple[LGDEAModel, LGDEAProcessor]:
+    """A fresh model and processor for a run.
+
+    Named towers are loaded by hub id or folder with their weights; where none is named they are built on the spot, and
+    the tokenizer is trained on `texts` (the training reports).
+    """
+    size, parts = config.data.image_size, config.model
+    image_config = image_tower_config(parts.image_tower, size)
+    if parts.text_tower is None:
+        tokenizer = train_tokenizer(texts)
+        text_config = small_bert_config(len(tokenizer), parts.max_tokens)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(parts.text_tower, trust_remote_code=False)
+        text_config = AutoConfig.from_pretrained(parts.text_tower, trust_remote_code=False)
+    model = LGDEAModel(
+        LGDEAConfig(
+            image=json.loads(image_config.to_json_string()),
+            text=json.loads(text_config.to_json_string()),
+            image_size=size,
+            dim=parts.dim,
+            lesions=parts.lesions,
+            prototypes=parts.prototypes,
+            prototype_norm=parts.prototype_norm,
+            text_temperature=parts.text_temperature,
+            image_temperature=parts.image_temperature,
+            temperature=config.loss.temperature,
+            local_temperature=config.loss.local_temperature,
+            method=config.method,
+        )
+    )
+    if parts.image_tower not in BUILT_IMAGE_TOWERS:
+        _load_backbone(model.image_tower.backbone, parts.image_tower)
+    if parts.text_tower is not None:
+        _load_backbone(model.text_tower.backbone, parts.text_tower)
+    return model, LGDEAProcessor(tokenizer, size, parts.max_tokens)
+
+
+def _load_backbone(backbone: nn.Module, name: str) -> None:
+    weights = AutoModel.from_pretrained(name, trust_remote_code=False).state_dict()
+    backbone.load_state_dict({key: weights[key] for key in backbone.state_dict()})

@@ -1,0 +1,110 @@
+"""The shared evidence space: learnable prototypes, soft assignments to them, their start, balance and names."""
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from sklearn.cluster import KMeans
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def prototype_points(prototypes: Float[Tensor, "prototypes dim"], norm: str) -> Float[Tensor, "prototypes dim"]:
+    """The points that assignments use: `mu / |mu|` for norm "unit" (deviation), `mu` itself for "free" (eq. 5)."""
+    return F.normalize(prototypes, dim=-1) if norm == "unit" else prototypes
+
+
+def assign(
+    embeds: Float[Tensor, "*n dim"], points: Float[Tensor, "prototypes dim"], temperature: float
+) -> Float[Tensor, "*n prototypes"]:
+    """Soft membership in the prototypes (LGDEA eq. 4 for phrases, eq. 6 for lesion tokens).
+
+        p(k|z) = softmax_k(z . mu_k / tau)
+
+    Args:
+        embeds: phrases `z` or lesion tokens `v`, L2-normalised.
+        points: `mu`, from `prototype_points`.
+        temperature: `tau > 0`; smaller is sharper.
+
+    Returns:
+        Rows that sum to 1.
+    """
+    return (embeds @ points.T / temperature).softmax(dim=-1)
+
+
+def image_evidence_distribution(
+    assignments: Float[Tensor, "images lesions prototypes"],
+) -> Float[Tensor, "images prototypes"]:
+    """Mean assignment over an image's lesion tokens (LGDEA eq. 7)."""
+    return assignments.mean(dim=1)
+
+
+def report_evidence_distribution(
+    assignments: Float[Tensor, "phrases prototypes"], membership: Float[Tensor, "reports phrases"]
+) -> Float[Tensor, "reports prototypes"]:
+    """Mean assignment over a report's phrases (LGDEA eq. 8).
+
+    Args:
+        assignments: of each phrase.
+        membership: how often a report holds a phrase, >= 0.
+
+    Returns:
+        Rows sum to 1, or to 0 for a report without phrases: it has no evidence, and none is invented.
+    """
+    counts = membership.sum(dim=1, keepdim=True)
+    return membership @ assignments / counts.clamp(min=1)
+
+
+def usage_entropy(assignments: Float[Tensor, "n prototypes"]) -> Float[Tensor, ""]:
+    """Entropy of the mean assignment in nats; `log K` when all prototypes are used alike, 0 when one takes all."""
+    usage = assignments.mean(dim=0)
+    return torch.special.entr(usage).sum()
+
+
+def assignment_sharpness(assignments: Float[Tensor, "n prototypes"]) -> Float[Tensor, ""]:
+    """Mean largest membership: `1/K` for uniform assignments, 1 for hard ones."""
+    return assignments.amax(dim=-1).mean()
+
+
+def initial_prototypes(
+    phrase_embeds: Float[Tensor, "phrases dim"], prototypes: int, seed: int
+) -> Float[Tensor, "prototypes dim"]:
+    """k-means centres of the phrases, L2-normalised; with fewer distinct phrases than K, random directions fill up."""
+    points = np.unique(phrase_embeds.detach().cpu().numpy().round(6), axis=0)
+    known = min(prototypes, len(points))
+    centres = KMeans(known, n_init=1, random_state=seed).fit(points).cluster_centers_
+    filler = torch.randn(prototypes - known, phrase_embeds.shape[1], generator=torch.Generator().manual_seed(seed))
+    return F.normalize(torch.cat([torch.from_numpy(centres).float(), filler]), dim=-1)
+
+
+def name_prototypes(
+    assignments: Float[np.ndarray, "phrases prototypes"],
+    phrases: list[str],
+    counts: Int[np.ndarray, "phrases"],
+    observations: list[str],
+) -> pd.DataFrame:
+    """One row per prototype: its usage, nearest phrases and the observation that most of its mass speaks of.
+
+    Args:
+        assignments: of each distinct phrase.
+        phrases: texts, in that order.
+        counts: how often the corpus says each phrase.
+        observations: of each phrase.
+
+    Returns:
+        Columns prototype, usage (share of all phrase mass), observation, purity (that observation's share of the
+        prototype's mass) and phrases (the three with the largest membership).
+    """
+    mass = assignments * counts[:, None]
+    total = mass.sum(axis=0)
+    by_observation = pd.DataFrame(mass).groupby(pd.Series(observations)).sum()
+    nearest = np.argsort(-assignments, axis=0)[:3]
+    return pd.DataFrame(
+        {
+            "prototype": np.arange(assignments.shape[1]),
+            "usage": total / total.sum(),
+            "observation": by_observation.idxmax(axis=0).to_numpy(),
+            "purity": by_observation.max(axis=0).to_numpy() / np.maximum(total, np.finfo(float).tiny),
+            "phrases": [" | ".join(phrases[row] for row in column) for column in nearest.T],
+        }
+    )

@@ -1,0 +1,183 @@
+"""Refresh of evidence distributions, graphs and relations (Algorithm 1, reconstruction), step by step."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy import sparse
+
+from lgdea_core.config import GraphConfig, RunConfig
+from lgdea_core.data.batches import TrainingData
+from lgdea_core.graph import (
+    Propagation,
+    evidence_descriptor,
+    graph_stats,
+    knn_affinity,
+    propagate,
+    seed_matrix,
+    symmetric_normalize,
+)
+from lgdea_core.inference import encode_image_pool, encode_phrases, report_evidence, statement_embeddings
+from lgdea_core.model import LGDEAModel
+from lgdea_core.relations import CrossAffinity, Relations, combine_relations
+
+logger = logging.getLogger("lgdea")
+
+LARGEST_CONFIDENCE = 2.0
+"""Bound on the weight of one unpaired image; the mean weight is 1."""
+
+
+class EvidenceView(NamedTuple):
+    """What the teacher sees of both pools."""
+
+    image_evidence: Float[np.ndarray, "images prototypes"]
+    image_embeds: Float[np.ndarray, "images dim"]
+    report_evidence: Float[np.ndarray, "reports prototypes"]
+    responses: Float[np.ndarray, "images statements"]
+    """local response of each image to each statement (E)"""
+
+
+class Graphs(NamedTuple):
+    """Affinities within each modality."""
+
+    image_affinity: sparse.csr_array
+    report_affinity: sparse.csr_array
+
+
+def view_evidence(teacher: LGDEAModel, data: TrainingData, *, progress: bool = False) -> EvidenceView:
+    """Evidence distributions of all images (eq. 7) and reports (eq. 8), embeddings and local responses."""
+    phrases = encode_phrases(teacher, data)
+    statements = statement_embeddings(data.evidence, phrases)
+    images = encode_image_pool(teacher, data.images, statements, progress=progress)
+    reports = report_evidence(teacher, data.evidence, phrases)
+    return EvidenceView(images.evidence, images.image_embeds, reports, images.responses)
+
+
+def build_graphs(view: EvidenceView, config: GraphConfig) -> Graphs:
+    """kNN graphs of the evidence distributions; of images also of their centred embeddings (eq. 11, 12)."""
+    return Graphs(
+        knn_affinity(evidence_descriptor(view.image_evidence, view.image_embeds), config.neighbours),
+        knn_affinity(evidence_descriptor(view.report_evidence), config.neighbours),
+    )
+
+
+def spread_seeds(graphs: Graphs, data: TrainingData, config: GraphConfig) -> Propagation:
+    """Propagated relations (eq. 10, 13, 14)."""
+    return propagate(
+        seed_matrix(data.seed_pairs, len(data.images), len(data.sentences)),
+        symmetric_normalize(graphs.image_affinity, config.self_loop),
+        symmetric_normalize(graphs.report_affinity, config.self_loop),
+        alpha=config.alpha,
+        tolerance=config.tolerance,
+        max_steps=config.max_steps,
+        keep=config.keep,
+    )
+
+
+def cross_affinity(view: EvidenceView, data: TrainingData) -> CrossAffinity:
+    """Affinity of unpaired images with unpaired reports from the local responses (E)."""
+    responses = torch.from_numpy(view.responses[data.unpaired_images])
+    held = data.evidence.report_statements[data.unpaired_reports]
+    counts = np.asarray(held.sum(axis=1)).ravel()
+    scale = np.divide(1, counts, out=np.zeros_like(counts), where=counts > 0)
+    membership = sparse.csr_array(sparse.diags_array(scale) @ held)
+    return CrossAffinity(lambda rows: responses[rows], membership, len(responses))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelationState:
+    """Relations between two refreshes, addressed by rows of the whole pools."""
+
+    relations: Relations
+    unpaired_images: Int[np.ndarray, "unpaired"]
+    unpaired_reports: Int[np.ndarray, "unpaired_reports"]
+    evidence: Float[np.ndarray, "unpaired prototypes"]
+    weights: Float[np.ndarray, "unpaired"]
+    posterior: Float[np.ndarray, "unpaired statements"]
+    stats: dict[str, Any]
+
+    def _rows(self, images: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+        return np.searchsorted(self.unpaired_images, images)
+
+    def sample_reports(self, images: Int[np.ndarray, "n"], rng: np.random.Generator) -> Int[np.ndarray, "n"]:
+        """A report for each image, drawn by the relations; any report for an image without relations."""
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        drawn = self.relations.sample_reports(torch.from_numpy(self._rows(images)), generator).numpy()
+        anyone = rng.integers(len(self.unpaired_reports), size=len(drawn))
+        return self.unpaired_reports[np.where(drawn < 0, anyone, drawn)]
+
+    def block(self, images: Int[np.ndarray, "n"], reports: Int[np.ndarray, "m"]) -> Float[np.ndarray, "n m"]:
+        """Relations of some unpaired images with some unpaired reports."""
+        columns = np.searchsorted(self.unpaired_reports, reports)
+        block = self.relations.block(torch.from_numpy(self._rows(images)), torch.from_numpy(columns))
+        return block.cpu().numpy().astype(np.float32)
+
+    def expected_evidence(self, images: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n prototypes"]:
+        """Relation-weighted mean evidence of the reports (eq. 15); zeros where nothing is related."""
+        return self.evidence[self._rows(images)]
+
+    def confidence(self, images: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+        """Weight of each image in eq. 15: agreement of its related reports, mean 1."""
+        return self.weights[self._rows(images)]
+
+    def statement_posterior(
+        self, images: Int[np.ndarray, "n"], statements: Int[np.ndarray, "m"]
+    ) -> Float[np.ndarray, "n m"]:
+        """Share of an image's relations that go to reports making a statement (E)."""
+        return self.posterior[self._rows(images)][:, statements]
+
+
+def refresh_relations(
+    teacher: LGDEAModel, data: TrainingData, config: RunConfig, *, propagation: Propagation | None = None
+) -> RelationState:
+    """One refresh: evidence, graphs, propagation, affinity, relations, and what they say of unpaired images.
+
+    Args:
+        teacher: EMA teacher (E); its evidence distributions build the graphs.
+        data: pools, evidence and known pairs.
+        config: graph mode and constants.
+        propagation: of the same teacher, if it is already there.
+    """
+    view = view_evidence(teacher, data)
+    graph_config = config.graph
+    if propagation is None and "graph" in graph_config.mode:
+        propagation = spread_seeds(build_graphs(view, graph_config), data, graph_config)
+    graph = propagation.unpaired_block() if propagation is not None else None
+    affinity = cross_affinity(view, data) if "affinity" in graph_config.mode else None
+    relations = combine_relations(graph_config, graph, affinity)
+    choice = relations.expected_evidence(torch.from_numpy(view.report_evidence[data.unpaired_reports]))
+    agreement = choice.agreement.numpy()
+    mean = agreement[agreement > 0].mean() if (agreement > 0).any() else 1.0
+    stats = {
+        "reached_images": float((agreement > 0).mean()),
+        "effective_reports": float(choice.entropy.exp().mean()),
+        "agreement": float(agreement.mean()),
+    }
+    if propagation is not None:
+        stats |= {"propagation_steps": propagation.steps, "propagation_converged": int(propagation.converged)}
+    return RelationState(
+        relations=relations,
+        unpaired_images=data.unpaired_images,
+        unpaired_reports=data.unpaired_reports,
+        evidence=choice.evidence_distribution.numpy().astype(np.float32),
+        weights=np.clip(agreement / mean, 0, LARGEST_CONFIDENCE).astype(np.float32),
+        posterior=_posterior(relations, data),
+        stats=stats,
+    )
+
+
+def _posterior(relations: Relations, data: TrainingData) -> Float[np.ndarray, "unpaired statements"]:
+    held = torch.from_numpy(data.evidence.report_statements[data.unpaired_reports].toarray())
+    return torch.cat([rows.cpu().float() @ held for _, rows in relations.blocks()]).numpy()
+
+
+def describe(graphs: Graphs, propagation: Propagation) -> dict[str, Any]:
+    """Counts and monitors of both graphs and of the propagation, for graph_stats.json."""
+    return {
+        "image_graph": graph_stats(graphs.image_affinity),
+        "report_graph": graph_stats(graphs.report_affinity),
+        "propagation": propagation.stats(),
+    }

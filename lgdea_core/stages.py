@@ -1,0 +1,107 @@
+"""What the notebooks do before the first interesting line: corpus, crops, pools, and training data of a run."""
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import UInt8
+
+from lgdea_core.artifacts import project_root
+from lgdea_core.config import DataConfig, RunConfig
+from lgdea_core.data.batches import TrainingData, training_data
+from lgdea_core.data.corpus import Corpus
+from lgdea_core.data.images import ImageStore, load_images
+from lgdea_core.data.pairing import Pools, assemble, limit_pairs, shuffle_pairs
+from lgdea_core.evidence.index import index_evidence
+from lgdea_core.model import LGDEAModel, LGDEAProcessor, build_model
+from lgdea_core.training import seed_everything
+
+logger = logging.getLogger("lgdea")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """A run's corpus without unreadable images, its crops, and training's view of it."""
+
+    corpus: Corpus
+    store: ImageStore
+    pools: Pools
+
+    def crops(self, image_ids: tuple[str, ...]) -> UInt8[torch.Tensor, "images height width"]:
+        """Crops of some images, in that order."""
+        return torch.from_numpy(self.store.pixels[[self.store.rows[image_id] for image_id in image_ids]])
+
+    def reports(self, report_ids: tuple[str, ...]) -> list[str]:
+        """Texts of some studies' reports, in that order."""
+        return self.corpus.studies.set_index("study_id").loc[list(report_ids), "report"].tolist()
+
+
+def load_corpus_of(data: DataConfig, seed: int, *, progress: bool = True) -> Corpus:
+    """The corpus a run names; the phantom is made under data/phantom on first use."""
+    root = project_root() / "data" if data.root is None else Path(data.root)
+    return assemble(data.corpus, root, studies=data.studies, image_size=data.image_size, seed=seed, progress=progress)
+
+
+def load_inputs(config: RunConfig, *, progress: bool = True) -> Inputs:
+    """Corpus, crops and pools of a run; unreadable images are left out, logged and counted in the corpus's exclusions."""
+    corpus = load_corpus_of(config.data, config.seed, progress=progress)
+    store = load_images(corpus, config.data.image_size, project_root() / "data" / "cache", progress)
+    if store.excluded:
+        readable = corpus.images["image_id"].isin(store.image_ids)
+        boxes, masks = (table[table["image_id"].isin(store.image_ids)] for table in (corpus.boxes, corpus.masks))
+        exclusions = corpus.exclusions | {"unreadable image": len(store.excluded)}
+        corpus = replace(corpus, images=corpus.images[readable], boxes=boxes, masks=masks, exclusions=exclusions)
+    return Inputs(corpus=corpus, store=store, pools=limit_pairs(corpus, config.data.paired_ratio, config.seed))
+
+
+def fresh_model(config: RunConfig, inputs: Inputs) -> tuple[LGDEAModel, LGDEAProcessor]:
+    """A model with a run's initial weights, and its processor; the tokenizer learns from training reports only."""
+    seed_everything(config.seed)
+    return build_model(config, inputs.reports(inputs.pools.report_ids))
+
+
+def prepare_training(
+    config: RunConfig, inputs: Inputs, evidence: pd.DataFrame, processor: LGDEAProcessor, *, shuffled: bool = False
+) -> TrainingData:
+    """Tokenised training data.
+
+    Args:
+        config: of the run.
+        inputs: corpus and pools.
+        evidence: rows of `evidence.parquet`.
+        processor: the model's.
+        shuffled: join every known pair's image to a wrong report, the control that must fail.
+    """
+    pools = shuffle_pairs(inputs.pools, config.seed) if shuffled else inputs.pools
+    index = index_evidence(evidence, pools.report_ids)
+    logger.info(
+        "evidence: %d phrases, %d statements; %d reports normal by denial, %d without evidence",
+        len(index.phrases), len(index.statements), index.implied_normal, index.without_evidence,
+    )  # fmt: skip
+    crops, reports = inputs.crops(pools.image_ids), inputs.reports(pools.report_ids)
+    return training_data(crops, reports, pools, index, processor.tokenizer, processor.max_tokens)
+
+
+def hidden_truth(inputs: Inputs, data: TrainingData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """True pairs and true findings of the unpaired pools, for measuring relations and nothing else.
+
+    Returns:
+        Positions (image, report) of hidden pairs in the unpaired block; findings of its images; of its reports.
+    """
+    pools, labels = inputs.pools, inputs.corpus.labels
+    table = labels.assign(value=labels["value"] == 1).pivot_table("value", "study_id", "finding", aggfunc="max")
+    study_of = inputs.corpus.images.set_index("image_id")["study_id"]
+    images = [pools.image_ids[row] for row in data.unpaired_images]
+    reports = [pools.report_ids[row] for row in data.unpaired_reports]
+    image_row = {image_id: row for row, image_id in enumerate(images)}
+    report_row = {report_id: row for row, report_id in enumerate(reports)}
+    hidden = pools.hidden_pairs
+    pairs = np.stack([hidden["image_id"].map(image_row), hidden["report_id"].map(report_row)], axis=1)
+    of_images = table.reindex(study_of.loc[images]).fillna(0).to_numpy(dtype=bool)
+    of_reports = table.reindex(reports).fillna(0).to_numpy(dtype=bool)
+    return pairs.astype(np.int64).reshape(-1, 2), of_images, of_reports
+
+

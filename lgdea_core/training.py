@@ -1,0 +1,334 @@
+"""One training loop for every method (Algorithm 1, reconstruction), with exact resume."""
+
+import copy
+import json
+import logging
+import math
+import os
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from safetensors.torch import load_model, save_model
+from torch import nn
+from tqdm.auto import tqdm
+
+from lgdea_core.config import RunConfig, TrainConfig
+from lgdea_core.data.batches import Batch, TrainingData, sample_batch
+from lgdea_core.inference import encode_phrases
+from lgdea_core.methods import METHOD_TERMS, USES_RELATIONS, USES_TEXT_PHASE, Terms, total_loss
+from lgdea_core.model import LGDEAModel
+from lgdea_core.prototypes import initial_prototypes
+from lgdea_core.refresh import RelationState, refresh_relations
+
+logger = logging.getLogger("lgdea")
+
+Phase = Literal["text", "pairs", "relations"]
+CHECKPOINT = "checkpoint"
+"""A run's newest resumable state: a folder that is replaced whole."""
+COLLAPSED_USAGE = 0.25
+"""Share of the largest possible usage entropy below which prototypes count as collapsed."""
+COLLAPSED_RECONSTRUCTION = 1e-3
+"""Reconstruction loss below which phrases count as collapsed."""
+PLACED_ON = 5000
+"""Most frequent phrases that the prototypes are placed on."""
+
+
+def seed_everything(seed: int) -> None:
+    """The one place that seeds the global generators: initial weights and dropout depend on them."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def phase_at(step: int, method: str, schedule: TrainConfig) -> Phase:
+    """What is trained at a step.
+
+    Text warm-up, pairs only, then relations. A method without text terms or relations spends those steps on pairs, so
+    that every method takes `total_steps` steps of `batch_size` images or reports.
+    """
+    if step < schedule.text_steps:
+        return "text" if USES_TEXT_PHASE[method] else "pairs"
+    if step < schedule.text_steps + schedule.pair_steps:
+        return "pairs"
+    return "relations" if USES_RELATIONS[method] else "pairs"
+
+
+def learning_rate_at(step: int, method: str, schedule: TrainConfig) -> float:
+    """Text warm-up at its own constant rate; then a linear rise and a cosine fall to zero over the remaining steps."""
+    first = schedule.text_steps if USES_TEXT_PHASE[method] else 0
+    if step < first:
+        return schedule.text_learning_rate
+    done = (step - first + 1) / max(1, schedule.total_steps - first)
+    if done < schedule.warmup_share:
+        return schedule.learning_rate * done / schedule.warmup_share
+    fallen = (done - schedule.warmup_share) / (1 - schedule.warmup_share)
+    return schedule.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, fallen)))
+
+
+def ramp_at(step: int, schedule: TrainConfig) -> float:
+    """Factor on the relation terms: 0 before they start, then linearly to 1 over `ramp_steps`."""
+    since = step - schedule.text_steps - schedule.pair_steps + 1
+    return min(1.0, max(0.0, since / max(1, schedule.ramp_steps)))
+
+
+class TermModule(nn.Module):
+    """A model and its method's terms as one forward pass, which is what accelerate wraps and distributes."""
+
+    def __init__(self, model: LGDEAModel, method: str) -> None:
+        super().__init__()
+        self.model = model
+        self.terms = METHOD_TERMS[method]
+
+    def forward(self, batch: Batch, teacher: LGDEAModel) -> Terms:
+        return self.terms(self.model, batch, teacher)
+
+
+@dataclass
+class TrainState:
+    """All that changes during training."""
+
+    model: LGDEAModel
+    teacher: LGDEAModel
+    optimizer: torch.optim.Optimizer
+    step: int
+    history: list[dict[str, Any]]
+
+
+def start_state(model: LGDEAModel, config: RunConfig) -> TrainState:
+    """State before the first step; the teacher starts as a copy."""
+    plain = [weight for weight in model.parameters() if weight.ndim < 2]
+    decayed = [weight for name, weight in model.named_parameters() if weight.ndim >= 2 and name != "prototypes"]
+    groups = [
+        {"params": decayed, "weight_decay": config.train.weight_decay},
+        {"params": [*plain, model.prototypes], "weight_decay": 0.0},
+    ]
+    teacher = copy.deepcopy(model).eval().requires_grad_(False)
+    return TrainState(model, teacher, torch.optim.AdamW(groups, lr=config.train.learning_rate), 0, [])
+
+
+def train(
+    config: RunConfig,
+    data: TrainingData,
+    model: LGDEAModel,
+    folder: Path,
+    *,
+    until: Literal["text", "pairs", "end"] = "end",
+    first_relations: RelationState | None = None,
+    progress: bool = True,
+    after_step: Callable[[int], None] | None = None,
+) -> tuple[TrainState, pd.DataFrame]:
+    """Train, or go on from the folder's checkpoint, until the end of a phase.
+
+    A killed run loses at most `checkpoint_every` steps and ends with the same weights as one that was never killed:
+    batches depend on (seed, step) alone, and while relations are in use a checkpoint is only taken where they are
+    about to be rebuilt.
+
+    Args:
+        config: method, schedule, weights and seed.
+        data: pools, evidence and known pairs.
+        model: fresh weights; replaced by the checkpoint's where there is one.
+        folder: where the checkpoint lives.
+        until: phase after which to stop; "end" trains all steps.
+        first_relations: of the model at the end of phase "pairs", if they are already built.
+        progress: show a bar.
+        after_step: called with the number of steps done; an exception from it ends training like a kill.
+
+    Returns:
+        The state, and the history: one row per logged step with every term by name.
+
+    Raises:
+        ValueError: no known pairs; or relations are due and there is no unpaired image or report.
+        RuntimeError: the loss is not finite; names the step and the terms.
+    """
+    _check_data(config, data)
+    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    model.image_tower.autocast_dtype = torch.bfloat16 if config.train.mixed_precision == "bf16" else None
+    model.to(accelerator.device)
+    state = start_state(model, config)
+    resume(state, folder / CHECKPOINT)
+    module, state.optimizer = accelerator.prepare(TermModule(model, config.method), state.optimizer)
+    last = _last_step(until, config.train)
+    relations = None
+    bar = tqdm(total=last, initial=min(state.step, last), unit="step", desc=config.method, disable=not progress)
+    while state.step < last:
+        phase = phase_at(state.step, config.method, config.train)
+        if phase == "relations" and (relations is None or _refresh_due(state.step, config.train)):
+            first = state.step == config.train.text_steps + config.train.pair_steps
+            relations = (first_relations if first else None) or refresh_relations(state.teacher, data, config)
+        if phase == "text" and state.step == config.train.text_steps // 2:
+            place_prototypes(state, data, config.seed)
+        process = (accelerator.process_index, accelerator.num_processes)
+        batch = sample_batch(data, config, state.step, phase, relations, process).to(accelerator.device)
+        _take_step(state, module, batch, config, accelerator, relations)
+        bar.update()
+        if _checkpoint_due(state.step, last, config) and accelerator.is_main_process:
+            save_checkpoint(state, folder / CHECKPOINT)
+        if after_step is not None:
+            after_step(state.step)
+    bar.close()
+    return state, pd.DataFrame(state.history)
+
+
+def _check_data(config: RunConfig, data: TrainingData) -> None:
+    if not len(data.seed_pairs):
+        raise ValueError("training needs at least one known pair, got none; raise paired_ratio or add paired studies")
+    if USES_RELATIONS[config.method] and config.train.relation_steps:
+        for name, pool in (("image", data.unpaired_images), ("report", data.unpaired_reports)):
+            if not len(pool):
+                raise ValueError(
+                    f"method {config.method!r} spreads relations to unpaired studies, but there is no unpaired {name}; "
+                    "lower paired_ratio, add unpaired studies, or set relation_steps=0"
+                )
+
+
+def _last_step(until: str, schedule: TrainConfig) -> int:
+    pairs = schedule.text_steps + schedule.pair_steps
+    return {"text": schedule.text_steps, "pairs": pairs, "end": schedule.total_steps}[until]
+
+
+def _refresh_due(step: int, schedule: TrainConfig) -> bool:
+    return (step - schedule.text_steps - schedule.pair_steps) % schedule.refresh_every == 0
+
+
+def _checkpoint_due(step: int, last: int, config: RunConfig) -> bool:
+    """At the end, and every `checkpoint_every` steps, or at the first refresh after that."""
+    if step == last:
+        return True
+    schedule = config.train
+    if phase_at(step, config.method, schedule) != "relations":
+        return step % schedule.checkpoint_every == 0
+    every = max(1, schedule.checkpoint_every // schedule.refresh_every) * schedule.refresh_every
+    return (step - schedule.text_steps - schedule.pair_steps) % every == 0
+
+
+def _take_step(
+    state: TrainState,
+    module: nn.Module,
+    batch: Batch,
+    config: RunConfig,
+    accelerator: Accelerator,
+    relations: RelationState | None,
+) -> None:
+    """One optimiser update and one update of the teacher."""
+    schedule = config.train
+    rate, ramp = learning_rate_at(state.step, config.method, schedule), ramp_at(state.step, schedule)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    module.train()
+    terms = module(batch, state.teacher)
+    loss = total_loss(terms, config.loss, ramp)
+    accelerator.backward(loss)
+    accelerator.clip_grad_norm_(module.parameters(), schedule.clip_norm)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    update_teacher(state.teacher, state.model, schedule.teacher_decay)
+    state.step += 1
+    if state.step % schedule.log_every == 0 or state.step in (1, schedule.total_steps):
+        _log(state, terms, loss, rate, ramp, config, relations)
+
+
+@torch.no_grad()
+def update_teacher(teacher: nn.Module, model: nn.Module, decay: float) -> None:
+    """Exponential moving average: `teacher = decay * teacher + (1 - decay) * model`; buffers are copied (E)."""
+    torch._foreach_lerp_(list(teacher.parameters()), list(model.parameters()), 1 - decay)
+    for ours, theirs in zip(teacher.buffers(), model.buffers(), strict=True):
+        ours.copy_(theirs)
+
+
+@torch.no_grad()
+def place_prototypes(state: TrainState, data: TrainingData, seed: int) -> None:
+    """Start the prototypes at k-means centres of the phrases, once the text tower tells phrases apart (R)."""
+    counts = np.asarray(data.evidence.report_phrases.sum(axis=0)).ravel()
+    common = np.sort(np.argsort(-counts, kind="stable")[:PLACED_ON])
+    phrases = encode_phrases(state.model, data, common)
+    centres = initial_prototypes(phrases, len(state.model.prototypes), seed).to(state.model.prototypes.device)
+    state.model.prototypes.copy_(centres)
+    state.teacher.prototypes.copy_(centres)
+
+
+def _log(
+    state: TrainState,
+    terms: Terms,
+    loss: torch.Tensor,
+    rate: float,
+    ramp: float,
+    config: RunConfig,
+    relations: RelationState | None,
+) -> None:
+    values = {name: term.item() for name, term in terms.items()}
+    if not math.isfinite(loss.item()):
+        raise RuntimeError(f"step {state.step}: the loss is not finite; terms {values}; lower learning_rate")
+    phase = phase_at(state.step - 1, config.method, config.train)
+    row = {"step": state.step, "phase": phase, "learning_rate": rate, "ramp": ramp, "loss": loss.item(), **values}
+    if "usage" in values:
+        row["usage_entropy"] = -values["usage"]
+        warn_of_collapse(row["usage_entropy"], len(state.model.prototypes), values["reconstruction"], state.step)
+    if phase == "relations" and relations is not None:
+        row |= {name: value for name, value in relations.stats.items() if isinstance(value, float | int)}
+    state.history.append(row)
+    logger.info("%s", json.dumps(row))
+
+
+def warn_of_collapse(usage_entropy: float, prototypes: int, reconstruction: float, step: int) -> None:
+    """Name the two ways the evidence space collapses, and what to change."""
+    if usage_entropy < COLLAPSED_USAGE * math.log(prototypes):
+        logger.warning(
+            "step %d: prototype collapse: usage entropy %.2f of at most %.2f nats, so few prototypes take all phrases; "
+            "raise LossConfig.usage or text, or lower the text temperature",
+            step, usage_entropy, math.log(prototypes),
+        )  # fmt: skip
+    if reconstruction < COLLAPSED_RECONSTRUCTION:
+        logger.warning(
+            "step %d: phrase collapse: reconstruction loss %.1e, so all phrases lie on their prototypes and perhaps on "
+            "one point; raise LossConfig.text or freeze the text tower",
+            step, reconstruction,
+        )  # fmt: skip
+
+
+def save_checkpoint(state: TrainState, folder: Path) -> None:
+    """Replace the checkpoint whole: a kill leaves the old one or the new one, never half of one."""
+    part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    save_model(state.model, str(part / "model.safetensors"))
+    save_model(state.teacher, str(part / "teacher.safetensors"))
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    rest = {
+        "step": state.step,
+        "optimizer": state.optimizer.state_dict(),
+        "random": torch.get_rng_state(),
+        "cuda_random": cuda,
+    }
+    torch.save(rest, part / "state.pt")
+    (part / "history.json").write_text(json.dumps(state.history))
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(part, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def resume(state: TrainState, folder: Path) -> None:
+    """Take over a checkpoint's state, if there is one; of a kill between two renames the old one is used."""
+    old = folder.with_name(folder.name + ".old")
+    if not folder.exists() and old.exists():
+        os.replace(old, folder)
+    if not folder.exists():
+        return
+    load_model(state.model, str(folder / "model.safetensors"))
+    load_model(state.teacher, str(folder / "teacher.safetensors"))
+    rest = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
+    state.optimizer.load_state_dict(rest["optimizer"])
+    torch.set_rng_state(rest["random"])
+    if rest["cuda_random"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(rest["cuda_random"])
+    state.step, state.history = rest["step"], json.loads((folder / "history.json").read_text())
+    logger.info("resumed at step %d from %s", state.step, folder)

@@ -1,0 +1,142 @@
+"""Towers, lesion tokens and the model's folder: padding, position, precision, and loading what was saved."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel, ResNetConfig, ResNetModel, ViTConfig, ViTModel
+
+from lgdea_core.config import RunConfig
+from lgdea_core.encoders import sine_positions, smooth_maximum
+from lgdea_core.lesions import LesionQueries
+from lgdea_core.model import LGDEAModel, LGDEAProcessor, build_model, train_tokenizer
+
+REPORTS = ["There is a small left pleural effusion.", "No edema. Heart size is normal.", "Right upper lobe opacity."]
+
+
+@pytest.fixture
+def tiny() -> tuple[LGDEAModel, LGDEAProcessor]:
+    torch.manual_seed(0)
+    return build_model(RunConfig.from_preset("ci"), REPORTS)
+
+
+def test_embeddings_are_unit_length_and_patches_form_a_square_grid(tiny: tuple) -> None:
+    model, _ = tiny
+    images = model.encode_images(torch.randn(3, 1, 64, 64))
+    grid = model.image_tower.grid
+    assert images.patch_embeds.shape == (3, grid * grid, 32)
+    for embeds in (images.image_embeds, images.patch_embeds, images.global_patch_embeds):
+        torch.testing.assert_close(embeds.norm(dim=-1), torch.ones(embeds.shape[:-1]))
+
+
+def test_content_of_padding_does_not_matter(tiny: tuple) -> None:
+    model, processor = tiny
+    model.eval()
+    ids, mask = processor.tokens(REPORTS)
+    other = torch.where(mask, ids, torch.full_like(ids, 7))
+    torch.testing.assert_close(model.encode_texts(ids, mask).text_embeds, model.encode_texts(other, mask).text_embeds)
+    longer = torch.nn.functional.pad(ids, (0, 5), value=3)
+    padded = model.encode_texts(longer, torch.nn.functional.pad(mask, (0, 5)))
+    torch.testing.assert_close(padded.text_embeds, model.encode_texts(ids, mask).text_embeds, atol=1e-5, rtol=0)
+
+
+def test_a_lesion_moved_to_the_other_side_changes_where_its_patch_lies(tiny: tuple) -> None:
+    model, _ = tiny
+    model.eval()
+    left, right = torch.zeros(1, 1, 64, 64), torch.zeros(1, 1, 64, 64)
+    left[..., 24:40, 8:24] = 1.0
+    right[..., 24:40, 40:56] = 1.0
+    blank = model.encode_images(torch.zeros(1, 1, 64, 64)).patch_features
+    side = model.image_tower.grid
+
+    def column(image: torch.Tensor) -> int:
+        change = (model.encode_images(image).patch_features - blank).norm(dim=-1).view(side, side)
+        return int(change.sum(dim=0).argmax())
+
+    assert column(left) < side / 2 <= column(right)
+
+
+def test_positions_tell_left_from_right_and_top_from_bottom() -> None:
+    positions = sine_positions(8, 32)[0]
+    flat = positions.flatten(1).T
+    assert torch.cdist(flat, flat).add(10 * torch.eye(64)).min() > 0.1
+
+
+def test_smooth_maximum_lies_between_mean_and_maximum() -> None:
+    values = torch.randn(2, 9, 5)
+    for sharpness, target in ((1e-3, values.mean(dim=1)), (1e3, values.amax(dim=1))):
+        torch.testing.assert_close(smooth_maximum(values, sharpness), target, atol=1e-2, rtol=0)
+
+
+def test_lesion_tokens_do_not_depend_on_the_order_of_patches() -> None:
+    queries = LesionQueries(4, 16, 8)
+    patches = torch.randn(2, 9, 16)
+    order = torch.randperm(9)
+    tokens, attention = queries(patches)
+    shuffled, moved = queries(patches[:, order])
+    torch.testing.assert_close(tokens, shuffled, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(attention[:, :, order], moved, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(attention.sum(dim=2), torch.ones(2, 4))
+
+
+def test_a_saved_model_loads_to_the_same_embeddings(tiny: tuple, tmp_path: Path) -> None:
+    model, processor = tiny
+    model.eval()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again, its_processor = LGDEAModel.from_pretrained(tmp_path).eval(), LGDEAProcessor.from_pretrained(tmp_path)
+    image = torch.randn(2, 1, 64, 64)
+    assert torch.equal(model.encode_images(image).patch_embeds, again.encode_images(image).patch_embeds)
+    assert torch.equal(processor.tokens(REPORTS)[0], its_processor.tokens(REPORTS)[0])
+    assert again.config == model.config
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".md", ".safetensors"}
+    assert "Not for clinical use" in (tmp_path / "README.md").read_text()
+
+
+def test_a_checkpoint_that_lacks_a_weight_is_refused(tiny: tuple, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model, _ = tiny
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights.pop("prototypes")
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(RuntimeError, match="prototypes"):
+        LGDEAModel.from_pretrained(tmp_path)
+
+
+def test_a_folder_without_a_processor_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="processor_config"):
+        LGDEAProcessor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+def test_named_towers_bring_their_weights_from_a_folder(kind: str, tmp_path: Path) -> None:
+    if kind == "resnet":
+        tower = ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"))
+    else:
+        config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+        config.image_size, config.patch_size = 64, 8
+        tower = ViTModel(config)
+    tower.save_pretrained(tmp_path / "image")
+    text = BertModel(
+        BertConfig(vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    )
+    text.save_pretrained(tmp_path / "text")
+    train_tokenizer(REPORTS, vocabulary=60).save_pretrained(tmp_path / "text")
+    changes = {"image_tower": str(tmp_path / "image"), "text_tower": str(tmp_path / "text")}
+    model, processor = build_model(RunConfig.from_preset("ci", **changes), REPORTS)
+    expected = tower.state_dict()
+    loaded = model.image_tower.backbone.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in loaded.items())
+    assert torch.equal(
+        model.text_tower.backbone.embeddings.word_embeddings.weight, text.embeddings.word_embeddings.weight
+    )
+    assert model.encode_images(torch.randn(2, 1, 64, 64)).image_embeds.shape == (2, 32)
+    assert model.encode_texts(*processor.tokens(REPORTS)).text_embeds.shape == (3, 32)
+
+
+def test_constant_image_is_standardised_without_division_by_zero(tiny: tuple) -> None:
+    _, processor = tiny
+    pixels = processor.pixel_values(torch.full((1, 64, 64), 80, dtype=torch.uint8))
+    assert torch.equal(pixels, torch.zeros(1, 1, 64, 64))
