@@ -104,15 +104,14 @@ class RelationState:
 
     def sample_reports(self, images: Int[np.ndarray, "n"], rng: np.random.Generator) -> Int[np.ndarray, "n"]:
         """A report for each image, drawn by the relations; any report for an image without relations."""
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        drawn = self.relations.sample_reports(torch.from_numpy(self._rows(images)), generator).numpy()
+        drawn = self.relations.sample_reports(self._rows(images), rng)
         anyone = rng.integers(len(self.unpaired_reports), size=len(drawn))
         return self.unpaired_reports[np.where(drawn < 0, anyone, drawn)]
 
     def block(self, images: Int[np.ndarray, "n"], reports: Int[np.ndarray, "m"]) -> Float[np.ndarray, "n m"]:
         """Relations of some unpaired images with some unpaired reports."""
         columns = np.searchsorted(self.unpaired_reports, reports)
-        block = self.relations.block(torch.from_numpy(self._rows(images)), torch.from_numpy(columns))
+        block = self.relations.block(self._rows(images), columns)
         return block.cpu().numpy().astype(np.float32)
 
     def expected_evidence(self, images: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n prototypes"]:
@@ -131,7 +130,7 @@ class RelationState:
 
 
 def refresh_relations(
-    teacher: LGDEAModel, data: TrainingData, config: RunConfig, *, propagation: Propagation | None = None
+    teacher: LGDEAModel, data: TrainingData, config: RunConfig, *, graph: sparse.csr_array | None = None
 ) -> RelationState:
     """One refresh: evidence, graphs, propagation, affinity, relations, and what they say of unpaired images.
 
@@ -139,25 +138,24 @@ def refresh_relations(
         teacher: EMA teacher (E); its evidence distributions build the graphs.
         data: pools, evidence and known pairs.
         config: graph mode and constants.
-        propagation: of the same teacher, if it is already there.
+        graph: unpaired block of this teacher's propagation, if it is already there.
     """
     view = view_evidence(teacher, data)
-    graph_config = config.graph
-    if propagation is None and "graph" in graph_config.mode:
+    graph_config, stats = config.graph, {}
+    if graph is None and "graph" in graph_config.mode:
         propagation = spread_seeds(build_graphs(view, graph_config), data, graph_config)
-    graph = propagation.unpaired_block() if propagation is not None else None
+        graph = propagation.unpaired_block()
+        stats = {"propagation_steps": propagation.steps, "propagation_converged": int(propagation.converged)}
     affinity = cross_affinity(view, data) if "affinity" in graph_config.mode else None
     relations = combine_relations(graph_config, graph, affinity)
     choice = relations.expected_evidence(torch.from_numpy(view.report_evidence[data.unpaired_reports]))
     agreement = choice.agreement.numpy()
     mean = agreement[agreement > 0].mean() if (agreement > 0).any() else 1.0
-    stats = {
+    stats |= {
         "reached_images": float((agreement > 0).mean()),
         "effective_reports": float(choice.entropy.exp().mean()),
         "agreement": float(agreement.mean()),
     }
-    if propagation is not None:
-        stats |= {"propagation_steps": propagation.steps, "propagation_converged": int(propagation.converged)}
     return RelationState(
         relations=relations,
         unpaired_images=data.unpaired_images,

@@ -1,25 +1,32 @@
 """What the notebooks do before the first interesting line: corpus, crops, pools, and training data of a run."""
 
 import logging
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import UInt8
+from scipy import sparse
 
-from lgdea_core.artifacts import project_root
-from lgdea_core.config import DataConfig, RunConfig
+from lgdea_core.artifacts import Run, project_root
+from lgdea_core.config import DataConfig, RunConfig, replace_fields
 from lgdea_core.data.batches import TrainingData, training_data
+from lgdea_core.data.corpora import assemble
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.images import ImageStore, load_images
-from lgdea_core.data.pairing import Pools, assemble, limit_pairs, shuffle_pairs
+from lgdea_core.data.pairing import Pools, limit_pairs, shuffle_pairs
 from lgdea_core.evidence.index import index_evidence
 from lgdea_core.model import LGDEAModel, LGDEAProcessor, build_model
-from lgdea_core.training import seed_everything
+from lgdea_core.training import TrainState, seed_everything, train
 
 logger = logging.getLogger("lgdea")
+
+VARIANTS = ("model", "baseline", "model_shuffled", "baseline_shuffled")
+"""What a run trains on one budget: its method and `clip`, and both again on shuffled pairs, which must fail."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +46,20 @@ class Inputs:
         return self.corpus.studies.set_index("study_id").loc[list(report_ids), "report"].tolist()
 
 
-def load_corpus_of(data: DataConfig, seed: int, *, progress: bool = True) -> Corpus:
+def load_corpus_of(data: DataConfig, seed: int) -> Corpus:
     """The corpus a run names; the phantom is made under data/phantom on first use."""
-    root = project_root() / "data" if data.root is None else Path(data.root)
-    return assemble(data.corpus, root, studies=data.studies, image_size=data.image_size, seed=seed, progress=progress)
+    if data.corpus == "phantom":
+        root = project_root() / "data"
+    elif data.root is None:
+        raise ValueError(f"corpus {data.corpus!r} needs the folder that holds its data; set `data`")
+    else:
+        root = Path(data.root)
+    return assemble(data.corpus, root, studies=data.studies, image_size=data.image_size, seed=seed)
 
 
 def load_inputs(config: RunConfig, *, progress: bool = True) -> Inputs:
-    """Corpus, crops and pools of a run; unreadable images are left out, logged and counted in the corpus's exclusions."""
-    corpus = load_corpus_of(config.data, config.seed, progress=progress)
+    """Corpus, crops and pools of a run; unreadable images are left out, logged and counted in its exclusions."""
+    corpus = load_corpus_of(config.data, config.seed)
     store = load_images(corpus, config.data.image_size, project_root() / "data" / "cache", progress)
     if store.excluded:
         readable = corpus.images["image_id"].isin(store.image_ids)
@@ -105,3 +117,53 @@ def hidden_truth(inputs: Inputs, data: TrainingData) -> tuple[np.ndarray, np.nda
     return pairs.astype(np.int64).reshape(-1, 2), of_images, of_reports
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A training and where it stands."""
+
+    state: TrainState
+    history: pd.DataFrame
+    processor: LGDEAProcessor
+    data: TrainingData
+    config: RunConfig
+
+
+def train_variant(
+    run: Run,
+    inputs: Inputs,
+    evidence: pd.DataFrame,
+    variant: Literal["model", "baseline", "model_shuffled", "baseline_shuffled"],
+    *,
+    until: Literal["text", "pairs", "end"] = "end",
+    first_graph: sparse.csr_array | None = None,
+    progress: bool = True,
+) -> Trained:
+    """Train one of a run's four models, or go on where it stopped.
+
+    Args:
+        run: configuration, and the folder that holds the checkpoint under `training/<variant>`.
+        inputs: corpus and pools.
+        evidence: rows of `evidence.parquet`.
+        variant: which of `VARIANTS`.
+        until: phase after which to stop.
+        first_graph: see `training.train`.
+        progress: show a bar.
+    """
+    baseline, shuffled = variant.startswith("baseline"), variant.endswith("shuffled")
+    config = replace_fields(run.config, method="clip") if baseline else run.config
+    model, processor = fresh_model(config, inputs)
+    data = prepare_training(config, inputs, evidence, processor, shuffled=shuffled)
+    folder = run.folder / "training" / variant
+    state, history = train(config, data, model, folder, until=until, first_graph=first_graph, progress=progress)
+    return Trained(state=state, history=history, processor=processor, data=data, config=config)
+
+
+def save_trained(trained: Trained, folder: Path) -> None:
+    """Write model, processor, model card and `run_config.json`; the folder is complete or absent."""
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    trained.state.model.save_pretrained(part)
+    trained.processor.save_pretrained(part)
+    trained.config.save(part / "run_config.json")
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from safetensors.torch import load_model, save_model
+from scipy import sparse
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -121,7 +122,7 @@ def train(
     folder: Path,
     *,
     until: Literal["text", "pairs", "end"] = "end",
-    first_relations: RelationState | None = None,
+    first_graph: sparse.csr_array | None = None,
     progress: bool = True,
     after_step: Callable[[int], None] | None = None,
 ) -> tuple[TrainState, pd.DataFrame]:
@@ -137,7 +138,7 @@ def train(
         model: fresh weights; replaced by the checkpoint's where there is one.
         folder: where the checkpoint lives.
         until: phase after which to stop; "end" trains all steps.
-        first_relations: of the model at the end of phase "pairs", if they are already built.
+        first_graph: propagated relations (unpaired block) of the teacher at the end of phase "pairs", if already there.
         progress: show a bar.
         after_step: called with the number of steps done; an exception from it ends training like a kill.
 
@@ -162,7 +163,7 @@ def train(
         phase = phase_at(state.step, config.method, config.train)
         if phase == "relations" and (relations is None or _refresh_due(state.step, config.train)):
             first = state.step == config.train.text_steps + config.train.pair_steps
-            relations = (first_relations if first else None) or refresh_relations(state.teacher, data, config)
+            relations = refresh_relations(state.teacher, data, config, graph=first_graph if first else None)
         if phase == "text" and state.step == config.train.text_steps // 2:
             place_prototypes(state, data, config.seed)
         process = (accelerator.process_index, accelerator.num_processes)

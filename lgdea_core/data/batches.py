@@ -302,6 +302,8 @@ def augment(
 ) -> Float[Tensor, "images 1 height width"]:
     """Small random rotation, shift, zoom, contrast and noise. No flip: left and right mean something."""
     count = len(pixels)
+    if not count:
+        return pixels
 
     def uniform(low: float, high: float) -> Float[Tensor, "images"]:
         return torch.rand(count, generator=generator) * (high - low) + low

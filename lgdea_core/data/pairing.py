@@ -1,8 +1,21 @@
 """Which images and reports training may use, and which pairs it knows."""
 
-from dataclasses import dataclass
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
+
+from lgdea_core.data.corpus import COLUMNS, Corpus, empty_table
+from lgdea_core.vocabulary import SPLITS
+
+logger = logging.getLogger("lgdea")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,3 +33,235 @@ class Pools:
     """columns image_id, report_id: the known pairs"""
     hidden_pairs: pd.DataFrame
     """columns image_id, report_id: true pairs hidden from training, only to measure relations; may be empty"""
+
+
+def split_by_patient(studies: pd.DataFrame, fractions: tuple[float, float, float], seed: int) -> pd.DataFrame:
+    """The same studies with a column `split`; all studies of a patient fall into one split.
+
+    Patients are ordered by a hash of seed and patient_id and cut by `fractions`, so neither the order of the rows nor
+    the platform matters. A split with a fraction above 0 gets at least one patient where there are enough.
+
+    Args:
+        studies: has a column patient_id.
+        fractions: of the patients, for train, val and test; they sum to 1.
+        seed: another seed, another split.
+
+    Raises:
+        ValueError: fractions outside [0, 1] or not summing to 1.
+    """
+    if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:
+        raise ValueError(f"fractions of {SPLITS} must lie in [0, 1] and sum to 1, got {fractions}")
+    patients = sorted(set(studies["patient_id"]), key=lambda patient: (stable_hash(seed, patient), patient))
+    wanted = sum(fraction > 0 for fraction in fractions)
+    counts = [round(fraction * len(patients)) for fraction in fractions]
+    if len(patients) >= wanted:
+        counts = [max(count, 1) if fraction > 0 else 0 for count, fraction in zip(counts, fractions, strict=True)]
+    counts[int(np.argmax(fractions))] += len(patients) - sum(counts)  # rounding goes to the largest split
+    order = [split for split, count in zip(SPLITS, counts, strict=True) for _ in range(count)]
+    split_of = dict(zip(patients, order, strict=True))
+    return studies.assign(split=[split_of[patient] for patient in studies["patient_id"]])
+
+
+def stable_hash(seed: int, key: str) -> str:
+    """Hexadecimal hash of a seed and an id, the same on every machine."""
+    return hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()
+
+
+def limit_pairs(corpus: Corpus, paired_ratio: float | int, seed: int) -> Pools:
+    """Keep the pairing of a share of the training studies and hide the rest.
+
+    A study of split train with a report and an image is pairable; `paired_ratio` of these studies, rounded, become
+    seed pairs (every image of the study with its report). All other training images and reports, those of image-only
+    and report-only studies among them, stand in two independently shuffled pools. For one seed the studies of a smaller
+    ratio are among those of a larger one.
+
+    Args:
+        corpus: only its training split is looked at.
+        paired_ratio: share of the pairable studies whose pair is known, in [0, 1].
+        seed: of the choice and of both shuffles.
+
+    Raises:
+        ValueError: the ratio is outside [0, 1], nothing is pairable, or no pair remains.
+    """
+    if not 0 <= paired_ratio <= 1:
+        raise ValueError(f"paired_ratio must lie in [0, 1], got {paired_ratio}")
+    train = corpus.split("train")
+    reports = sorted(train.studies.loc[train.studies["report"].notna(), "study_id"])
+    pairs = train.images.loc[train.images["study_id"].isin(set(reports)), ["image_id", "study_id"]]
+    pairs = pairs.rename(columns={"study_id": "report_id"}).sort_values("image_id", ignore_index=True)
+    pairable = _shuffled(sorted(set(pairs["report_id"])), seed, "pairs")
+    kept = pairable[: round(paired_ratio * len(pairable))]
+    if not kept:
+        raise ValueError(_no_pairs(corpus.name, len(pairable), paired_ratio))
+    known = pairs["report_id"].isin(set(kept))
+    rank = {report_id: position for position, report_id in enumerate(kept)}
+    seed_pairs = pairs[known].sort_values("report_id", key=lambda ids: ids.map(rank), kind="stable", ignore_index=True)
+    return _pools(train, reports, seed_pairs, pairs[~known].reset_index(drop=True), seed)
+
+
+def _pools(train: Corpus, reports: list[str], seed_pairs: pd.DataFrame, hidden: pd.DataFrame, seed: int) -> Pools:
+    paired_images, paired_reports = list(seed_pairs["image_id"]), list(dict.fromkeys(seed_pairs["report_id"]))
+    free_images = sorted(set(train.images["image_id"]) - set(paired_images))
+    free_reports = sorted(set(reports) - set(paired_reports))
+    return Pools(
+        image_ids=(*paired_images, *_shuffled(free_images, seed, "images")),
+        report_ids=(*paired_reports, *_shuffled(free_reports, seed, "reports")),
+        seed_pairs=seed_pairs,
+        hidden_pairs=hidden,
+    )
+
+
+def _shuffled(ids: list[str], seed: int, purpose: str) -> list[str]:
+    generator = np.random.default_rng([seed, *purpose.encode()])  # one stream per purpose: independent shuffles
+    return [ids[position] for position in generator.permutation(len(ids))]
+
+
+def _no_pairs(name: str, pairable: int, paired_ratio: float | int) -> str:
+    if not pairable:
+        return (
+            f"corpus {name!r}: no training study has both an image and a report, so no pair can be known; "
+            "name a corpus with pairs first, as in PAIRS+IMAGES+REPORTS"
+        )
+    return (
+        f"corpus {name!r}: paired_ratio {paired_ratio} of {pairable} training studies with image and report leaves no "
+        f"pair; set it to {1 / pairable:.2g} or more"
+    )
+
+
+def shuffle_pairs(pools: Pools, seed: int) -> Pools:
+    """The control that must fail: every known pair joins its image to another paired study's report.
+
+    The reports of the seed pairs change place in one random cycle, so none stays; images of one study stay together.
+
+    Raises:
+        ValueError: fewer than two reports are paired, so no wrong partner exists.
+    """
+    reports = list(dict.fromkeys(pools.seed_pairs["report_id"]))
+    if len(reports) < 2:
+        raise ValueError(f"shuffling pairs needs at least 2 paired reports, got {len(reports)}; raise paired_ratio")
+    cycle = _shuffled(reports, seed, "control")
+    wrong = dict(zip(cycle, cycle[1:] + cycle[:1], strict=True))
+    return replace(pools, seed_pairs=pools.seed_pairs.assign(report_id=pools.seed_pairs["report_id"].map(wrong)))
+
+
+def combine(
+    *,
+    pairs: Corpus,
+    images: Corpus | None = None,
+    reports: Corpus | None = None,
+    name: str | None = None,
+    withhold_boxed: bool = True,
+) -> Corpus:
+    """One corpus from a source of pairs, one of unpaired images and one of unpaired reports.
+
+    Every id gets its corpus as prefix (`nih/00000005_002`), so no two corpora share a patient by accident. Reports of
+    `images` and images of `reports` (with their boxes and masks) are dropped; labels and splits are kept. The new root
+    is the folder that holds all roots.
+
+    Args:
+        pairs: keeps images and reports.
+        images: gives its images only.
+        reports: gives its reports only.
+        name: of the result; None joins the names with "+".
+        withhold_boxed: apply `withhold_boxed_patients` to `images`, so that its boxes serve evaluation.
+
+    Raises:
+        ValueError: one corpus is named twice.
+    """
+    parts = {"pairs": pairs, "images": images, "reports": reports}
+    corpora = {role: corpus for role, corpus in parts.items() if corpus is not None}
+    names = [corpus.name for corpus in corpora.values()]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"corpora to combine must differ, got {names}; to hide pairings inside one corpus name it alone and set "
+            "paired_ratio"
+        )
+    if images is not None:
+        held_out = withhold_boxed_patients(images) if withhold_boxed else images
+        corpora["images"] = replace(held_out, studies=held_out.studies.assign(report=None))
+    if reports is not None:
+        corpora["reports"] = _report_side(reports)
+    root = Path(os.path.commonpath([corpus.root.resolve() for corpus in corpora.values()]))
+    prefixed = [_prefixed(corpus, root) for corpus in corpora.values()]
+    tables = {
+        table: pd.concat([getattr(corpus, table) for corpus in prefixed], ignore_index=True)
+        if any(len(getattr(corpus, table)) for corpus in prefixed)
+        else empty_table(table)
+        for table in COLUMNS
+    }
+    exclusions = {f"{corpus.name}: {why}": n for corpus in corpora.values() for why, n in corpus.exclusions.items()}
+    return Corpus(name=name or "+".join(names), root=root, exclusions=exclusions, **tables)
+
+
+def _report_side(corpus: Corpus) -> Corpus:
+    with_report = corpus.subset(corpus.studies.loc[corpus.studies["report"].notna(), "study_id"])
+    return replace(with_report, **{table: empty_table(table) for table in ("images", "boxes", "masks")})
+
+
+def _prefixed(corpus: Corpus, root: Path) -> Corpus:
+    """Ids with the corpus name before them, paths relative to `root`."""
+    folder = corpus.root.resolve().relative_to(root)
+    tables: dict[str, Any] = {}
+    for table in COLUMNS:
+        rows = getattr(corpus, table).copy()
+        for column in {"study_id", "patient_id", "image_id"} & set(rows.columns):
+            rows[column] = [f"{corpus.name}/{value}" for value in rows[column]]
+        if "path" in rows:
+            rows["path"] = [(folder / path).as_posix() for path in rows["path"]]
+        if table == "studies":
+            rows = rows.assign(corpus=corpus.name, original_split=rows.get("original_split", rows["split"]))
+        tables[table] = rows
+    return replace(corpus, **tables)
+
+
+def withhold_boxed_patients(corpus: Corpus) -> Corpus:
+    """Move all studies of every patient with a box to split test, so that training never sees a film with a box.
+
+    Few films have boxes, most of them on the training side of the official split; a model that was not trained on
+    them may be judged on them. Column `original_split` keeps the publisher's split.
+    """
+    boxed = set(corpus.boxes["study_id"])
+    patients = set(corpus.studies.loc[corpus.studies["study_id"].isin(boxed), "patient_id"])
+    move = corpus.studies["patient_id"].isin(patients)
+    logger.info(
+        "corpus %s: %d studies of %d patients with boxes serve evaluation", corpus.name, move.sum(), len(patients)
+    )
+    split = corpus.studies["split"].mask(move, "test")
+    return replace(corpus, studies=corpus.studies.assign(split=split, original_split=corpus.studies["split"]))
+
+
+def check_leaks(train_patients: Iterable[str], test_patients: Iterable[str]) -> None:
+    """Refuse a patient on both sides.
+
+    Raises:
+        ValueError: naming one such patient and their number.
+    """
+    shared = set(train_patients) & set(test_patients)
+    if shared:
+        raise ValueError(
+            f"patient {min(shared)!r} is in training and in evaluation ({len(shared)} such patients); split by patient"
+        )
+
+
+def write_split(corpus: Corpus, pools: Pools, path: Path, *, seed: int) -> str:
+    """Write which study is in which split and which pairs training knows, as JSON with a hash.
+
+    The file is complete or absent: it is written under another name and renamed.
+
+    Args:
+        corpus: what the pools were made from.
+        pools: training's view.
+        path: of the JSON file.
+        seed: that made the split and the pools.
+
+    Returns:
+        The SHA-256 of the content, which the file holds as `sha256`.
+    """
+    studies = {split: sorted(corpus.split(split).studies["study_id"]) for split in SPLITS}
+    pairs = sorted(zip(pools.seed_pairs["image_id"], pools.seed_pairs["report_id"], strict=True))
+    content = {"corpus": corpus.name, "seed": seed, "studies": studies, "seed_pairs": pairs}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps({**content, "sha256": digest}, indent=1) + "\n")
+    part.replace(path)
+    return digest

@@ -1,0 +1,106 @@
+"""Corpora by name: one module per layout, one function to load any of them."""
+
+import importlib
+import logging
+from pathlib import Path
+from typing import Any
+
+from lgdea_core.data.corpus import Corpus
+from lgdea_core.data.pairing import combine, withhold_boxed_patients
+
+logger = logging.getLogger("lgdea")
+
+CORPORA = {
+    "phantom": ("lgdea_core.data.phantom", "load_phantom"),
+    "nih": ("lgdea_core.data.corpora.nih", "load"),
+    "openi": ("lgdea_core.data.corpora.openi", "load"),
+    "covid_chestxray": ("lgdea_core.data.corpora.covid_chestxray", "load"),
+    "folder": ("lgdea_core.data.corpora.folder", "load"),
+}
+"""name -> module and function that loads it; imported when asked for"""
+
+FOLDERS = {
+    "nih": "nih-chestxray14",
+    "openi": "openi",
+    "covid_chestxray": "covid-chestxray-dataset",
+    "folder": "folder",
+}
+"""name -> sub-folder of the data root (LGDEA_DATA) that `assemble` looks in"""
+
+OWN_SPLITS = ("phantom", "folder")
+"""corpora whose split was made with their boxes in mind: `assemble` leaves it alone"""
+
+
+def load_corpus(name: str, root: Path, **options: Any) -> Corpus:
+    """Load the corpus `name` from its folder.
+
+    Args:
+        name: one of `CORPORA`.
+        root: that corpus's own folder.
+        **options: of its loader, such as `label_reports=True` for nih.
+
+    Raises:
+        ValueError: unknown name; or whatever the loader finds wrong.
+        FileNotFoundError: no such folder, or a file the layout needs is missing.
+    """
+    if name not in CORPORA:
+        raise ValueError(f"unknown corpus {name!r}; known: {', '.join(sorted(CORPORA))}")
+    if not root.is_dir():
+        raise FileNotFoundError(f"corpus {name!r}: no folder at {root}; data/README.md says what belongs there")
+    module, function = CORPORA[name]
+    return getattr(importlib.import_module(module), function)(root, **options)
+
+
+def assemble(
+    spec: str,
+    root: Path,
+    *,
+    studies: int = 2000,
+    image_size: int = 64,
+    seed: int = 0,
+    withhold_boxed: bool = True,
+) -> Corpus:
+    """The corpus a run names: one corpus, or `PAIRS+IMAGES+REPORTS` from three (see `combine`).
+
+    `nih` has no reports of its own; as the source of pairs it gets sentences written from its labels (column
+    report_source says "labels"). The phantom is built where it is missing.
+
+    Args:
+        spec: "phantom", "nih", "covid_chestxray+nih+openi", ...
+        root: holds one sub-folder per corpus (`FOLDERS`), and one per configuration of the phantom.
+        studies: size of the phantom.
+        image_size: side of the phantom's images, in pixels.
+        seed: of the phantom, and of splits that are not official.
+        withhold_boxed: take patients with boxes out of training, in the corpus the images come from, so that all its
+            boxes serve evaluation; corpora of `OWN_SPLITS` keep their split.
+
+    Raises:
+        ValueError: an unknown name, or neither one nor three of them.
+    """
+    names = spec.split("+")
+    unknown = [name for name in names if name not in CORPORA]
+    if unknown or len(names) not in (1, 3):
+        raise ValueError(
+            f"corpus must be one name or PAIRS+IMAGES+REPORTS out of {', '.join(sorted(CORPORA))}, got {spec!r}"
+        )
+    phantom = {"studies": studies, "image_size": image_size, "seed": seed}
+    corpora = [
+        _load_part(name, root, role, seed, phantom)
+        for name, role in zip(names, ("pairs", "images", "reports"), strict=False)
+    ]
+    withhold = withhold_boxed and names[min(1, len(names) - 1)] not in OWN_SPLITS
+    if len(corpora) == 1:
+        return withhold_boxed_patients(corpora[0]) if withhold else corpora[0]
+    return combine(pairs=corpora[0], images=corpora[1], reports=corpora[2], withhold_boxed=withhold)
+
+
+def _load_part(name: str, root: Path, role: str, seed: int, phantom: dict[str, int]) -> Corpus:
+    if name == "phantom":
+        from lgdea_core.data.phantom import PhantomConfig, build_phantom
+
+        folder = root / f"phantom-{phantom['studies']}x{phantom['image_size']}-seed{phantom['seed']}"
+        return build_phantom(PhantomConfig(**phantom), folder)
+    options: dict[str, Any] = {} if name == "folder" else {"seed": seed}
+    if name == "nih" and role == "pairs":
+        options["label_reports"] = True
+    return load_corpus(name, root / FOLDERS[name], **options)

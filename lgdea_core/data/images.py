@@ -1,0 +1,363 @@
+"""Image files as grey arrays, the crop a tower sees, and the way back to original pixels."""
+
+import hashlib
+import json
+import logging
+import os
+import struct
+import uuid
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from tqdm.auto import tqdm
+
+from lgdea_core.data.corpus import Corpus
+from lgdea_core.data.dicom import is_dicom, read_dicom, read_dicom_size
+
+logger = logging.getLogger("lgdea")
+
+MIN_SIDE = 32
+"""shortest side, in pixels, that is still taken for a radiograph"""
+CACHE_VERSION = 1
+"""part of a cache's name; raise it when reading or cropping changes"""
+
+
+def read_image(path: Path) -> Float[np.ndarray, "height width"]:
+    """Grey image in [0, 1] as float32, from PNG, JPEG or DICOM.
+
+    Colour and palette images become luminance; an alpha channel is dropped, not blended. A 16-bit file is divided by
+    4095 where no value exceeds that (12 bits in a 16-bit container: detectors deliver 12) and by 65535 otherwise; never
+    by its own maximum, so that exposure stays what it was. DICOM: rescale slope, then the VOI window or LUT, scaled by
+    the window's own range; without a window, 8-bit pixels are divided by 255 and deeper ones run from their minimum to
+    their maximum (a constant image is 0). MONOCHROME1 is inverted.
+
+    Args:
+        path: the file; `.dcm`, `.dicom` or a `DICM` preamble make it DICOM.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is truncated or no image, its pixel format is unknown, or a side is under `MIN_SIDE`.
+    """
+    with _named_errors(path):
+        image = read_dicom(path) if is_dicom(path) else _read_raster(path)
+    _check_sides(path, *image.shape)
+    return image
+
+
+def read_image_size(path: Path) -> tuple[int, int]:
+    """Height and width in pixels, from the file's header alone.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the header cannot be read, or a side is under `MIN_SIDE`.
+    """
+    with _named_errors(path):
+        if is_dicom(path):
+            height, width = read_dicom_size(path)
+        else:
+            with Image.open(path) as image:
+                width, height = image.size
+    _check_sides(path, height, width)
+    return height, width
+
+
+def read_mask(path: Path) -> Bool[np.ndarray, "height width"]:
+    """True where a mask file is non-zero.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is truncated or no image.
+    """
+    with _named_errors(path), Image.open(path) as image:
+        return np.asarray(image if image.mode in ("1", "L", "I;16", "I", "F") else image.convert("L")) != 0
+
+
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """Turn whatever a decoder raises into an error that names the file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no image at {path}")
+    try:
+        yield
+    except (OSError, ValueError, SyntaxError, EOFError, AttributeError, KeyError, RuntimeError) as error:
+        raise ValueError(f"{path} cannot be read as an image, fetch it again: {_reason(error, path)}") from error
+    except (struct.error, zlib.error, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as an image, fetch it again: {_reason(error, path)}") from error
+
+
+def _reason(error: Exception, path: Path) -> str:
+    text = " ".join(str(error).split()).replace(str(path), path.name)
+    return f"{type(error).__name__}: {text}"[:300]
+
+
+def _check_sides(path: Path, height: int, width: int) -> None:
+    if min(height, width) < MIN_SIDE:
+        raise ValueError(f"{path}: sides must be at least {MIN_SIDE} pixels, got {height} x {width} (height x width)")
+
+
+def _read_raster(path: Path) -> Float[np.ndarray, "height width"]:
+    with Image.open(path) as image:
+        if image.mode in ("I;16", "I;16B", "I;16L", "I"):
+            return _scale_16_bit(np.asarray(image).astype(np.int64))
+        if image.mode == "F":
+            raise ValueError("pixel format F (32-bit float) has no agreed range; store 8 or 16 bits")
+        if image.mode in ("RGBA", "PA", "RGBa"):
+            image = image.convert("RGBA").convert("RGB")  # RGB as stored: transparent pixels keep their grey
+        elif image.mode == "P":
+            image = image.convert("RGB")
+        return np.asarray(image.convert("L"), dtype=np.float32) / 255
+
+
+def _scale_16_bit(values: np.ndarray) -> Float[np.ndarray, "height width"]:
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise ValueError(f"values must fit 16 bits without sign, got {low} to {high}")
+    return (values / (4095 if high <= 4095 else 65535)).astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropFrame:
+    """Where a model's square crop lies in the original image (BioViL: short side resized, centre cut out)."""
+
+    height: int
+    """height of the original, in pixels"""
+    width: int
+    """width of the original, in pixels"""
+    size: int
+    """side of the crop as the model sees it, in pixels"""
+
+    @property
+    def side(self) -> int:
+        """Side of the crop in original pixels: the short side."""
+        return min(self.height, self.width)
+
+    @property
+    def top(self) -> int:
+        """First original row inside the crop."""
+        return (self.height - self.side) // 2
+
+    @property
+    def left(self) -> int:
+        """First original column inside the crop."""
+        return (self.width - self.side) // 2
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Rows and columns of the original inside the crop."""
+        return slice(self.top, self.top + self.side), slice(self.left, self.left + self.side)
+
+
+def crop_frame(height: int, width: int, size: int) -> CropFrame:
+    """The crop of an image of `height` x `width` pixels that a tower of input side `size` sees.
+
+    Raises:
+        ValueError: a side is not positive.
+    """
+    if min(height, width, size) < 1:
+        raise ValueError(f"height, width and size must be positive, got {height}, {width} and {size}")
+    return CropFrame(height=height, width=width, size=size)
+
+
+def crop_image(image: Float[np.ndarray, "height width"], size: int) -> UInt8[np.ndarray, "{size} {size}"]:
+    """Central square of an image, resampled to `size` with an antialiasing filter, as 8 bits.
+
+    Cutting the square out first equals resizing the short side first, without the rounding of the long side.
+
+    Args:
+        image: grey in [0, 1].
+        size: side of the result, in pixels.
+    """
+    frame = crop_frame(*image.shape, size)
+    square = np.ascontiguousarray(image[frame.window], dtype=np.float32)
+    resized = np.asarray(Image.fromarray(square).resize((size, size), Image.Resampling.BILINEAR))
+    return np.rint(np.clip(resized, 0, 1) * 255).astype(np.uint8)
+
+
+def crop_to_original(
+    crop_map: Float[np.ndarray, "rows cols"],
+    frame: CropFrame,
+    interpolation: Literal["bilinear", "nearest"] = "bilinear",
+) -> Float[np.ndarray, "{frame.height} {frame.width}"]:
+    """A map over the crop (a patch grid or its pixels) laid back onto the original; NaN where the crop never looked.
+
+    Args:
+        crop_map: values on an even grid over the whole crop, of any resolution.
+        frame: where the crop lies.
+        interpolation: "nearest" is BioViL's published protocol, "bilinear" is smooth.
+    """
+    resampling = {"bilinear": Image.Resampling.BILINEAR, "nearest": Image.Resampling.NEAREST}[interpolation]
+    grid = Image.fromarray(np.ascontiguousarray(crop_map, dtype=np.float32))
+    original = np.full((frame.height, frame.width), np.nan, dtype=np.float32)
+    original[frame.window] = np.asarray(grid.resize((frame.side, frame.side), resampling))
+    return original
+
+
+def boxes_to_frame(boxes: pd.DataFrame, height: int, width: int) -> Float[np.ndarray, "boxes 4"]:
+    """Boxes of a corpus scaled from the frame they were drawn in to an image of `height` x `width` pixels.
+
+    Args:
+        boxes: rows of `Corpus.boxes`.
+        height: of the image the result counts in.
+        width: likewise.
+
+    Returns:
+        `boxes_xyxy`: x_min, y_min, x_max, y_max; the order of the rows is kept.
+    """
+    corners = boxes[["x_min", "y_min", "x_max", "y_max"]].to_numpy(dtype=np.float64)
+    drawn = boxes[["frame_width", "frame_height"] * 2].to_numpy(dtype=np.float64)
+    return corners * np.array([width, height, width, height], dtype=np.float64) / drawn
+
+
+def boxes_to_crop(boxes_xyxy: Float[np.ndarray, "boxes 4"], frame: CropFrame) -> Float[np.ndarray, "boxes 4"]:
+    """Boxes in original pixels as `boxes_xyxy_crop`: in the crop's pixels, cut at its border (maybe to nothing)."""
+    offset = np.array([frame.left, frame.top] * 2, dtype=np.float64)
+    return np.clip((boxes_xyxy - offset) * frame.size / frame.side, 0, frame.size)
+
+
+def boxes_mask(boxes_xyxy: Float[np.ndarray, "boxes 4"], height: int, width: int) -> Bool[np.ndarray, "height width"]:
+    """True inside the union of the boxes: every pixel whose centre lies in one.
+
+    Parts outside the image are cut off. A box too thin to hold a pixel's centre marks the pixel it lies in.
+    """
+    mask = np.zeros((height, width), dtype=bool)
+    for x_min, y_min, x_max, y_max in boxes_xyxy:
+        mask[_covered(y_min, y_max, height), _covered(x_min, x_max, width)] = True
+    return mask
+
+
+def _covered(low: float, high: float, length: int) -> slice:
+    start, stop = int(np.ceil(low - 0.5)), int(np.ceil(high - 0.5))
+    if stop <= start:
+        start = int(np.floor((low + high) / 2))
+        stop = start + 1
+    return slice(max(start, 0), max(min(stop, length), 0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageStore:
+    """The crops of a corpus's readable images, and why the others are missing."""
+
+    pixels: UInt8[np.ndarray, "images height width"]
+    """one row per readable image; read-only and memory-mapped where it comes from a cache"""
+    image_ids: tuple[str, ...]
+    """image of each row"""
+    excluded: dict[str, str]
+    """image -> why it could not be read"""
+
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """Row of each image."""
+        return {image_id: row for row, image_id in enumerate(self.image_ids)}
+
+
+def load_images(
+    corpus: Corpus, size: int, cache_dir: Path | None = None, progress: bool = True, workers: int | None = None
+) -> ImageStore:
+    """Read, crop and stack every image of a corpus, in the order of its table.
+
+    An unreadable or missing image is left out, logged and listed in `excluded`. With a cache folder the crops are
+    written once (to a temporary name, then renamed) and reused while image ids, files' sizes and times, and `size` stay
+    the same; an unreadable file stays excluded until it changes.
+
+    Args:
+        corpus: whose images.
+        size: side of the crops, in pixels.
+        cache_dir: made if need be; None keeps the crops in memory.
+        progress: show a bar.
+        workers: threads that decode files; None takes up to 8 of the machine's cores.
+
+    Raises:
+        ValueError: the corpus has no image, or none of its images can be read.
+    """
+    if corpus.images.empty:
+        raise ValueError(f"corpus {corpus.name!r} has no images, so there is nothing to load")
+    image_ids = corpus.images["image_id"].tolist()
+    paths = [corpus.root / path for path in corpus.images["path"]]
+    if cache_dir is None:
+        pixels = np.zeros((len(paths), size, size), dtype=np.uint8)
+        return _checked(corpus, _decode(image_ids, paths, pixels, progress, workers))
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    stem = cache_dir / f"images-{_cache_key(image_ids, paths, size)}"
+    if not (stem.with_suffix(".json").is_file() and stem.with_suffix(".npy").is_file()):
+        part = stem.with_name(f"{stem.name}-{uuid.uuid4().hex}.part")
+        try:
+            pixels = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(len(paths), size, size))
+            _write_cache(stem, part, _checked(corpus, _decode(image_ids, paths, pixels, progress, workers)))
+        finally:
+            part.unlink(missing_ok=True)
+        return _read_cache(stem)
+    return _checked(corpus, _read_cache(stem))
+
+
+def _decode(
+    image_ids: list[str],
+    paths: list[Path],
+    pixels: UInt8[np.ndarray, "images height width"],
+    progress: bool,
+    workers: int | None,
+) -> ImageStore:
+    """Fill `pixels` from the front with the crops of the readable images."""
+    kept: list[str] = []
+    excluded: dict[str, str] = {}
+
+    def crop(path: Path) -> np.ndarray | str:
+        try:
+            return crop_image(read_image(path), pixels.shape[1])
+        except (ValueError, FileNotFoundError) as error:
+            return str(error)
+
+    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+        crops = tqdm(pool.map(crop, paths), total=len(paths), unit="image", desc="images", disable=not progress)
+        for image_id, result in zip(image_ids, crops, strict=True):
+            if isinstance(result, str):
+                excluded[image_id] = result
+            else:
+                pixels[len(kept)] = result
+                kept.append(image_id)
+    return ImageStore(pixels=pixels[: len(kept)], image_ids=tuple(kept), excluded=excluded)
+
+
+def _checked(corpus: Corpus, store: ImageStore) -> ImageStore:
+    if not store.image_ids:
+        first = next(iter(store.excluded.values()))
+        raise ValueError(f"corpus {corpus.name!r}: none of its {len(store.excluded)} images can be read; one: {first}")
+    if store.excluded:
+        logger.warning("corpus %s: %d images left out as unreadable", corpus.name, len(store.excluded))
+        for image_id, reason in list(store.excluded.items())[:5]:
+            logger.warning("image %s: %s", image_id, reason)
+    return store
+
+
+def _cache_key(image_ids: list[str], paths: list[Path], size: int) -> str:
+    digest = hashlib.sha256(f"{CACHE_VERSION} {size}".encode())
+    for image_id, path in zip(image_ids, paths, strict=True):
+        stat = path.stat() if path.is_file() else None
+        digest.update(repr((image_id, stat and (stat.st_size, stat.st_mtime_ns))).encode())
+    return digest.hexdigest()[:24]
+
+
+def _write_cache(stem: Path, part: Path, store: ImageStore) -> None:
+    """Give the written crops their name; the listing comes last, so its presence says that the cache is whole."""
+    if store.excluded:
+        np.save(part.with_suffix(".npy"), store.pixels)  # a shorter copy: the file was sized for all images
+        part.with_suffix(".npy").replace(stem.with_suffix(".npy"))
+    else:
+        part.replace(stem.with_suffix(".npy"))
+    part.write_text(json.dumps({"image_ids": store.image_ids, "excluded": store.excluded}))
+    part.replace(stem.with_suffix(".json"))
+
+
+def _read_cache(stem: Path) -> ImageStore:
+    listing = json.loads(stem.with_suffix(".json").read_text())
+    pixels = np.load(stem.with_suffix(".npy"), mmap_mode="r")
+    return ImageStore(pixels=pixels, image_ids=tuple(listing["image_ids"]), excluded=listing["excluded"])

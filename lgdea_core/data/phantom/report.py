@@ -1,0 +1,316 @@
+"""Writes a report about a chest, and notes for every statement what it says and where it stands."""
+
+import re
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lgdea_core.data.phantom import wording as words
+from lgdea_core.data.phantom.config import PhantomConfig
+from lgdea_core.data.phantom.truth import Mention, Truth
+from lgdea_core.evidence.schema import Finding
+from lgdea_core.vocabulary import NO_FINDING
+
+LENGTH_RANGE = (330, 520)
+"""Characters of FINDINGS and IMPRESSION together; drawn before, and independent of, what is to be said."""
+_STATED = {"severity": 0.65, "laterality": 0.94, "zone": 0.55}
+"""How often a varied report states what it could state."""
+
+_GRADED_WHEN_PLAIN = ("cardiomegaly", "edema", "hernia", "pleural effusion", "pneumothorax")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What a phrase says of one finding."""
+
+    observation: str
+    status: str
+    region: str | None = None
+    laterality: str | None = None
+    severity: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sentence:
+    """A sentence, and the claims its phrase makes."""
+
+    text: str
+    phrase: str = ""
+    """part of the text; empty in a sentence without a claim"""
+    claims: tuple[Claim, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class NounPhrase:
+    """Words for a mention, and the claim they make."""
+
+    text: str
+    claim: Claim
+    article: str = ""
+    """"a " or "an " where the noun takes one"""
+    plural: bool = False
+    clause: bool = False
+    """it has its own verb"""
+
+
+class Pen:
+    """Random choices of one report."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+
+    def pick(self, options: tuple[str, ...]) -> str:
+        """One of the options."""
+        return options[int(self.rng.integers(len(options)))]
+
+    def favour(self, options: tuple[str, ...]) -> str:
+        """The first option in one of two cases, else any: writers have habits, so phrases recur."""
+        return options[0] if self.chance(0.5) else self.pick(options)
+
+    def chance(self, share: float) -> bool:
+        """True in this share of all cases."""
+        return bool(self.rng.random() < share)
+
+
+def write_report(
+    config: PhantomConfig, truth: Truth, view: str, devices: tuple[str, ...], rng: np.random.Generator
+) -> tuple[str, tuple[Finding, ...]]:
+    """A report with its evidence.
+
+    Its length is drawn first and filled with negations and normal statements, so that length tells nothing of the
+    findings. What the truth marks unreported is neither stated nor denied.
+
+    Returns:
+        The report, and every claim on a configured finding with its words (and `NO_FINDING` for "all is normal").
+    """
+    pen = Pen(rng)
+    target = float(rng.uniform(*LENGTH_RANGE))
+    stated = [mention for mention in truth.mentions if mention.status != "unreported"]
+    findings = [_state(mention, config, pen) for mention in stated]
+    findings += [Sentence(text=pen.pick(words.DEVICE_FORMS[device])) for device in devices if pen.chance(0.8)]
+    if truth.resolved:
+        findings.append(_resolve(truth.resolved, config, pen))
+    impression = _impression(stated, config, pen)
+    denied = [
+        finding
+        for finding in config.findings
+        if finding not in {mention.finding for mention in truth.mentions}
+        and not (truth.resolved and truth.resolved.finding == finding)
+    ]
+    length = sum(len(sentence.text) + 1 for sentence in findings + impression)
+    findings += _pad(target - length, denied, config, pen)
+    rng.shuffle(findings)
+    return _assemble(config, view, findings, impression, pen)
+
+
+def lesion_phrase(truth: Truth, lesion: int, evidence: tuple[Finding, ...]) -> str:
+    """The report's first words for a lesion, or canonical ones ("left pleural effusion") where it says nothing."""
+    mention = next(mention for mention in truth.mentions if lesion in mention.lesions)
+    if mention.status != "unreported":
+        same = [other for other in truth.mentions if other.finding == mention.finding]
+        stated = [finding for finding in evidence if finding.observation == mention.finding and finding.phrase]
+        fitting = [finding for finding in stated if finding.laterality in (mention.laterality, None)]
+        chosen = fitting if len(same) > 1 and fitting else stated
+        if chosen:
+            return chosen[0].phrase
+    side = "" if mention.laterality is None else f"{mention.laterality} "
+    return f"{side}{words.NOUNS[mention.finding][0]}"
+
+
+def noun_phrase(mention: Mention, config: PhantomConfig, pen: Pen) -> NounPhrase:
+    """Words for a mention; a varied report leaves severity, side or zone unsaid now and then."""
+    plain = config.wording == "plain"
+    says = {part: plain or pen.chance(share) for part, share in _STATED.items()}
+    if plain:  # either how much or where, so that phrases stay few
+        graded = mention.finding in _GRADED_WHEN_PLAIN
+        says.update(severity=graded, zone=not graded)
+    severity = mention.severity if says["severity"] else None
+    if mention.finding == "cardiomegaly":
+        return _heart_phrase(severity, plain, pen)
+    laterality = mention.laterality if says["laterality"] else None
+    zone = mention.zone if says["zone"] else None
+    noun = words.NOUNS[mention.finding][0] if plain else pen.favour(words.NOUNS[mention.finding])
+    plural = laterality == "bilateral" and mention.finding in words.COUNTABLE
+    if plural:
+        head, _, last = noun.rpartition(" ")
+        noun = f"{head} {words.PLURALS[last]}".strip()
+    grade = "" if severity is None else words.PLAIN_GRADE[severity] if plain else _grade(mention.finding, severity, pen)
+    text = _join(grade, laterality, zone, noun, plain, pen)
+    article = ""
+    if mention.finding in words.COUNTABLE and not plural:
+        article = "an " if text[0] in "aeiou" else "a "
+    region = None
+    if zone and laterality in ("left", "right"):
+        region = f"{laterality} {words.ZONE_REGIONS[zone]}"
+    claim = Claim(
+        observation=mention.finding, status=mention.status, region=region, laterality=laterality, severity=severity
+    )
+    return NounPhrase(text=text, claim=claim, article=article, plural=plural)
+
+
+def _grade(finding: str, severity: str, pen: Pen) -> str:
+    scales = words.GRADING[finding]
+    return pen.favour(scales[int(pen.rng.integers(len(scales)))][severity])
+
+
+def _join(grade: str, laterality: str | None, zone: str | None, noun: str, plain: bool, pen: Pen) -> str:
+    """Grade, side, zone and noun, with the zone before or after the noun."""
+    if zone and not plain and laterality and pen.chance(0.35):
+        places = words.ZONE_PLACES_BOTH if laterality == "bilateral" else words.ZONE_PLACES
+        return " ".join(part for part in (grade, noun, pen.favour(places[zone]).format(side=laterality)) if part)
+    adjectives = words.ZONE_ADJECTIVES[zone] if zone else ("",)
+    adjective = adjectives[0] if plain else pen.favour(adjectives)
+    return " ".join(part for part in (grade, laterality, adjective, noun) if part)
+
+
+def _heart_phrase(severity: str | None, plain: bool, pen: Pen) -> NounPhrase:
+    claim = Claim(observation="cardiomegaly", status="present", region=None, severity=severity)
+    if not plain and pen.chance(0.5):
+        grade = pen.favour(words.ADVERBS[severity]) if severity else ""
+        text = pen.favour(words.HEART_CLAUSES).format(grade=grade)
+        return NounPhrase(text=text, claim=replace(claim, region="cardiac silhouette"), clause=True)
+    noun = words.NOUNS["cardiomegaly"][0] if plain else pen.favour(words.NOUNS["cardiomegaly"])
+    grade = "" if severity is None else words.PLAIN_GRADE[severity] if plain else _grade("cardiomegaly", severity, pen)
+    region = "cardiac silhouette" if "silhouette" in noun else None
+    return NounPhrase(text=f"{grade} {noun}".strip(), claim=replace(claim, region=region))
+
+
+def _state(mention: Mention, config: PhantomConfig, pen: Pen) -> Sentence:
+    """A finding that is there, or may be."""
+    words_for = noun_phrase(mention, config, pen)
+    claim = replace(words_for.claim, status=mention.status)
+    if words_for.clause:
+        hedge = "Possibly " if mention.status == "uncertain" else ""
+        text = f"{hedge}{words_for.text}." if hedge else f"{_capital(words_for.text)}."
+        return _sentence(text, words_for.text, claim)
+    forms = words.UNCERTAIN_FORMS if mention.status == "uncertain" else words.PRESENT_FORMS
+    form = forms[0] if config.wording == "plain" else pen.pick(forms)
+    text = form.format(a=words_for.article, np=words_for.text, Np=_capital(words_for.text))
+    if words_for.plural:
+        text = text.replace(" is ", " are ")
+    return _sentence(text, words_for.text, claim)
+
+
+def _resolve(mention: Mention, config: PhantomConfig, pen: Pen) -> Sentence:
+    words_for = noun_phrase(replace(mention, status="absent"), config, pen)
+    if words_for.clause:
+        words_for = replace(words_for, text=words.NOUNS["cardiomegaly"][0], claim=replace(words_for.claim, region=None))
+    text = pen.pick(words.RESOLVED_FORMS).format(np=words_for.text)
+    if words_for.plural:
+        text = text.replace(" has ", " have ").replace(" is ", " are ")
+    return _sentence(text, text[:-1], replace(words_for.claim, status="absent", severity=None))
+
+
+def _deny(findings: list[str], config: PhantomConfig, pen: Pen) -> Sentence:
+    """One sentence that one or several findings are absent."""
+    claims = tuple(Claim(observation=finding, status="absent") for finding in findings)
+    if findings == ["cardiomegaly"] and config.wording == "varied" and pen.chance(0.8):
+        text = pen.pick(words.NORMAL_HEART)
+        region = "cardiac silhouette" if "heart" in text.lower() or "silhouette" in text else None
+        return Sentence(text=text, phrase=text[:-1], claims=(replace(claims[0], region=region),))
+    if config.wording == "plain":
+        nouns = [words.NOUNS[finding][0] for finding in findings]
+        text = words.ABSENT_FORMS[0].format(np=" or ".join(nouns))
+    else:
+        nouns = [pen.pick(words.ABSENT_NOUNS[finding]) for finding in findings]
+        listed = " or ".join([", ".join(nouns[:-1]), nouns[-1]] if len(nouns) > 1 else nouns)
+        text = pen.pick(words.ABSENT_LISTS if len(nouns) > 1 else words.ABSENT_FORMS).format(np=listed, list=listed)
+    return Sentence(text=text, phrase=text[:-1], claims=claims)
+
+
+def _pad(room: float, denied: list[str], config: PhantomConfig, pen: Pen) -> list[Sentence]:
+    """Negations and normal statements that fill the room, in a random order, as closely as they can."""
+    denied = [denied[number] for number in pen.rng.permutation(len(denied))]
+    options: list[Sentence] = [Sentence(text=words.FILLER[number]) for number in pen.rng.permutation(len(words.FILLER))]
+    while denied:
+        count = 1 if config.wording == "plain" else int(pen.rng.integers(1, 4))
+        group, denied = denied[:count], denied[count:]
+        alone = ["cardiomegaly"] if "cardiomegaly" in group else []
+        for part in (alone, [finding for finding in group if finding not in alone]):
+            if part:
+                options.insert(int(pen.rng.integers(0, 7)), _deny(part, config, pen))
+    chosen = []
+    for option in options:
+        if len(option.text) + 1 <= room + 12:
+            chosen.append(option)
+            room -= len(option.text) + 1
+        if room < 15:
+            break
+    return chosen
+
+
+def _impression(stated: list[Mention], config: PhantomConfig, pen: Pen) -> list[Sentence]:
+    """The findings again, shortly; or that all is normal, where nothing was stated; none in one report of seven."""
+    if config.wording == "varied" and pen.chance(0.15):
+        return []
+    if not stated:
+        text = words.NORMAL_STUDY[0] if config.wording == "plain" else pen.pick(words.NORMAL_STUDY)
+        return [Sentence(text=f"{text}.", phrase=text, claims=(Claim(observation=NO_FINDING, status="present"),))]
+    summary = []
+    for number in pen.rng.permutation(len(stated))[:2]:
+        words_for = noun_phrase(stated[number], config, pen)
+        text = words_for.text
+        if stated[number].status == "uncertain":
+            text = f"possible {text}" if not words_for.clause else f"possibly {text}"
+        claim = replace(words_for.claim, status=stated[number].status)
+        summary.append(_sentence(f"{_capital(text)}.", words_for.text, claim))
+    if config.wording == "varied" and pen.chance(0.2):
+        summary.append(Sentence(text=pen.pick(words.ADVICE)))
+    return summary
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _sentence(text: str, phrase: str, claim: Claim) -> Sentence:
+    start = text.lower().index(phrase.lower())
+    return Sentence(text=text, phrase=text[start : start + len(phrase)], claims=(claim,))
+
+
+def _assemble(
+    config: PhantomConfig, view: str, findings: list[Sentence], impression: list[Sentence], pen: Pen
+) -> tuple[str, tuple[Finding, ...]]:
+    """Sections under their headers, typos, and the place of every phrase."""
+    parts: list[tuple[str, Sentence]] = []
+    for header, share, options in (
+        ("INDICATION", 0.4, tuple(f"{text}." for text in words.INDICATIONS)),
+        ("TECHNIQUE", 0.3, words.TECHNIQUES[view]),
+        ("COMPARISON", 0.3, words.COMPARISONS),
+    ):
+        if config.wording == "varied" and pen.chance(share):
+            parts.append((header, Sentence(text=pen.pick(options))))
+    parts += [("FINDINGS", sentence) for sentence in findings] + [("IMPRESSION", sentence) for sentence in impression]
+    text, places, current = "", [], ""
+    for header, sentence in parts:
+        text += " " if header == current else f"{'' if not text else chr(10)}{header}: "
+        current = header
+        start = len(text) + sentence.text.index(sentence.phrase)
+        places += [(header.lower(), start, start + len(sentence.phrase), claim) for claim in sentence.claims]
+        text += sentence.text
+    text = _misspell(text, config.typo_rate, pen)
+    evidence = tuple(
+        Finding(
+            observation=claim.observation,
+            region=claim.region,
+            laterality=claim.laterality,
+            severity=claim.severity,
+            status=claim.status,
+            phrase=text[start:end],
+            start=start,
+            end=end,
+            section=section,
+        )
+        for section, start, end, claim in places
+    )
+    return text, evidence
+
+
+def _misspell(text: str, rate: float, pen: Pen) -> str:
+    """Swap two inner letters of a share of the longer lower-case words; the length stays."""
+    letters = list(text)
+    for word in re.finditer(r"\b[A-Za-z][a-z]{4,}\b", text):
+        if pen.chance(rate):
+            place = int(pen.rng.integers(word.start() + 1, word.end() - 1))
+            letters[place], letters[place + 1] = letters[place + 1], letters[place]
+    return "".join(letters)

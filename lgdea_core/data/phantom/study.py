@@ -1,0 +1,196 @@
+"""One phantom study: film, truth and report, from a configuration and an index alone."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, UInt8
+
+from lgdea_core.data.phantom.anatomy import Habitus, paint_anatomy
+from lgdea_core.data.phantom.config import PhantomConfig
+from lgdea_core.data.phantom.geometry import Box, Geometry, box_of_mask
+from lgdea_core.data.phantom.lesions import Lesion, PaintedLesion, draw_lesion
+from lgdea_core.data.phantom.nuisance import Exposure, Nuisance, add_scatter, finish, paint_devices
+from lgdea_core.data.phantom.report import lesion_phrase, write_report
+from lgdea_core.data.phantom.truth import Truth, sample_lesion, sample_truth
+from lgdea_core.evidence.schema import Finding
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyPlan:
+    """All that is drawn before the first pixel; the same at every image size."""
+
+    study_id: str
+    patient_id: str
+    habitus: Habitus
+    nuisance: Nuisance
+    truth: Truth
+    report: str
+    evidence: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhantomStudy:
+    """A film with all that is known of it."""
+
+    study_id: str
+    patient_id: str
+    image: UInt8[np.ndarray, "height width"]
+    view: str
+    """AP or PA"""
+    has_device: bool
+    findings: tuple[str, ...]
+    """what the picture shows, reported or not"""
+    lesions: tuple[Lesion, ...]
+    masks: tuple[Bool[np.ndarray, "height width"], ...]
+    """one a lesion"""
+    boxes_xyxy: Float[np.ndarray, "lesions 4"]
+    """tight around the masks, in pixels; far edges exclusive"""
+    phrases: tuple[str, ...]
+    """for each lesion the report's words, or canonical ones where the report leaves it out"""
+    regions: dict[str, Box]
+    """29 region boxes in pixels"""
+    report: str
+    evidence: tuple[Finding, ...]
+    """what the report says of the configured findings, and its statements that all is normal"""
+
+    def mask_of(self, finding: str) -> Bool[np.ndarray, "height width"]:
+        """Union of a finding's masks."""
+        mask = np.zeros(self.image.shape, bool)
+        for lesion, lesion_mask in zip(self.lesions, self.masks, strict=True):
+            if lesion.finding == finding:
+                mask |= lesion_mask
+        return mask
+
+
+def patient_of(config: PhantomConfig, index: int) -> int:
+    """The patient's number: an even index is a patient of its own, an odd one may be that patient's second study."""
+    if index % 2 == 0:
+        return index
+    second = np.random.default_rng([config.seed, index // 2, 1]).random() < config.second_study_ratio
+    return index - 1 if second else index
+
+
+def plan_study(config: PhantomConfig, index: int) -> StudyPlan:
+    """Draw patient, circumstances, truth and report of one study."""
+    if index < 0:
+        raise ValueError(f"plan_study: index must be 0 or more, got {index}")
+    patient = patient_of(config, index)
+    habitus = Habitus.sample(np.random.default_rng(np.random.SeedSequence([config.seed, patient, 2])), config.nuisance)
+    streams = np.random.SeedSequence([config.seed, index]).spawn(3)
+    truth_rng, nuisance_rng, report_rng = (np.random.default_rng(stream) for stream in streams)
+    truth = sample_truth(config, truth_rng)
+    nuisance = Nuisance.sample(nuisance_rng, config.nuisance)
+    report, evidence = write_report(config, truth, nuisance.view, nuisance.devices, report_rng)
+    return StudyPlan(
+        study_id=f"p{index:06d}",
+        patient_id=f"pt{patient:05d}",
+        habitus=habitus,
+        nuisance=nuisance,
+        truth=truth,
+        report=report,
+        evidence=evidence,
+    )
+
+
+def generate_study(config: PhantomConfig, index: int) -> PhantomStudy:
+    """One study, a pure function of the configuration and the index.
+
+    Args:
+        config: the world; `studies` is not looked at.
+        index: 0 or more.
+    """
+    plan = plan_study(config, index)
+    geometry = plan.nuisance.geometry(config.image_size)
+    painted = _draw_lesions(plan, geometry)
+    boxes = [box_of_mask(lesion.mask) for lesion in painted]
+    return PhantomStudy(
+        study_id=plan.study_id,
+        patient_id=plan.patient_id,
+        image=_render(plan, geometry, painted, omit=()),
+        view=plan.nuisance.view,
+        has_device=bool(plan.nuisance.devices),
+        findings=plan.truth.findings,
+        lesions=plan.truth.lesions,
+        masks=tuple(lesion.mask for lesion in painted),
+        boxes_xyxy=np.array(boxes, dtype=np.float64).reshape(-1, 4),
+        phrases=tuple(lesion_phrase(plan.truth, number, plan.evidence) for number in range(len(plan.truth.lesions))),
+        regions=geometry.region_boxes(),
+        report=plan.report,
+        evidence=plan.evidence,
+    )
+
+
+def render_study(config: PhantomConfig, index: int, omit: Collection[int] = ()) -> UInt8[np.ndarray, "height width"]:
+    """The film of a study without some of its lesions, all else, exposure and noise included, being equal.
+
+    Args:
+        config: the world.
+        index: of the study.
+        omit: indices of lesions to leave out.
+    """
+    plan = plan_study(config, index)
+    geometry = plan.nuisance.geometry(config.image_size)
+    return _render(plan, geometry, _draw_lesions(plan, geometry), omit)
+
+
+def _draw_lesions(plan: StudyPlan, geometry: Geometry) -> list[PaintedLesion]:
+    heart_width = plan.habitus.heart_width * plan.nuisance.heart_magnification
+    return [draw_lesion(lesion, geometry, heart_width) for lesion in plan.truth.lesions]
+
+
+def _render(
+    plan: StudyPlan, geometry: Geometry, painted: list[PaintedLesion], omit: Collection[int]
+) -> UInt8[np.ndarray, "height width"]:
+    nuisance = plan.nuisance
+    normal = paint_anatomy(geometry, plan.habitus, nuisance.heart_magnification, nuisance.scapulae)
+
+    def film(without: Collection[int]) -> Float32[np.ndarray, "height width"]:
+        canvas = normal.copy()
+        # Cardiomegaly first: the heart lies under what else is painted.
+        order = sorted(range(len(painted)), key=lambda number: plan.truth.lesions[number].finding != "cardiomegaly")
+        for number in order:
+            if number not in without:
+                painted[number].onto(canvas)
+        paint_devices(canvas, geometry, nuisance)
+        return add_scatter(canvas, normal, nuisance)
+
+    full = film(())
+    exposure = Exposure.control(full, nuisance)
+    return finish(film(omit) if omit else full, exposure, nuisance)
+
+
+def paint_lesion(
+    image: Float[np.ndarray, "height width"],
+    finding: str,
+    rng: np.random.Generator,
+    geometry: Geometry,
+    severity: str | None = None,
+    contrast: float = 1.0,
+) -> tuple[Float32[np.ndarray, "height width"], Bool[np.ndarray, "height width"]]:
+    """Paint one lesion of a kind, at a random place, into any normal film.
+
+    Args:
+        image: grey levels in [0, 1], dense tissue bright.
+        finding: one of `vocabulary.PHANTOM_FINDINGS`.
+        rng: draws side, zone, shape and, where it is None, the severity.
+        geometry: where the chest lies, for instance `Geometry.from_lung_boxes`.
+        severity: mild, moderate or severe.
+        contrast: in (0, 1].
+
+    Returns:
+        A new film and the mask of the lesion.
+
+    Raises:
+        ValueError: unknown finding or severity, or a film that is not the geometry's size.
+    """
+    if image.shape != (geometry.height, geometry.width):
+        raise ValueError(
+            f"paint_lesion: the film is {image.shape}, but the geometry is made for "
+            f"{(geometry.height, geometry.width)}; make them equal"
+        )
+    lesion = sample_lesion(finding, rng, severity=severity, contrast=contrast)
+    painted = draw_lesion(lesion, geometry)
+    film = image.astype(np.float32)
+    painted.onto(film)
+    return film, painted.mask

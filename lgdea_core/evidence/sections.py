@@ -1,0 +1,94 @@
+"""Split a report into its sections, with offsets into the whole text."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+SectionKind = Literal["findings", "impression", "other"]
+
+SECTION_KINDS: dict[str, SectionKind] = {
+    "FINDINGS": "findings",
+    "FINDING": "findings",
+    "FINDINGS AND IMPRESSION": "findings",
+    "FINDINGS/IMPRESSION": "findings",
+    "REPORT": "findings",
+    "IMPRESSION": "impression",
+    "IMPRESSIONS": "impression",
+    "IMPRESSION AND RECOMMENDATION": "impression",
+    "IMPRESSION/RECOMMENDATION": "impression",
+    "CONCLUSION": "impression",
+    "CONCLUSIONS": "impression",
+    "SUMMARY": "impression",
+}
+"""Header -> kind; every other header opens a section of kind "other", which no extractor reads."""
+
+SUBHEADERS = frozenset(
+    {
+        "ABDOMEN", "AIRWAYS", "AORTA", "BONE", "BONES", "CARDIAC", "CARDIOVASCULAR", "CHEST", "DEVICES", "DIAPHRAGM",
+        "HEART", "HILA", "LINES", "LUNG", "LUNGS", "MEDIASTINUM", "OSSEOUS", "OTHER", "PLEURA", "PLEURAL", "SKELETON",
+        "SPINE", "THORAX", "TRACHEA", "TUBES", "VASCULATURE",
+    }
+)  # fmt: skip
+"""First words of headings that structure the findings ("LUNGS: clear.") and therefore do not end them."""
+
+_HEADER = re.compile(
+    r"(?m)^[ \t]*(?P<line>[A-Z][A-Z ()/,&-]*[A-Z)])[ \t]*:"
+    r"|(?<!\S)(?P<inline>FINDINGS|IMPRESSION|CONCLUSION|INDICATION|COMPARISON|TECHNIQUE|HISTORY)[ \t]*:"
+    r"|^[ \t]*(?P<title>Findings|Impression|Conclusion|Indication|Comparison|Technique|History)[ \t]*:"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """The body of one section: `report[start:end]`, without its header and outer white space."""
+
+    name: str
+    """header in upper case; empty for text before the first header"""
+    kind: SectionKind
+    """"findings" and "impression" are read, "other" is not"""
+    start: int
+    """offset of the first character of the body in the report"""
+    end: int
+    """offset behind the last character"""
+
+
+def split_sections(report: str) -> list[Section]:
+    """All sections in the order of the text; text without any header is one section of findings.
+
+    A header is a line's beginning in capitals up to a colon. Headings of organs ("LUNGS:") inside the findings belong
+    to them. Text before the first header is "other". Bodies may be empty.
+    """
+    headers = [match for match in _HEADER.finditer(report) if not _is_subheader(match[match.lastgroup])]
+    if not headers:
+        return [_section(report, "", "findings", 0, len(report))]
+    ends = [match.start() for match in headers[1:]] + [len(report)]
+    sections = (
+        [] if not report[: headers[0].start()].strip() else [_section(report, "", "other", 0, headers[0].start())]
+    )
+    for match, end in zip(headers, ends, strict=True):
+        name = match[match.lastgroup].upper()
+        sections.append(_section(report, name, SECTION_KINDS.get(name, "other"), match.end(), end))
+    return sections
+
+
+def readable_sections(report: str) -> list[Section]:
+    """The non-empty sections an extractor may read: findings and impression, or a text without headers.
+
+    Of several sections of one kind the last one counts, as in the MIT-LCP code for MIMIC-CXR: an addendum or a
+    corrected report repeats the header.
+    """
+    last = {section.kind: section for section in split_sections(report) if section.kind != "other"}
+    return [
+        section for section in sorted(last.values(), key=lambda section: section.start) if section.end > section.start
+    ]
+
+
+def _is_subheader(name: str) -> bool:
+    return name.upper() not in SECTION_KINDS and re.split(r"[ ()/,&-]+", name.upper())[0] in SUBHEADERS
+
+
+def _section(report: str, name: str, kind: SectionKind, start: int, end: int) -> Section:
+    body = report[start:end]
+    stripped = body.strip()
+    start += len(body) - len(body.lstrip()) if stripped else 0
+    return Section(name=name, kind=kind, start=start, end=start + len(stripped))

@@ -1,0 +1,459 @@
+"""Published layouts, as tiny copies made here."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from lgdea_core.data.check import check_corpus
+from lgdea_core.data.corpora import assemble, load_corpus
+from lgdea_core.data.corpora.covid_chestxray import merge_patients
+from lgdea_core.data.corpora.nih import label_sentences
+from lgdea_core.data.corpora.tables import parse_box, read_rows
+from lgdea_core.data.corpus import Corpus
+from lgdea_core.data.pairing import limit_pairs
+
+NIH_HEADER = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
+)
+
+
+def film(path: Path, side: int = 48) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((side, side), 100, dtype=np.uint8)).save(path)
+
+
+def write(path: Path, *lines: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def nih(tmp_path: Path) -> Path:
+    """Five films of four patients: three to train on (one boxed), two of the test list."""
+    root = tmp_path / "nih-chestxray14"
+    rows = [
+        "00000001_000.png,Cardiomegaly|Effusion,0,1,58,M,PA,2682,2749,0.143,0.143",
+        "00000001_001.png,No Finding,1,1,58,M,PA,2894,2729,0.143,0.143",
+        "00000002_000.png,Infiltration,0,2,81,M,AP,2500,2048,0.171,0.171",
+        "00000003_000.png,Pneumonia,0,3,81,F,PA,2582,2991,0.143,0.143",
+        "00000004_000.png,No Finding,0,4,60,F,PA,2582,2991,0.143,0.143",
+    ]
+    write(root / "Data_Entry_2017_v2020.csv", NIH_HEADER, *rows)
+    write(root / "train_val_list.txt", "00000001_000.png", "00000001_001.png", "00000002_000.png")
+    write(root / "test_list.txt", "00000003_000.png", "00000004_000.png")
+    write(
+        root / "BBox_List_2017.csv",
+        "Image Index,Finding Label,Bbox [x,y,w,h],,,",
+        "00000002_000.png,Infiltrate,100.5,200,300,400,,,",
+        "00000003_000.png,Pneumonia,10,20,30,40,,,",
+    )
+    for row in rows:
+        film(root / "images" / row.split(",")[0])
+    return root
+
+
+def add_rsna(root: Path) -> None:
+    write(root / "rsna" / "image_index.csv", "patientId,Image Index", "aa,00000003_000.png", "bb,00000004_000.png")
+    write(
+        root / "rsna" / "stage_2_train_labels.csv",
+        "patientId,x,y,width,height,Target",
+        "aa,100,100,200,300,1",
+        "aa,600,100,200,300,1",
+        "bb,,,,,0",
+        "zz,1,1,50,50,1",
+    )
+
+
+def values(corpus: Corpus, study_id: str) -> dict[str, float]:
+    rows = corpus.labels[corpus.labels["study_id"] == study_id]
+    return dict(zip(rows["finding"], rows["value"], strict=True))
+
+
+def test_nih_layout_becomes_tables(nih: Path) -> None:
+    corpus = load_corpus("nih", nih)
+    assert len(corpus.studies) == len(corpus.images) == 5
+    assert not corpus.exclusions
+    splits = dict(zip(corpus.studies["study_id"], corpus.studies["split"], strict=True))
+    assert splits["00000003_000"] == splits["00000004_000"] == "test"
+    assert {splits["00000001_000"], splits["00000002_000"]} == {"train", "val"}  # 2 patients, each split gets one
+    assert splits["00000001_000"] == splits["00000001_001"]
+    labels = values(corpus, "00000001_000")
+    assert labels.pop("cardiomegaly") == labels.pop("pleural effusion") == 1
+    assert set(labels.values()) == {0.0}
+    assert len(labels) == 13  # 14 findings and "no finding", less two
+    assert values(corpus, "00000001_001")["no finding"] == 1
+    assert corpus.studies["report"].isna().all()
+    assert corpus.image_path("00000001_000").is_file()
+    assert corpus.images["width"].tolist() == [48] * 5
+
+
+def test_nih_boxes_count_in_the_published_frame(nih: Path) -> None:
+    boxes = load_corpus("nih", nih).boxes.set_index("image_id")
+    infiltrate = boxes.loc["00000002_000"]
+    assert infiltrate["finding"] == "infiltration"
+    assert infiltrate[["x_min", "y_min", "x_max", "y_max"]].tolist() == [100.5, 200, 400.5, 600]
+    assert infiltrate[["frame_width", "frame_height"]].tolist() == [1024, 1024]
+    assert boxes.loc["00000003_000", "source"] == "nih"
+
+
+def test_nih_table_of_2017_and_the_box_list_without_trailing_blanks_read_the_same(nih: Path) -> None:
+    first = load_corpus("nih", nih)
+    lines = (nih / "Data_Entry_2017_v2020.csv").read_text().splitlines()
+    (nih / "Data_Entry_2017_v2020.csv").unlink()
+    write(nih / "Data_Entry_2017.csv", *(line + "," for line in lines))  # its last column is empty
+    boxes = (nih / "BBox_List_2017.csv").read_text().splitlines()
+    write(nih / "BBox_List_2017.csv", boxes[0], *(line.rstrip(",") for line in boxes[1:]))
+    second = load_corpus("nih", nih)
+    pd.testing.assert_frame_equal(first.labels, second.labels)
+    pd.testing.assert_frame_equal(first.boxes, second.boxes)
+
+
+def test_nih_folders_of_the_mirrors_are_found(nih: Path) -> None:
+    (nih / "images").rename(nih / "moved")
+    (nih / "images_001").mkdir()
+    (nih / "moved").rename(nih / "images_001" / "images")
+    assert len(load_corpus("nih", nih).images) == 5
+
+
+def test_rsna_boxes_are_lung_opacities_and_keep_apart_from_nih_ones(nih: Path) -> None:
+    add_rsna(nih)
+    corpus = load_corpus("nih", nih)
+    boxes = corpus.boxes[corpus.boxes["source"] == "rsna"]
+    assert boxes["image_id"].tolist() == ["00000003_000"] * 2
+    assert set(boxes["finding"]) == {"lung opacity"}
+    assert boxes[["x_min", "y_min", "x_max", "y_max"]].iloc[1].tolist() == [600, 100, 800, 400]
+    assert values(corpus, "00000003_000")["lung opacity"] == 1
+    assert values(corpus, "00000004_000")["lung opacity"] == 0
+    assert "lung opacity" not in values(corpus, "00000001_000")  # the challenge never looked at it
+
+
+def test_nih_labels_as_sentences_are_marked(nih: Path) -> None:
+    corpus = load_corpus("nih", nih, label_reports=True)
+    assert corpus.studies["report"].tolist()[:2] == [
+        "There is cardiomegaly. There is pleural effusion.",
+        "No acute cardiopulmonary abnormality.",
+    ]
+    assert set(corpus.studies["report_source"]) == {"labels"}
+    assert label_sentences("Pleural_Thickening") == "There is pleural thickening."
+
+
+def test_nih_counts_what_does_not_fit_together(nih: Path) -> None:
+    (nih / "images" / "00000001_001.png").unlink()
+    (nih / "images" / "00000002_000.png").write_text("broken")
+    film(nih / "images" / "99999999_000.png")
+    write(nih / "test_list.txt", "00000003_000.png")
+    with (nih / "BBox_List_2017.csv").open("a") as file:
+        file.write("00000003_000.png,Mass,1000,1000,100,10\n00000003_000.png,Mass,1,1,0,10\n")
+    corpus = load_corpus("nih", nih)
+    assert corpus.exclusions == {
+        "row without a film": 1,
+        "unreadable film": 1,
+        "film without a row": 1,
+        "film in neither list": 1,
+        "box of a film that is not here": 1,
+        "bad box": 2,
+    }
+    assert corpus.studies["study_id"].tolist() == ["00000001_000", "00000003_000"]
+    bad = [line for line in corpus.exclusions.defects if "bad box" in line]
+    assert bad[0].startswith(
+        "BBox_List_2017.csv, line 4, film '00000003_000.png': box (1000, 1000, 1100, 1010) reaches"
+    )
+
+
+def test_nih_without_boxes_is_a_corpus_without_boxes(nih: Path) -> None:
+    (nih / "BBox_List_2017.csv").unlink()
+    corpus = load_corpus("nih", nih)
+    assert corpus.boxes.empty
+    assert sum(corpus.exclusions.values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "message"),
+    [
+        (lambda root: (root / "test_list.txt").unlink(), FileNotFoundError, r"no list at .*test_list\.txt"),
+        (lambda root: (root / "Data_Entry_2017_v2020.csv").unlink(), FileNotFoundError, r"no table at .*Data_Entry"),
+        (lambda root: (root / "images").rename(root / "films"), FileNotFoundError, r"no film of Data_Entry.* unpack"),
+        (
+            lambda root: write(root / "Data_Entry_2017_v2020.csv", "Image Index,Patient ID", "00000001_000.png,1"),
+            ValueError,
+            r"Data_Entry_2017_v2020\.csv: missing column\(s\) \['Finding Labels', 'View Position'\]",
+        ),
+        (
+            lambda root: write(root / "test_list.txt", "00000001_001.png", "00000003_000.png"),
+            ValueError,
+            r"share 1 patients and 1 films",
+        ),
+    ],
+)
+def test_nih_damage_is_named(nih: Path, damage: object, error: type[Exception], message: str) -> None:
+    damage(nih)  # type: ignore[operator]
+    with pytest.raises(error, match=message):
+        load_corpus("nih", nih)
+
+
+def openi_report(number: int, **sections: str) -> list[str]:
+    abstract = [f'<AbstractText Label="{name}">{text}</AbstractText>' for name, text in sections.items()]
+    return [
+        '<?xml version="1.0" encoding="utf-8"?>', "<eCitation>", f'<uId id="CXR{number}"/>', "<Abstract>", *abstract,
+        "</Abstract>", "<MeSH><major>Opacity/lung/base/left</major><major>Cardiomegaly/mild</major>",
+        "<automatic>not this</automatic></MeSH>",
+        f'<parentImage id="CXR{number}_IM-0001-1001"/>', f'<parentImage id="CXR{number}_IM-0001-2001"/>',
+        "</eCitation>",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def openi(tmp_path: Path) -> Path:
+    """Four reports: whole, impression only, neither section, and one without labels."""
+    root = tmp_path / "openi"
+    texts = {
+        1: {"COMPARISON": "None.", "INDICATION": "Chest pain", "FINDINGS": "Heart is big.", "IMPRESSION": "A &amp; B."},
+        2: {"COMPARISON": "", "INDICATION": "", "FINDINGS": "", "IMPRESSION": "Normal chest."},
+        3: {"COMPARISON": "XXXX", "INDICATION": "Cough", "FINDINGS": "", "IMPRESSION": " "},
+        10: {"FINDINGS": "Clear  lungs.", "IMPRESSION": ""},
+    }
+    for number, sections in texts.items():
+        write(root / "ecgen-radiology" / f"{number}.xml", *openi_report(number, **sections))
+    names = (
+        "Atelectasis,Cardiomegaly,Effusion,Infiltration,Mass,Nodule,Pneumonia,Pneumothorax,Consolidation,Edema,"
+        "Emphysema,Fibrosis,Pleural_Thickening,Hernia,normal"
+    )
+    rows = [f"CXR{number},0,{number % 2},0,0,0,0,0,0,0,0,0,0,0,0,{int(number == 2)}" for number in (1, 2, 3, 77)]
+    write(root / "openi_gld_std14.csv", f"filename,{names}", *rows)
+    return root
+
+
+def test_openi_reports_keep_their_sections_and_not_their_codes(openi: Path) -> None:
+    corpus = load_corpus("openi", openi)
+    studies = corpus.studies.set_index("study_id")
+    assert studies.index.tolist() == ["CXR1", "CXR2", "CXR3", "CXR10"]
+    assert studies.loc["CXR1", "report"] == (
+        "INDICATION: Chest pain\nCOMPARISON: None.\nFINDINGS: Heart is big.\nIMPRESSION: A & B."
+    )
+    assert studies.loc["CXR2", "report"] == "IMPRESSION: Normal chest."
+    assert studies.loc["CXR10", "report"] == "FINDINGS: Clear lungs."
+    assert studies.loc["CXR1", "mesh"] == "Opacity/lung/base/left;Cardiomegaly/mild"
+    assert corpus.images.empty
+    assert corpus.boxes.empty
+
+
+def test_openi_report_without_findings_and_impression_is_none_and_counted(openi: Path) -> None:
+    corpus = load_corpus("openi", openi)
+    assert corpus.studies.set_index("study_id")["report"].isna().to_dict()["CXR3"]
+    assert corpus.exclusions == {
+        "report without findings and impression": 1,
+        "report without labels": 1,
+        "labels of a report that is not here": 1,
+    }
+    assert corpus.exclusions.defects == []
+
+
+def test_openi_labels_have_our_names(openi: Path) -> None:
+    corpus = load_corpus("openi", openi)
+    assert values(corpus, "CXR1")["cardiomegaly"] == 1
+    assert values(corpus, "CXR2")["no finding"] == 1
+    assert values(corpus, "CXR2")["cardiomegaly"] == 0
+    assert values(corpus, "CXR10") == {}
+
+
+def test_openi_films_join_where_they_are_present(openi: Path) -> None:
+    film(openi / "NLMCXR_png" / "CXR1_IM-0001-1001.png")
+    film(openi / "NLMCXR_png" / "CXR1_IM-0001-2001.png")
+    corpus = load_corpus("openi", openi)
+    assert corpus.images["study_id"].tolist() == ["CXR1", "CXR1"]
+    assert corpus.image_path("CXR1_IM-0001-2001").is_file()
+    assert corpus.exclusions["film without a file"] == 6
+
+
+def test_openi_errors_name_the_file(openi: Path) -> None:
+    write(openi / "openi_gld_std14.csv", "filename,Mass", "CXR1,0")
+    with pytest.raises(ValueError, match=r"openi_gld_std14\.csv: missing column"):
+        load_corpus("openi", openi)
+    write(openi / "ecgen-radiology" / "2.xml", "<eCitation>", "<uId")
+    with pytest.raises(ValueError, match=r"2\.xml, line \d: not XML"):
+        load_corpus("openi", openi)
+    for path in (openi / "ecgen-radiology").glob("*.xml"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"no report at .*NLMCXR_reports\.tgz"):
+        load_corpus("openi", openi)
+
+
+def test_r2gen_annotation_brings_its_split(tmp_path: Path) -> None:
+    entry = {
+        "id": "CXR2384_IM-0942",
+        "image_path": ["CXR2384_IM-0942/0.png", "CXR2384_IM-0942/1.png"],
+        "report": "Fine.",
+    }
+    other = {"id": "CXR9_IM-2", "image_path": ["CXR9_IM-2/0.png"], "report": " "}
+    write(tmp_path / "annotation.json", json.dumps({"train": [entry], "val": [], "test": [other]}))
+    for name in (*entry["image_path"], "CXR9_IM-2/0.png"):
+        film(tmp_path / "images" / name)
+    corpus = load_corpus("openi", tmp_path)
+    assert corpus.studies[["patient_id", "split"]].to_numpy().tolist() == [["CXR2384", "train"], ["CXR9", "test"]]
+    assert len(limit_pairs(corpus, 1.0, seed=0).seed_pairs) == 2
+    assert corpus.exclusions == {"report without findings and impression": 1}
+
+
+COVID_COLUMNS = ("patientid", "finding", "view", "modality", "folder", "filename", "license", "clinical_notes")
+
+
+@pytest.fixture
+def covid(tmp_path: Path) -> Path:
+    """Patient 1 has two films with one text; film c.png is filed under patients 2 and 9; e.png is a CT."""
+    root = tmp_path / "covid-chestxray-dataset"
+    rows = [
+        ("1", "COVID-19", "PA", "X-ray", "images", "a.png", "CC BY", "Patchy opacities."),
+        ("1", "COVID-19", "AP", "X-ray", "images", "b.png", "CC BY", "Patchy opacities."),
+        ("2", "Pneumonia/Bacterial/Klebsiella", "PA", "X-ray", "images", "c.png", "CC BY", "Short."),
+        ("9", "Pneumonia/Bacterial/Klebsiella", "PA", "X-ray", "images", "c.png", "CC BY", "A longer text."),
+        ("9", "ARDS", "AP Supine", "X-ray", "images", "d.png", "CC BY", ""),
+        ("4", "COVID-19", "Axial", "CT", "images", "e.png", "CC BY", "A slice."),
+        ("5", "No Finding", "PA", "X-ray", "images", "f.jpg", "CC BY", "First line,\nsecond line."),
+        ("6", "todo", "PA", "X-ray", "images", "g.png", "CC BY", "Unclear."),
+    ]
+    root.mkdir()
+    pd.DataFrame(rows, columns=list(COVID_COLUMNS)).to_csv(root / "metadata.csv", index=False)
+    for name in ("a.png", "b.png", "c.png", "d.png", "f.jpg", "g.png"):
+        film(root / "images" / name)
+    write(
+        root / "annotations" / "boxes.csv",
+        "filename,phrase,kind,x_min,y_min,x_max,y_max,mask,origin",
+        "a.png,ground glass opacity,pathology,1,2,30,40,a__ggo.png,human",
+        "a.png,Ground Glass Opacity,anatomy,,,,,a__ggo.png,human",
+        "a.png,left lung,anatomy,1,2,30,40,a__lung.png,human",
+        "a.png,tubing,device,1,2,30,40,,human",
+        "b.png,consolidation,pathology,1,2,300,40,,human",
+        "zzz.png,consolidation,pathology,1,2,3,4,,human",
+    )
+    for name in ("a__ggo.png", "a__lung.png"):
+        film(root / "annotations" / "masks" / name)
+    return root
+
+
+def test_covid_rows_of_one_film_and_patients_who_share_it_are_merged(covid: Path) -> None:
+    corpus = load_corpus("covid_chestxray", covid)
+    studies = corpus.studies.set_index("study_id")
+    assert studies.index.tolist() == ["a", "c", "d", "f", "g"]
+    assert studies.loc["c", "patient_id"] == studies.loc["d", "patient_id"] == "2"
+    assert studies.loc["c", "split"] == studies.loc["d", "split"]
+    assert studies.loc["c", "report"] == "A longer text."
+    assert pd.isna(studies.loc["d", "report"])
+    assert corpus.images.groupby("study_id").size().to_dict() == {"a": 2, "c": 1, "d": 1, "f": 1, "g": 1}
+    assert corpus.exclusions["further row of the same film"] == 1
+    assert corpus.exclusions["no frontal radiograph"] == 1
+
+
+def test_patients_are_merged_through_each_other() -> None:
+    assert merge_patients([{"1", "2"}, {"3"}, {"4", "5"}, {"5", "2"}]) == dict.fromkeys("1245", "1") | {"3": "3"}
+
+
+def test_covid_diagnoses_become_labels_or_are_counted(covid: Path) -> None:
+    corpus = load_corpus("covid_chestxray", covid)
+    assert values(corpus, "a") == {"no finding": 0, "pneumonia": 1, "covid-19": 1}
+    assert values(corpus, "c") == {"no finding": 0, "pneumonia": 1, "covid-19": 0}
+    assert values(corpus, "d") == {"no finding": 0}  # ARDS alone need not be a pneumonia
+    assert values(corpus, "f") == {"no finding": 1, "pneumonia": 0, "covid-19": 0}
+    assert values(corpus, "g") == {}
+    assert corpus.exclusions["diagnosis without a label of ours"] == 1
+
+
+def test_covid_boxes_are_pathologies_only_and_masks_are_listed_once(covid: Path) -> None:
+    corpus = load_corpus("covid_chestxray", covid)
+    assert corpus.boxes[["image_id", "phrase", "finding", "x_max", "frame_width"]].to_numpy().tolist() == [
+        ["a", "ground glass opacity", "lung opacity", 30.0, 48.0]
+    ]
+    assert corpus.masks[["finding", "kind"]].to_numpy().tolist() == [
+        ["lung opacity", "pathology"],
+        ["left lung", "anatomy"],
+    ]
+    assert (corpus.exclusions["box of anatomy"], corpus.exclusions["box of device"]) == (1, 1)
+    assert corpus.exclusions["bad box"] == 1
+    assert any("boxes.csv, line 6, film 'b.png'" in line for line in corpus.exclusions.defects)
+
+
+def test_covid_line_numbers_survive_line_breaks_inside_a_cell(covid: Path) -> None:
+    (covid / "images" / "g.png").unlink()
+    corpus = load_corpus("covid_chestxray", covid)
+    assert corpus.exclusions.defects[0] == "metadata.csv, line 10, film 'g.png': row without a film"
+
+
+def test_covid_without_films_or_annotations(covid: Path) -> None:
+    (covid / "annotations" / "boxes.csv").unlink()
+    corpus = load_corpus("covid_chestxray", covid)
+    assert corpus.boxes.empty
+    assert corpus.masks.empty
+    (covid / "images").rename(covid / "films")
+    with pytest.raises(FileNotFoundError, match=r"no frontal film of metadata\.csv"):
+        load_corpus("covid_chestxray", covid)
+
+
+def test_three_real_layouts_assemble_into_one_limited_pairing_task(nih: Path, openi: Path, covid: Path) -> None:
+    corpus = assemble("covid_chestxray+nih+openi", nih.parent)
+    assert corpus.name == "covid_chestxray+nih+openi"
+    assert corpus.root == nih.parent.resolve()
+    studies = corpus.studies.set_index("study_id")
+    assert studies.loc["nih/00000002_000", "split"] == "test"  # boxed, so it serves evaluation
+    assert studies.loc["nih/00000002_000", "original_split"] in ("train", "val")
+    assert studies.loc[studies["corpus"] == "nih", "report"].isna().all()
+    assert set(studies["report_source"].dropna()) == {"clinical notes", "report"}
+    pools = limit_pairs(corpus, 1.0, seed=0)
+    assert all(image_id.startswith("covid_chestxray/") for image_id in pools.seed_pairs["image_id"])
+    assert all((corpus.root / path).is_file() for path in corpus.images["path"])
+    assert "covid_chestxray: bad box" in corpus.exclusions
+
+
+def test_nih_as_source_of_pairs_writes_its_labels_out(nih: Path) -> None:
+    corpus = assemble("nih", nih.parent)
+    assert set(corpus.studies["report_source"]) == {"labels"}
+    assert set(corpus.boxes["study_id"]) <= set(corpus.split("test").studies["study_id"])
+    kept = assemble("nih", nih.parent, withhold_boxed=False)
+    assert kept.studies["split"].value_counts()["test"] == 2
+
+
+def test_unknown_names_and_folders_are_answered_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"unknown corpus 'mnist'; known: covid_chestxray, folder, nih, openi"):
+        load_corpus("mnist", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"corpus 'nih': no folder at .*gone"):
+        load_corpus("nih", tmp_path / "gone")
+    for spec in ("nih+openi", "nih+mnist+openi", ""):
+        with pytest.raises(ValueError, match=r"one name or PAIRS\+IMAGES\+REPORTS"):
+            assemble(spec, tmp_path)
+
+
+def test_boxes_are_cut_by_a_pixel_and_refused_beyond() -> None:
+    assert parse_box(["-0.6", "0", "10", "100.9"], (100.0, 100.0)) == (0, 0, 10, 100)
+    assert parse_box(["5", "6", "7", "8"], (100.0, 100.0), as_xywh=True) == (5, 6, 12, 14)
+    for cells in (["0", "0", "102", "5"], ["-3", "0", "5", "5"], ["0", "0", "5", "inf"]):
+        with pytest.raises(ValueError, match="reaches outside its 100 x 100 frame"):
+            parse_box(cells, (100.0, 100.0))
+    for cells in (["5", "5", "5", "9"], ["nan", "0", "5", "5"], ["9", "0", "5", "5"]):
+        with pytest.raises(ValueError, match="must have positive width and height"):
+            parse_box(cells, (100.0, 100.0))
+    with pytest.raises(ValueError, match="must be four numbers"):
+        parse_box(["", "0", "5", "5"], (100.0, 100.0))
+
+
+def test_tables_in_a_foreign_encoding_or_empty_are_named(tmp_path: Path) -> None:
+    (tmp_path / "latin.csv").write_bytes("a\nSão\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"latin\.csv: not UTF-8"):
+        read_rows(tmp_path / "latin.csv", ("a",))
+    (tmp_path / "empty.csv").touch()
+    with pytest.raises(ValueError, match=r"empty\.csv: missing column\(s\) \['a'\]"):
+        read_rows(tmp_path / "empty.csv", ("a",))
+
+
+def test_phantom_is_built_once_per_configuration_and_keeps_its_split(tmp_path: Path) -> None:
+    first = assemble("phantom", tmp_path, studies=24, image_size=48, seed=1)
+    again = assemble("phantom", tmp_path, studies=24, image_size=48, seed=1)
+    pd.testing.assert_frame_equal(first.studies, again.studies)
+    assert len(first.studies) == 24
+    assert "original_split" not in first.studies
+    assert len(assemble("phantom", tmp_path, studies=30, image_size=48, seed=1).studies) == 30
+    assert len(load_corpus("phantom", first.root).images) == len(first.images)
+    assert len(limit_pairs(first, 1.0, seed=0).seed_pairs) > 0
+    assert check_corpus("phantom", first.root, progress=False).problems == []

@@ -1,0 +1,145 @@
+"""A user's own folder: every mistake is an error with file, line and study."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lgdea_core.data.corpora import load_corpus
+from lgdea_core.data.pairing import limit_pairs
+
+STUDIES = [
+    "study_id,patient_id,split,report,image,view",
+    's1,p1,train,"FINDINGS: Small effusion, left.",films/s1.png,PA',
+    "s2,p1,train,none,films/s2.png,AP",
+    "s3,p2,test,Clear lungs.,none,",
+]
+
+
+def write(root: Path, name: str, *lines: str) -> None:
+    (root / name).write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A pair, an image-only and a report-only study."""
+    write(tmp_path, "studies.csv", *STUDIES)
+    (tmp_path / "films").mkdir()
+    for name in ("s1", "s2"):
+        Image.fromarray(np.full((40, 60), 90, dtype=np.uint8)).save(tmp_path / "films" / f"{name}.png")
+    return tmp_path
+
+
+def test_folder_becomes_tables(folder: Path) -> None:
+    write(folder, "labels.csv", "study_id,finding,value", "s1,Pleural Effusion,1", "s1,mass,-1", "s3,mass,")
+    write(folder, "boxes.csv", "study_id,finding,phrase,x_min,y_min,x_max,y_max", "s1,Mass,a small mass,1,2,30,40")
+    corpus = load_corpus("folder", folder)
+    studies = corpus.studies.set_index("study_id")
+    assert studies["report"].isna().to_dict() == {"s1": False, "s2": True, "s3": False}
+    assert studies.loc["s1", "report"] == "FINDINGS: Small effusion, left."
+    assert corpus.images[["study_id", "view", "width", "height"]].to_numpy().tolist() == [
+        ["s1", "PA", 60, 40],
+        ["s2", "AP", 60, 40],
+    ]
+    assert corpus.labels["finding"].tolist() == ["pleural effusion", "mass", "mass"]
+    assert corpus.labels["value"].isna().tolist() == [False, False, True]
+    box = corpus.boxes.iloc[0]
+    assert (box["phrase"], box["finding"], box["frame_width"], box["frame_height"]) == ("a small mass", "mass", 60, 40)
+    assert limit_pairs(corpus, 1.0, seed=0).seed_pairs.to_numpy().tolist() == [["s1", "s1"]]
+
+
+def test_report_image_labels_and_boxes_are_optional(folder: Path) -> None:
+    write(folder, "studies.csv", "study_id,patient_id,split,image", "s1,p1,train,films/s1.png")
+    corpus = load_corpus("folder", folder)
+    assert corpus.studies["report"].isna().all()
+    assert corpus.boxes.empty
+    write(folder, "studies.csv", "study_id,patient_id,split,report", "s1,p1,train,Clear.")
+    assert load_corpus("folder", folder).images.empty
+
+
+def test_boxes_may_count_in_a_frame_of_their_own(folder: Path) -> None:
+    header = "study_id,finding,x_min,y_min,x_max,y_max,frame_width,frame_height"
+    write(folder, "boxes.csv", header, "s1,mass,100,200,1000,800,1200,800")
+    assert load_corpus("folder", folder).boxes[["x_max", "frame_width"]].to_numpy().tolist() == [[1000, 1200]]
+    write(folder, "boxes.csv", header, "s1,mass,100,200,1000,800,1200,")
+    with pytest.raises(ValueError, match="frame_width and frame_height must be positive numbers or both empty"):
+        load_corpus("folder", folder)
+
+
+ROW = "s4,p4,train,Clear.,films/s1.png,PA"
+
+
+@pytest.mark.parametrize(
+    ("row", "error", "message"),
+    [
+        (
+            ROW.replace("train", "trian"),
+            ValueError,
+            r"^studies\.csv, line 5, study 's4': split must be one of \['test', 'train', 'val'\], got 'trian'$",
+        ),
+        (ROW.replace("s1.png", "gone.png"), FileNotFoundError, r"line 5, study 's4': no image at .*films/gone\.png"),
+        (
+            ROW.replace("Clear.", "  "),
+            ValueError,
+            r"line 5, study 's4': the report is empty; write none .* drop",
+        ),
+        (ROW.replace("films/s1.png", ""), ValueError, r"line 5, study 's4': the image is empty; write none"),
+        ("s4,p4,train,none,none,", ValueError, r"line 5, study 's4': neither report nor image"),
+        (ROW.replace("s4", "s1"), ValueError, r"line 5, study 's1': the study is already in line 2"),
+        (ROW.replace("p4", "p2"), ValueError, r"line 5, study 's4': patient 'p2' is in split 'test' by line 4"),
+        (ROW.replace("s4", ""), ValueError, r"line 5, study '': study_id is empty"),
+        (ROW.replace("p4", ""), ValueError, r"line 5, study 's4': patient_id is empty"),
+        (ROW.replace("s1.png", "text.png"), ValueError, r"line 5, study 's4': .*text\.png cannot be read as an image"),
+        (ROW.replace("s1.png", "tiny.png"), ValueError, r"line 5, study 's4': .*at least 32 pixels, got 8 x 8"),
+    ],
+)
+def test_a_bad_study_is_named_by_file_line_and_study(
+    folder: Path, row: str, error: type[Exception], message: str
+) -> None:
+    (folder / "films" / "text.png").write_text("no image")
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(folder / "films" / "tiny.png")
+    write(folder, "studies.csv", *STUDIES, row)
+    with pytest.raises(error, match=message):
+        load_corpus("folder", folder)
+
+
+def test_no_error_quotes_a_report(folder: Path) -> None:
+    write(folder, "studies.csv", *STUDIES, "s4,p4,trian,Secret patient words.,films/gone.png,PA")
+    with pytest.raises(ValueError, match="split must be") as caught:
+        load_corpus("folder", folder)
+    assert "Secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "lines", "message"),
+    [
+        ("studies.csv", ["study_id,split,report", "s1,train,Clear."], r"studies\.csv: missing column\(s\) \['patient"),
+        ("studies.csv", ["study_id,patient_id,split", "s1,p1,train"], r"missing column\(s\) report or image"),
+        ("studies.csv", ["study_id,patient_id,split,report"], r"studies\.csv: no rows"),
+        ("labels.csv", ["study_id,finding", "s1,mass"], r"labels\.csv: missing column\(s\) \['value'\]"),
+        ("labels.csv", ["study_id,finding,value", "s1,mass,2"], r"labels\.csv, line 2, study 's1': value must be 1, 0"),
+        ("labels.csv", ["study_id,finding,value", "s9,mass,1"], r"labels\.csv, line 2, study 's9': the study is not"),
+        ("labels.csv", ["study_id,finding,value", "s1,,1"], r"labels\.csv, line 2, study 's1': finding is empty"),
+        (
+            "boxes.csv",
+            ["study_id,finding,x_min,y_min,x_max,y_max", "s1,mass,1,1,9,9", "s1,mass,1,1,90,9"],
+            r"boxes\.csv, line 3, study 's1': box \(1, 1, 90, 9\) reaches outside its 60 x 40 frame",
+        ),
+        (
+            "boxes.csv",
+            ["study_id,finding,x_min,y_min,x_max,y_max", "s3,mass,1,1,9,9"],
+            r"boxes\.csv, line 2, study 's3': the study has no image",
+        ),
+    ],
+)  # fmt: skip
+def test_a_bad_table_is_named(folder: Path, table: str, lines: list[str], message: str) -> None:
+    write(folder, table, *lines)
+    with pytest.raises(ValueError, match=message):
+        load_corpus("folder", folder)
+
+
+def test_missing_studies_table(folder: Path) -> None:
+    (folder / "studies.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no table at .*studies\.csv"):
+        load_corpus("folder", folder)

@@ -1,0 +1,256 @@
+"""Grounding metrics against hand-computed values and slow transcriptions of their definitions."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn.metrics import jaccard_score, roc_auc_score
+
+from lgdea_core.evaluation.grounding import (
+    METRICS,
+    THRESHOLDS,
+    box_mask,
+    cnr,
+    grounding_table,
+    miou,
+    pixel_auc,
+    pointing,
+    score_maps,
+)
+
+NAN = float("nan")
+
+
+def slow_cnr(similarity_map: np.ndarray, mask: np.ndarray) -> float:
+    """The definition, pixel by pixel."""
+    inside = [v for v, m in zip(similarity_map.ravel(), mask.ravel(), strict=True) if m and not math.isnan(v)]
+    outside = [v for v, m in zip(similarity_map.ravel(), mask.ravel(), strict=True) if not m and not math.isnan(v)]
+    if not inside or not outside:
+        return NAN
+    means = [math.fsum(values) / len(values) for values in (inside, outside)]
+    variances = [
+        0.0 if min(values) == max(values) else math.fsum((v - mean) ** 2 for v in values) / len(values)
+        for values, mean in zip((inside, outside), means, strict=True)
+    ]
+    return (means[0] - means[1]) / math.sqrt(sum(variances)) if sum(variances) > 0 else 0.0
+
+
+def slow_miou(similarity_map: np.ndarray, mask: np.ndarray) -> float:
+    """BioViL-T on the seen pixels, through scikit-learn."""
+    seen = ~np.isnan(similarity_map)
+    clamped, truth = np.clip(similarity_map[seen], 0, None), mask[seen]
+    if not truth.any():
+        return NAN
+    return float(np.mean([jaccard_score(truth, clamped > t, zero_division=0) for t in (0.1, 0.2, 0.3, 0.4, 0.5)]))
+
+
+def slow_miou_afloc(similarity_map: np.ndarray, mask: np.ndarray) -> float:
+    """MaCo and AFLoc: stretched to [-1, 1]; an empty prediction is skipped."""
+    seen = ~np.isnan(similarity_map)
+    values, truth = similarity_map[seen], mask[seen]
+    if not truth.any() or values.max() == values.min():
+        return NAN
+    values = (values - values.min()) / (values.max() - values.min()) * 2 - 1
+    ious = []
+    for threshold in np.arange(0.1, 0.6, 0.1):
+        predicted = values > threshold
+        empty = predicted.sum() == 0 or truth.sum() == 0
+        ious.append(NAN if empty else (predicted & truth).sum() / (predicted | truth).sum())
+    return float(np.nanmean(ious))
+
+
+def slow_pointing(similarity_map: np.ndarray, mask: np.ndarray) -> float:
+    seen = ~np.isnan(similarity_map)
+    if not (mask & seen).any():
+        return NAN
+    peaks = similarity_map == np.nanmax(similarity_map)
+    return 0.0 if peaks.sum() == seen.sum() else float((peaks & mask).any())
+
+
+def slow_auc(similarity_map: np.ndarray, mask: np.ndarray) -> float:
+    seen = ~np.isnan(similarity_map)
+    if mask[seen].all() or not mask[seen].any():
+        return NAN
+    return float(roc_auc_score(mask[seen], similarity_map[seen]))
+
+
+COARSE = st.sampled_from([-0.7, -0.1, 0.0, 0.1, 0.2, 0.3, 0.35, 0.5, 0.9, NAN])
+"""Few values: ties, thresholds hit exactly, and unseen pixels."""
+MAPS = st.one_of(
+    hnp.arrays(np.float64, (5, 6), elements=COARSE),
+    hnp.arrays(np.float64, (5, 6), elements=st.floats(-1, 1, allow_subnormal=False, width=16)),
+)
+MASKS = hnp.arrays(np.bool_, (5, 6)).filter(lambda mask: mask.any())
+
+
+@settings(max_examples=120, deadline=None)
+@given(similarity_map=MAPS, mask=MASKS)
+def test_metrics_equal_slow_transcriptions(similarity_map: np.ndarray, mask: np.ndarray) -> None:
+    close = {"abs": 1e-9, "rel": 1e-9, "nan_ok": True}
+    assert cnr(similarity_map, mask) == pytest.approx(slow_cnr(similarity_map, mask), **close)
+    assert cnr(similarity_map, mask, "absolute") == pytest.approx(abs(slow_cnr(similarity_map, mask)), **close)
+    assert miou(similarity_map, mask) == pytest.approx(slow_miou(similarity_map, mask), **close)
+    assert miou(similarity_map, mask, "afloc") == pytest.approx(slow_miou_afloc(similarity_map, mask), **close)
+    assert pointing(similarity_map, mask) == pytest.approx(slow_pointing(similarity_map, mask), **close)
+    assert pixel_auc(similarity_map, mask) == pytest.approx(slow_auc(similarity_map, mask), **close)
+
+
+def test_values_worked_out_by_hand() -> None:
+    similarity_map = np.array([[0.6, 0.2], [0.0, -0.2]])
+    mask = np.array([[True, True], [False, False]])
+    # inside: mean .4, variance .04; outside: mean -.1, variance .01
+    assert cnr(similarity_map, mask) == pytest.approx(0.5 / math.sqrt(0.05))
+    assert cnr(similarity_map, ~mask) == pytest.approx(-0.5 / math.sqrt(0.05))
+    assert cnr(similarity_map, ~mask, "absolute") == pytest.approx(0.5 / math.sqrt(0.05))
+    # IoU is 1 at .1 (both), and 1/2 at .2 (not >), .3, .4 and .5
+    assert miou(similarity_map, mask) == pytest.approx((1 + 4 * 0.5) / 5)
+    # stretched: 1, 0, -.5, -1, so one of two annotated pixels exceeds every threshold
+    assert miou(similarity_map, mask, "afloc") == pytest.approx(0.5)
+    assert pointing(similarity_map, mask) == 1
+    assert pointing(similarity_map, ~mask) == 0
+    assert pixel_auc(similarity_map, mask) == 1
+    assert pixel_auc(similarity_map, ~mask) == 0
+
+
+@given(
+    similarity_map=hnp.arrays(np.float64, (4, 4), elements=st.floats(-1, 1, width=16)),
+    scale=st.floats(0.1, 10),
+    shift=st.floats(-5, 5),
+)
+@settings(deadline=None)
+def test_cnr_ignores_positive_affine_changes_and_flips_with_the_sign(
+    similarity_map: np.ndarray, scale: float, shift: float
+) -> None:
+    mask = box_mask([(0, 0, 2, 3)], 4, 4)
+    inside = similarity_map[mask]
+    if np.ptp(inside) < 1e-2 and np.ptp(similarity_map[~mask]) < 1e-2:
+        return  # near-constant: the ratio is one of rounding errors
+    contrast = cnr(similarity_map, mask)
+    assert cnr(scale * similarity_map + shift, mask) == pytest.approx(contrast, rel=1e-6, abs=1e-9)
+    assert cnr(-similarity_map, mask) == pytest.approx(-contrast, rel=1e-6, abs=1e-9)
+    assert cnr(similarity_map, ~mask) == pytest.approx(-contrast, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("value", [0.3, 0.1 + 0.2, -1e-3, 1 / 3])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_constant_map_earns_nothing(value: float, dtype: type) -> None:
+    similarity_map, mask = np.full((7, 9), value, dtype=dtype), box_mask([(1, 1, 4, 5)], 7, 9)
+    assert cnr(similarity_map, mask) == 0  # not a ratio of rounding errors
+    assert pointing(similarity_map, mask) == 0
+    assert pointing(similarity_map, mask, ties="share") == pytest.approx(mask.mean())
+    assert pixel_auc(similarity_map, mask) == 0.5
+    assert math.isnan(miou(similarity_map, mask, "afloc"))
+
+
+def test_perfect_two_level_map_has_no_noise_hence_cnr_0() -> None:
+    mask = box_mask([(1, 1, 3, 3)], 5, 5)
+    assert cnr(np.where(mask, 0.9, 0.1), mask) == 0
+    assert miou(np.where(mask, 0.9, 0.1), mask) == 1
+
+
+def test_empty_prediction_scores_0_and_is_not_skipped() -> None:
+    mask = box_mask([(0, 0, 2, 2)], 4, 4)
+    assert miou(np.full((4, 4), -0.5), mask) == 0
+    assert miou(np.full((4, 4), 0.1), mask) == 0  # strictly greater
+
+
+def test_pixels_outside_the_crop_count_nowhere() -> None:
+    generator = np.random.default_rng(0)
+    crop, mask = generator.normal(0, 0.4, (6, 4)), box_mask([(1, 2, 3, 5)], 6, 4)
+    padded, padded_mask = np.full((6, 8), NAN), np.zeros((6, 8), dtype=bool)
+    padded[:, 2:6], padded_mask[:, 2:6] = crop, mask
+    padded_mask[0, 0] = True  # annotated where the crop never looked
+    for metric in (cnr, miou, pointing, pixel_auc):
+        assert metric(padded, padded_mask) == metric(crop, mask)
+
+
+def test_mask_outside_the_crop_is_excluded_and_counted() -> None:
+    generator = np.random.default_rng(0)
+    maps = generator.normal(0, 0.4, (4, 6, 6))
+    maps[0, :, :3] = NAN
+    masks = np.stack([box_mask([(0, 0, 2, 2)], 6, 6)] * 4)
+    scores = score_maps(maps, masks)
+    assert scores.iloc[0].isna().all()
+    assert scores.iloc[1:].notna().all(axis=None)
+    table = grounding_table(scores, ["a", "a", "b", "b"], ["p0", "p1", "p2", "p3"], resamples=20)
+    macro = table[(table["metric"] == "cnr_signed") & (table["category"] == "macro")].iloc[0]
+    assert (macro["n"], macro["excluded"], macro["patients"]) == (3, 1, 3)
+
+
+def test_overlapping_boxes_are_a_union() -> None:
+    mask = box_mask([(0, 0, 3, 3), (2, 2, 5, 5)], 6, 6)
+    assert mask.sum() == 9 + 9 - 1
+    assert mask[2, 2]
+    similarity_map = np.random.default_rng(1).normal(0, 0.4, (6, 6))
+    changed = similarity_map.copy()
+    changed[2, 2] += 1  # the pixel in both boxes takes part (MaCo drops it)
+    assert cnr(changed, mask) > cnr(similarity_map, mask)
+
+
+def test_box_mask_follows_pixel_centres() -> None:
+    assert np.argwhere(box_mask([(1, 2, 3, 4)], 5, 5)).tolist() == [[2, 1], [2, 2], [3, 1], [3, 2]]
+    assert np.argwhere(box_mask([(0.6, 0.4, 2.4, 1.6)], 4, 4)).tolist() == [[0, 1], [1, 1]]
+    assert box_mask([(2.1, 2.1, 2.2, 2.2)], 4, 4).sum() == 1  # thinner than a pixel
+    assert box_mask([(-3, 3.9, 9, 9)], 4, 4).sum() == 4  # cut at the frame
+
+
+@pytest.mark.parametrize("box", [(2, 2, 2, 4), (3, 0, 1, 2), (9, 0, 12, 2), (-4, 0, 0, 2)])
+def test_box_mask_refuses_empty_and_outside_boxes(box: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match=r"box_mask: box .* is empty or outside the frame of 8 x 5 pixels"):
+        box_mask([box], 5, 8)
+
+
+def test_pointing_ties() -> None:
+    similarity_map = np.zeros((4, 4))
+    similarity_map[:2, :2] = 0.5  # one upsampled patch
+    mask = box_mask([(1, 1, 4, 4)], 4, 4)
+    assert pointing(similarity_map, mask) == 1
+    assert pointing(similarity_map, mask, ties="share") == 0.25
+
+
+def test_score_maps_takes_generators_and_mixed_sizes() -> None:
+    generator = np.random.default_rng(0)
+    sizes = [(4 + number % 3, 5) for number in range(150)]  # more than two blocks
+    maps = [generator.normal(0, 0.4, size).astype(np.float32) for size in sizes]
+    masks = [box_mask([(0, 0, 2, 2)], *size) for size in sizes]
+    scores = score_maps(iter(maps), (mask for mask in masks), names=[f"s{number}" for number in range(150)])
+    assert tuple(scores.columns) == METRICS
+    assert scores.index[149] == "s149"
+    for number in (0, 63, 64, 149):
+        expected = [cnr(maps[number], masks[number]), miou(maps[number], masks[number], "afloc")]
+        assert scores.loc[f"s{number}", ["cnr_signed", "miou_afloc"]].tolist() == expected
+
+
+def test_errors_name_the_sample() -> None:
+    maps, masks = np.zeros((2, 3, 3)), np.ones((2, 3, 3), dtype=bool)
+    masks[1] = False
+    with pytest.raises(ValueError, match=r"mask of sample 's1' is empty"):
+        score_maps(maps, masks, names=["s0", "s1"])
+    with pytest.raises(ValueError, match=r"mask is empty: no pixel is annotated"):
+        cnr(maps[0], masks[1])
+    with pytest.raises(ValueError, match=r"unknown metric\(s\) \['dice'\]; choose among cnr_signed"):
+        score_maps(maps, masks, metrics=["dice"])
+    with pytest.raises(ValueError, match=r"shorter"):
+        score_maps(maps, masks[:1])
+    with pytest.raises(ValueError, match=r"mask of sample 0: expected the map's shape \(3, 3\), got \(3, 4\)"):
+        score_maps(maps[:1], np.ones((1, 3, 4), dtype=bool))
+
+
+def test_table_is_macro_over_categories() -> None:
+    scores = score_maps(np.zeros((5, 3, 3)), np.stack([box_mask([(0, 0, 1, 1)], 3, 3)] * 5), metrics=["cnr_signed"])
+    scores["cnr_signed"] = [1.0, 3.0, 5.0, 10.0, NAN]
+    table = grounding_table(scores, ["a", "a", "a", "b", "c"], ["p", "q", "r", "s", "t"], resamples=200)
+    estimates = table.set_index("category")["estimate"]
+    assert estimates["a"] == 3
+    assert estimates["b"] == 10
+    assert math.isnan(estimates["c"])
+    assert estimates["macro"] == 6.5  # (3 + 10) / 2, not the mean 4.75 over samples
+    assert table.set_index("category")["excluded"].to_dict() == {"a": 0, "b": 0, "c": 1, "macro": 1}
+    assert table.set_index("category").loc["macro", "degenerate"] > 0  # some resamples miss "b"
+
+
+def test_thresholds_are_the_five_of_biovil_t() -> None:
+    assert THRESHOLDS == (0.1, 0.2, 0.3, 0.4, 0.5)

@@ -1,0 +1,212 @@
+"""The phantom's films: truth and picture agree, nothing depends on global state, and shortcuts fail."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from lgdea_core.data.phantom import EASY, Geometry, PhantomConfig, generate_study, paint_lesion, render_study
+from lgdea_core.data.phantom.geometry import LUNGS, region_canonical_boxes
+from lgdea_core.data.phantom.study import plan_study
+from lgdea_core.vocabulary import PHANTOM_FINDINGS, REGIONS
+
+CONFIG = PhantomConfig(image_size=64)
+RIGHT, LEFT = (40.0, 30.0, 130.0, 200.0), (160.0, 36.0, 260.0, 210.0)
+"""Lung boxes of a film that is 300 wide and 240 high."""
+
+
+def auc(labels: np.ndarray, scores: np.ndarray) -> float:
+    return float(roc_auc_score(labels, scores))
+
+
+def test_a_study_is_a_pure_function_of_seed_and_index() -> None:
+    np.random.seed(1)
+    first = generate_study(CONFIG, 7)
+    generate_study(CONFIG, 3)
+    np.random.seed(2)
+    second = generate_study(replace(CONFIG, studies=9), 7)
+    assert np.array_equal(first.image, second.image)
+    assert first.report == second.report
+    assert first.lesions == second.lesions
+    assert all(np.array_equal(a, b) for a, b in zip(first.masks, second.masks, strict=True))
+
+
+def test_other_seeds_and_indices_give_other_studies() -> None:
+    base = generate_study(CONFIG, 7)
+    for other in (generate_study(replace(CONFIG, seed=1), 7), generate_study(CONFIG, 8)):
+        assert base.report != other.report
+        assert np.abs(base.image.astype(int) - other.image.astype(int)).mean() > 3
+
+
+def test_truth_and_report_are_the_same_at_every_size() -> None:
+    for index in range(12):
+        small, large = generate_study(CONFIG, index), generate_study(replace(CONFIG, image_size=128), index)
+        assert (small.lesions, small.report, small.evidence) == (large.lesions, large.report, large.evidence)
+        np.testing.assert_allclose(2 * small.boxes_xyxy, large.boxes_xyxy, atol=5)
+
+
+def test_boxes_hold_what_a_lesion_changes_and_it_changes_visibly() -> None:
+    # The control: the same box, mirrored to the other lung, holds hardly any of the change.
+    shares, mirrored, strongest = [], [], []
+    for index in range(30):
+        study = generate_study(CONFIG, index)
+        for number, (x_min, y_min, x_max, y_max) in enumerate(study.boxes_xyxy.astype(int)):
+            without = render_study(CONFIG, index, [number])
+            difference = np.abs(study.image.astype(int) - without.astype(int))
+            changed = difference > 8
+            rows = slice(max(y_min - 1, 0), y_max + 1)
+            shares.append(changed[rows, max(x_min - 1, 0) : x_max + 1].sum() / max(changed.sum(), 1))
+            strongest.append(difference[study.masks[number]].max())
+            if study.lesions[number].side:
+                mirrored.append(changed[rows, max(63 - x_max, 0) : 65 - x_min].sum() / max(changed.sum(), 1))
+    assert len(shares) > 40
+    assert min(shares) > 0.95
+    assert min(strongest) > 10
+    assert np.quantile(strongest, 0.05) > 20
+    assert np.mean(mirrored) < 0.1
+
+
+def test_masks_fill_their_boxes_and_their_union_is_the_findings_mask() -> None:
+    for index in range(40):
+        study = generate_study(CONFIG, index)
+        assert len(study.lesions) == len(study.masks) == len(study.boxes_xyxy) == len(study.phrases)
+        assert {lesion.finding for lesion in study.lesions} == set(study.findings)
+        for mask, (x_min, y_min, x_max, y_max) in zip(study.masks, study.boxes_xyxy.astype(int), strict=True):
+            inside = mask[y_min:y_max, x_min:x_max]
+            assert inside.sum() == mask.sum() > 0
+            assert inside.any(0)[[0, -1]].all()
+            assert inside.any(1)[[0, -1]].all()
+        for finding in study.findings:
+            union = study.mask_of(finding).sum()
+            parts = [m.sum() for m, at in zip(study.masks, study.lesions, strict=True) if at.finding == finding]
+            assert max(parts) <= union <= sum(parts)
+
+
+def test_left_is_the_patients_left() -> None:
+    centers = {"left": [], "right": []}
+    for index in range(40):
+        study = generate_study(CONFIG, index)
+        for lesion, box in zip(study.lesions, study.boxes_xyxy, strict=True):
+            if lesion.side:
+                centers[lesion.side].append((box[0] + box[2]) / 2)
+        assert study.regions["right lung"][2] < study.regions["left lung"][2]
+    assert max(centers["right"]) < 34  # the patient's right is on the image's left
+    assert min(centers["left"]) > 30
+
+
+def test_29_regions_have_area_inside_every_film() -> None:
+    for index in range(40):
+        regions = generate_study(CONFIG, index).regions
+        assert tuple(regions) == REGIONS
+        boxes = np.array(list(regions.values()))
+        assert (boxes[:, 2:] - boxes[:, :2]).min() > 0.9
+        assert boxes.min() >= 0
+        assert boxes.max() <= 64
+
+
+def test_canonical_lungs_lie_in_their_region_boxes() -> None:
+    for side, contour in LUNGS.items():
+        x_min, y_min, x_max, y_max = region_canonical_boxes()[f"{side} lung"]
+        assert contour[:, 0].min() > x_min - 0.01
+        assert contour[:, 0].max() < x_max + 0.01
+        assert contour[:, 1].min() > y_min - 0.01
+        assert contour[:, 1].max() < y_max + 0.03
+
+
+@pytest.mark.parametrize("finding", PHANTOM_FINDINGS)
+def test_lesions_can_be_painted_into_any_film(finding: str) -> None:
+    geometry = Geometry.from_lung_boxes(RIGHT, LEFT, height=240, width=300)
+    film = np.full((240, 300), 0.4, dtype=np.float64)
+    painted, mask = paint_lesion(film, finding, np.random.default_rng(0), geometry, severity="moderate")
+    again, _ = paint_lesion(film, finding, np.random.default_rng(0), geometry, severity="moderate")
+    assert np.array_equal(painted, again)
+    assert (film == 0.4).all()
+    change = np.abs(painted - film)
+    assert change[mask].mean() > 0.08
+    assert change[~mask].mean() < 0.01
+    ys, xs = np.nonzero(mask)
+    assert xs.min() > 30
+    assert xs.max() < 270
+    assert ys.min() > 20
+    assert ys.max() < 225
+
+
+def test_from_lung_boxes_maps_lungs_onto_their_boxes() -> None:
+    geometry = Geometry.from_lung_boxes(RIGHT, LEFT, height=240, width=300)
+    for side, box in (("right", RIGHT), ("left", LEFT)):
+        np.testing.assert_allclose(geometry.region_boxes()[f"{side} lung"], box, atol=6)
+
+
+def test_painting_refuses_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="right lung"):
+        Geometry.from_lung_boxes(LEFT, RIGHT, height=240, width=300)
+    with pytest.raises(ValueError, match="is empty"):
+        Geometry.from_lung_boxes((50.0, 30.0, 40.0, 200.0), LEFT, height=240, width=300)
+    geometry = Geometry.from_lung_boxes(RIGHT, LEFT, height=240, width=300)
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match=r"\(10, 10\).*\(240, 300\)"):
+        paint_lesion(np.zeros((10, 10)), "nodule", rng, geometry)
+    with pytest.raises(ValueError, match="fracture"):
+        paint_lesion(np.zeros((240, 300)), "fracture", rng, geometry)
+
+
+def test_a_config_is_checked() -> None:
+    with pytest.raises(ValueError, match="fracture"):
+        PhantomConfig(findings=("fracture",))
+    with pytest.raises(ValueError, match="split_shares must sum to 1"):
+        PhantomConfig(split_shares=(0.5, 0.1, 0.1))
+    with pytest.raises(ValueError, match="contrast must be"):
+        PhantomConfig(contrast=(0.9, 0.5))
+    with pytest.raises(ValueError, match="nuisance must lie between 0 and 1, got 2"):
+        PhantomConfig(nuisance=2.0)
+    with pytest.raises(ValueError, match="index must be 0 or more"):
+        generate_study(CONFIG, -1)
+
+
+def test_prevalence_can_be_shifted_and_findings_left_out() -> None:
+    config = replace(CONFIG, findings=("nodule", "edema"), prevalence={"nodule": 0.9})
+    truths = [plan_study(config, index).truth.findings for index in range(300)]
+    assert 0.84 < np.mean(["nodule" in truth for truth in truths]) < 0.96
+    assert 0.1 < np.mean(["edema" in truth for truth in truths]) < 0.22
+    assert {finding for truth in truths for finding in truth} == {"nodule", "edema"}
+
+
+def test_patients_share_a_chest() -> None:
+    plans = [plan_study(CONFIG, index) for index in range(200)]
+    pairs = [(a, b) for a, b in zip(plans[::2], plans[1::2], strict=True) if a.patient_id == b.patient_id]
+    assert 10 < len(pairs) < 45
+    assert all(a.habitus == b.habitus and a.report != b.report for a, b in pairs)
+    assert plans[0].habitus != plans[2].habitus
+
+
+def test_the_easy_world_shows_its_lesions_better() -> None:
+    easy = replace(EASY, image_size=64)
+    assert len(easy.findings) == 8
+    noise = [plan_study(config, 5).nuisance.noise for config in (easy, CONFIG)]
+    assert noise[0] < noise[1]
+    assert all(lesion.contrast >= 0.7 for index in range(20) for lesion in plan_study(easy, index).truth.lesions)
+
+
+@pytest.mark.slow
+def test_trivial_shortcuts_fail() -> None:
+    # Brightness, devices and report length know nothing; the control, a lesion's own grey, does.
+    studies = [generate_study(CONFIG, index) for index in range(4000)]
+    truth = {finding: np.array([finding in study.findings for study in studies]) for finding in PHANTOM_FINDINGS}
+    truth["none"] = np.array([not study.findings for study in studies])
+    shortcuts = {
+        "brightness": np.array([study.image.mean() for study in studies]),
+        "device": np.array([study.has_device for study in studies]),
+        "characters": np.array([len(study.report) for study in studies]),
+        "words": np.array([len(study.report.split()) for study in studies]),
+    }
+    for finding, present in truth.items():
+        assert present.mean() >= 0.08, finding
+        for name, scores in shortcuts.items():
+            assert 0.40 <= auc(present, scores) <= 0.60, (finding, name)
+    assert 0.15 <= truth["none"].mean() <= 0.20
+    base = np.array([study.image[40:50, 10:20].mean() - study.image[20:30, 10:20].mean() for study in studies])
+    right_effusion = np.array(
+        [any(at.finding == "pleural effusion" and at.side == "right" for at in study.lesions) for study in studies]
+    )
+    assert auc(right_effusion, base) > 0.65

@@ -1,0 +1,181 @@
+import json
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "notebooks"))
+
+import run  # noqa: E402  (notebooks/run.py)
+
+COMMON = """preset: str | None = None  # None: LGDEA_PRESET or demo
+run: str | None = None
+corpus: str = "phantom"
+data: str | None = None
+method: str = "lgdea"
+seed: int = 0
+paired_ratio: float = 0.1"""
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LGDEA_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("LGDEA_PRESET", "ci")
+    monkeypatch.delenv("LGDEA_DATA", raising=False)
+    return tmp_path / "runs"
+
+
+def write_notebook(path: Path, *cells: str, parameters: str = COMMON) -> None:
+    dials = nbformat.v4.new_code_cell(parameters)
+    dials.metadata["tags"] = ["parameters"]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(
+        cells=[dials, *(nbformat.v4.new_code_cell(cell) for cell in cells)], metadata={"kernelspec": kernel}
+    )
+    path.parent.mkdir(exist_ok=True)
+    nbformat.write(notebook, path)
+
+
+def noting(file: Path, expression: str) -> str:
+    """A cell that appends an expression's value to a file: proof of what ran, in which order, with which values."""
+    return f"with open({str(file)!r}, 'a') as file:\n    print({expression}, file=file)"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    note = tmp_path / "note.txt"
+    folder = tmp_path / "notebooks"
+    steps = f"{COMMON}\nsteps: int | None = None"
+    write_notebook(folder / "02_second.ipynb", noting(note, "'second', preset, run, seed, steps"), parameters=steps)
+    write_notebook(folder / "01_first.ipynb", noting(note, "'first', preset, run, seed"))
+    return folder
+
+
+def test_notebooks_run_in_order_with_the_same_parameters_and_leave_copies(
+    folder: Path, runs: Path, tmp_path: Path
+) -> None:
+    assert run.main(["-p", "seed", "3", "-p", "steps", "7"], folder) == 0
+    lines = (tmp_path / "note.txt").read_text().splitlines()
+    assert lines == ["first ci lgdea-ci-3 3", "second ci lgdea-ci-3 3 7"]
+    copy = nbformat.read(runs / "lgdea-ci-3/notebooks/01_first.ipynb", as_version=4)
+    [injected] = [cell.source for cell in copy.cells if "injected-parameters" in cell.metadata.get("tags", [])]
+    assert "seed = 3" in injected
+    assert "steps" not in injected, "01 has no such parameter"
+    timing = json.loads((runs / "lgdea-ci-3/timing.json").read_text())
+    assert list(timing) == ["01_first", "02_second"]
+    assert all(entry["peak_mb"] > 10 and entry["seconds"] > 0 and entry["error"] is None for entry in timing.values())
+
+
+def test_a_failing_notebook_stops_the_run_names_the_cell_and_leaves_its_copy(
+    folder: Path, runs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_notebook(folder / "01_first.ipynb", "import lgdea_core", "raise KeyError('no such study')")
+    assert run.main(["--run", "broken"], folder) == 1
+    assert not (tmp_path / "note.txt").exists(), "the notebook after the failing one must not run"
+    message = capfd.readouterr().err
+    assert "01_first.ipynb: cell 4: KeyError: 'no such study'" in message
+    copy = nbformat.read(runs / "broken/notebooks/01_first.ipynb", as_version=4)
+    assert any(output.output_type == "error" for cell in copy.cells for output in cell.get("outputs", []))
+    assert "KeyError" in json.loads((runs / "broken/timing.json").read_text())["01_first"]["error"]
+
+
+def test_a_dying_kernel_is_an_error_not_a_hang(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_notebook(folder / "01_first.ipynb", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    assert run.main(["--notebooks", "01"], folder) == 1
+    assert "DeadKernelError" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["-p", "sead", "1"],
+            "no parameter is called 'sead'; the chosen notebooks have: corpus, data, method, paired_",
+        ),
+        (["--preset", "dmeo"], "preset must be one of ci, demo, small, paper, got 'dmeo'"),
+        (["-p", "seed", "one"], "parameter seed: expected int, got 'one'"),
+        (["-p", "paired_ratio", "2"], "paired_ratio must lie between 0 and 1, got 2"),
+        (["-p", "method", "clipp"], "method must be one of"),
+        (["--notebooks", "01,09"], "no notebook has the number 09; there are 01, 02"),
+        (["--data", "/no/such/folder"], "no folder at /no/such/folder"),
+        (
+            ["--corpus", "nih"],
+            "corpus 'nih' needs the folder that has one sub-folder per corpus: --data, or LGDEA_DATA",
+        ),
+        (["--sweep", "seed"], "--sweep: expected NAME=V1,V2, got 'seed'"),
+        (["--sweep", "sead=1,2"], "no parameter is called 'sead'"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_runs(
+    arguments: list[str], message: str, folder: Path, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run.main(arguments, folder)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not runs.exists()
+    assert not (tmp_path / "note.txt").exists()
+
+
+def test_a_notebook_without_a_parameters_cell_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("seed = 0")]), folder / "03_bare.ipynb")
+    with pytest.raises(SystemExit):
+        run.main([], folder)
+    assert "03_bare.ipynb: expected one cell tagged `parameters`, got 0" in capsys.readouterr().err
+
+
+def planned(folder: Path, *arguments: str) -> list[tuple[str, dict[str, object]]]:
+    declared = {path: run.declared_parameters(path) for path in run.select_notebooks(folder)}
+    return run.plan(run._parser().parse_args(arguments), declared)
+
+
+def test_a_sweep_is_one_run_per_combination_each_with_its_own_name(folder: Path) -> None:
+    runs = planned(folder, "--sweep", "paired_ratio=0.05,0.1", "--sweep", "seed=0,1")
+    assert [name for name, _ in runs] == [
+        "lgdea-ci-0-paired_ratio-0.05-seed-0",
+        "lgdea-ci-1-paired_ratio-0.05-seed-1",
+        "lgdea-ci-0-paired_ratio-0.1-seed-0",
+        "lgdea-ci-1-paired_ratio-0.1-seed-1",
+    ]
+    assert [(values["paired_ratio"], values["seed"]) for _, values in runs] == [
+        (0.05, 0),
+        (0.05, 1),
+        (0.1, 0),
+        (0.1, 1),
+    ]
+    assert all(name == values["run"] for name, values in runs)
+
+
+def test_default_names_that_differ_by_themselves_get_no_suffix(folder: Path) -> None:
+    assert [name for name, _ in planned(folder, "--sweep", "seed=0,1")] == ["lgdea-ci-0", "lgdea-ci-1"]
+    assert [name for name, _ in planned(folder, "--run", "mine", "--sweep", "seed=0,1")] == [
+        "mine-seed-0",
+        "mine-seed-1",
+    ]
+
+
+def test_values_take_the_declared_type() -> None:
+    annotations = {"run": "str | None", "seed": "int", "share": "float", "flag": "bool", "free": ""}
+    assert run.parse_value("run", "2024", annotations) == "2024"
+    assert run.parse_value("run", "None", annotations) is None
+    assert run.parse_value("share", "1", annotations) == 1.0
+    assert run.parse_value("flag", "False", annotations) is False
+    assert [run.parse_value("free", text, annotations) for text in ("3", "0.5", "x")] == [3, 0.5, "x"]
+    for name, text in (("seed", "0.5"), ("flag", "yes"), ("share", "None")):
+        with pytest.raises(ValueError, match=f"parameter {name}: expected"):
+            run.parse_value(name, text, annotations)
+
+
+def test_a_real_corpus_lies_in_the_data_folder_or_where_the_environment_says(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "films").mkdir()
+    monkeypatch.chdir(tmp_path)
+    [(name, values)] = planned(folder, "--data", "films", "--corpus", "nih")
+    assert (name, values["data"]) == ("lgdea-ci-0-nih", str(tmp_path / "films")), "relative: notebooks run elsewhere"
+    monkeypatch.setenv("LGDEA_DATA", str(tmp_path / "films"))
+    assert planned(folder, "--corpus", "nih") == [(name, values)]
+    [(_, values)] = planned(folder)
+    assert "data" not in values, "the phantom needs none"
