@@ -52,6 +52,9 @@ ARTIFACTS = {
     "relations.npz": Artifact(notebook="03"),
     "graph_stats.json": Artifact(notebook="03"),
     "model": Artifact(notebook="04"),
+    "baseline": Artifact(notebook="04"),
+    "model_shuffled": Artifact(notebook="04"),
+    "baseline_shuffled": Artifact(notebook="04"),
     "history.csv": Artifact(notebook="04", columns=("step",)),
     "metrics.json": Artifact(notebook="05"),
 }

@@ -159,15 +159,15 @@ class TrainConfig:
 
     text_steps: int = 100
     """text-only warm-up steps of `lgdea`; methods without text terms spend them on pairs, so all take as many"""
-    pair_steps: int = 280
+    pair_steps: int = 220
     """steps on known pairs alone"""
-    relation_steps: int = 420
+    relation_steps: int = 330
     """steps with unpaired images and reports under the relations"""
-    ramp_steps: int = 140
+    ramp_steps: int = 110
     """steps over which the relation terms grow from 0 to their weight"""
-    refresh_every: int = 50
+    refresh_every: int = 55
     """r: steps between two refreshes of evidence distributions, graphs and relations"""
-    batch_size: int = 96
+    batch_size: int = 64
     """images a step, for every method and phase"""
     unpaired_share: float = 0.5
     """share of unpaired images in a batch once relations are used"""
@@ -183,7 +183,7 @@ class TrainConfig:
     """E: decay of the EMA teacher that builds the graphs"""
     mixed_precision: Literal["no", "bf16"] = "bf16"
     """precision of the image tower: bf16 is 1.6 times faster on a CPU that has it; text towers stay float32"""
-    checkpoint_every: int = 200
+    checkpoint_every: int = 110
     """steps between two resumable checkpoints"""
     log_every: int = 10
     """steps between two rows of history.csv"""

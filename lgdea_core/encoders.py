@@ -56,7 +56,11 @@ class ImageTower(nn.Module):
         self.width = width = min(shapes[-1][1], MAX_WIDTH)
         self.laterals = nn.ModuleList(nn.Conv2d(shape[1], width, kernel_size=1) for shape in shapes)
         self.fuse = nn.Sequential(
-            nn.GroupNorm(1, width), nn.Conv2d(width, width, kernel_size=3, padding=1), nn.GELU(), nn.GroupNorm(1, width)
+            nn.GroupNorm(1, width),
+            nn.Conv2d(width, width, kernel_size=3, padding=1, groups=width),
+            nn.Conv2d(width, width, kernel_size=1),
+            nn.GELU(),
+            nn.GroupNorm(1, width),
         )
         self.register_buffer("positions", sine_positions(self.grid, width), persistent=False)
         self.global_head = nn.Linear(width, dim)
@@ -85,25 +89,21 @@ class ImageTower(nn.Module):
         self, pixel_values: Float[Tensor, "images 1 height width"]
     ) -> Float[Tensor, "images patches channels"]:
         stages = self._stages(pixel_values.expand(-1, self.channels, -1, -1))
-        fused = self.positions
-        for lateral, stage in zip(self.laterals, stages, strict=True):
-            lifted = lateral(stage)
-            if lifted.shape[-1] != self.grid:
-                lifted = F.interpolate(lifted, size=(self.grid, self.grid), mode="bilinear")
-            fused = fused + lifted
-        return self.fuse(fused).flatten(2).transpose(1, 2).float()
+        fused = self.laterals[-1](stages[-1])
+        for lateral, stage in reversed(list(zip(self.laterals[:-1], stages[:-1], strict=True))):  # coarse to fine
+            fused = lateral(stage) + F.interpolate(fused, size=stage.shape[-2:], mode="bilinear")
+        return self.fuse(fused + self.positions).flatten(2).transpose(1, 2)
 
     def forward(self, pixel_values: Float[Tensor, "images 1 height width"]) -> ImageEmbeddings:
         """Embeddings of standardised grey images; float32 whatever precision the tower ran in."""
         enabled = self.autocast_dtype is not None
         with torch.autocast(pixel_values.device.type, dtype=self.autocast_dtype or torch.bfloat16, enabled=enabled):
-            features = self._patch_features(pixel_values)
-        global_patches = self.global_head(features).float()
-        pooled = smooth_maximum(global_patches, POOL_SHARPNESS)
+            features = self._patch_features(pixel_values.contiguous(memory_format=torch.channels_last))
+            global_patches, local_patches = self.global_head(features).float(), self.local_head(features).float()
         return ImageEmbeddings(
-            patch_features=features,
-            image_embeds=F.normalize(pooled, dim=-1),
-            patch_embeds=F.normalize(self.local_head(features).float(), dim=-1),
+            patch_features=features.float(),
+            image_embeds=F.normalize(smooth_maximum(global_patches, POOL_SHARPNESS), dim=-1),
+            patch_embeds=F.normalize(local_patches, dim=-1),
             global_patch_embeds=F.normalize(global_patches, dim=-1),
         )
 
@@ -151,12 +151,12 @@ def image_tower_config(name: str | None, image_size: int) -> PreTrainedConfig:
     """Configuration of an image tower.
 
     Args:
-        name: None for a ResNet of 0.9 million parameters that suits 64 to 128 px; "resnet-50" or "vit-small" for one
+        name: None for a ResNet of 0.5 million parameters that suits 64 to 128 px; "resnet-50" or "vit-small" for one
             with random weights; else a hub id or a folder.
         image_size: what a ViT built on the spot expects, in pixels.
     """
     if name is None:
-        sizes = [32, 64, 128, 192]
+        sizes = [32, 64, 96, 128]
         return ResNetConfig(
             num_channels=1, embedding_size=32, hidden_sizes=sizes, depths=[1, 1, 1, 1], layer_type="basic"
         )
@@ -179,7 +179,7 @@ def small_bert_config(vocabulary: int, max_tokens: int) -> PreTrainedConfig:
         vocab_size=vocabulary,
         hidden_size=96,
         num_hidden_layers=2,
-        num_attention_heads=4,
+        num_attention_heads=2,
         intermediate_size=192,
         max_position_embeddings=max_tokens,
         hidden_dropout_prob=0.0,

@@ -1,8 +1,9 @@
 """Evidence graphs within a modality, and the relations that spread over them (LGDEA eqs. 10-14), all sparse.
 
-Nothing here allocates images x reports; only a block of rows is dense for a moment.
+Nothing here allocates images x reports densely, only a block of rows at a time.
 """
 
+import itertools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,10 +19,10 @@ Csr = sparse.csr_array
 
 SAME_DESCRIPTOR = 1e-5
 """descriptors equal after rounding to this are one point, see `knn_affinity`"""
-BLOCK_ENTRIES = 2**23
-"""entries of a dense row block, about 100 MB with its copies"""
-DENSE_FROM = 0.1
-"""share of non-zeros from which a row block is multiplied densely, which is then faster"""
+BLOCK_ENTRIES = 2**21
+"""entries of a dense block of rows; some small multiple of it is the working memory"""
+PROBES = 32
+"""random projections that estimate how much relations move"""
 
 
 def evidence_descriptor(
@@ -44,8 +45,7 @@ def evidence_descriptor(
     evidence = np.sqrt(_unit_rows(np.where(present, evidence_distribution, 0), order=1))
     if embeddings is None:
         return evidence
-    known = np.where(present, embeddings, 0)
-    if not np.isfinite(known).all():
+    if not np.isfinite(known := np.where(present, embeddings, 0)).all():
         raise ValueError("evidence_descriptor: embeddings of nodes with evidence must be finite; look at the tower")
     centred = np.where(present, known - known.sum(axis=0) / max(1, present.sum()), 0)
     return _unit_rows(np.concatenate([evidence, _unit_rows(centred, order=2)], axis=1), order=2)
@@ -77,8 +77,9 @@ def knn_affinity(descriptors: Float[np.ndarray, "nodes dim"], neighbours: int, *
     if len(norms) and np.abs(norms - 1).max() > 1e-3:
         found = f"norms from {norms.min():.3g} to {norms.max():.3g}; use evidence_descriptor"
         raise ValueError(f"knn_affinity: descriptors must be L2-normalised, or zero; got {found}")
+    shape = (len(descriptors), len(descriptors))
     if len(nodes) < 2:
-        return sparse.csr_array((len(descriptors),) * 2, dtype=descriptors.dtype)
+        return sparse.csr_array(shape, dtype=descriptors.dtype)
     grid = np.ascontiguousarray(np.round(points / SAME_DESCRIPTOR).astype(np.int32))
     keys = grid.view(np.dtype((np.void, grid.itemsize * grid.shape[1]))).ravel()  # compared as bytes: fast
     _, first, groups = np.unique(keys, return_index=True, return_inverse=True)
@@ -86,9 +87,7 @@ def knn_affinity(descriptors: Float[np.ndarray, "nodes dim"], neighbours: int, *
     rows, cols, source = _balanced_neighbours(groups, nearest, neighbours)
     values = np.clip(similarity[groups[rows], source], 0, 1).astype(descriptors.dtype)
     positive = values > 0
-    directed = sparse.csr_array(
-        (values[positive], (nodes[rows[positive]], nodes[cols[positive]])), shape=(len(descriptors),) * 2
-    )
+    directed = sparse.csr_array((values[positive], (nodes[rows[positive]], nodes[cols[positive]])), shape=shape)
     return directed.maximum(directed.T).tocsr()
 
 
@@ -209,10 +208,10 @@ class Propagation:
     steps: int
     converged: bool
     moved: list[float]
-    """change of the unpaired block in each step, relative to that block"""
-    pruned_mass: list[float]
-    """share of all mass that each step cut off"""
-    pruned_unpaired_mass: list[float]
+    """change of the unpaired block in each step, relative to that block; estimated"""
+    pruned_mass: float
+    """share of all mass that was cut off"""
+    pruned_unpaired_mass: float
     """the same of the unpaired block alone"""
     paired_images: Bool[np.ndarray, "images"]
     """images with a seed; the others are the rows of the unpaired block"""
@@ -225,7 +224,7 @@ class Propagation:
 
     @property
     def reached_reports(self) -> Bool[np.ndarray, "reports"]:
-        """Reports some walk from a seed reaches, and pruning left."""
+        """Reports some walk reaches and no cut has left out."""
         return self.relations.sum(axis=0) > 0
 
     def unpaired_block(self) -> Csr:
@@ -236,75 +235,13 @@ class Propagation:
 
     def stats(self) -> dict[str, Any]:
         """Counts and monitors, as plain numbers for graph_stats.json."""
-        numbers = ("steps", "converged", "moved", "pruned_mass", "pruned_unpaired_mass")
-        return {name: getattr(self, name) for name in numbers} | {
-            "entries": int(self.relations.nnz),
+        names = ("steps", "converged", "moved", "pruned_mass", "pruned_unpaired_mass")
+        return {name: getattr(self, name) for name in names} | {
             "paired_images": int(self.paired_images.sum()),
             "paired_reports": int(self.paired_reports.sum()),
             "unreached_images": int((~self.reached_images).sum()),
             "unreached_reports": int((~self.reached_reports).sum()),
         }
-
-
-class _Walk:
-    """The step of eq. 14; inside, reports with a seed come first."""
-
-    def __init__(self, seeds: Csr, images: Csr, reports: Csr, alpha: float, keep: int | None) -> None:
-        if not 0 < alpha < 1 or (keep is not None and keep < 1):
-            raise ValueError(f"propagate: alpha must lie in (0, 1), keep be None or at least 1; got {alpha} and {keep}")
-        for name, propagator, size in (("image", images, seeds.shape[0]), ("report", reports, seeds.shape[1])):
-            if (got := propagator.shape) != (size, size):
-                raise ValueError(f"propagate: the {name} propagator must be {size} x {size} like the seeds, got {got}")
-        self.paired_images, self.paired_reports = seeds.sum(axis=1) > 0, seeds.sum(axis=0) > 0
-        self.order = np.argsort(~self.paired_reports, kind="stable")
-        self.border = int(self.paired_reports.sum())
-        self.seeds, self.reports = seeds[:, self.order].tocsr(), reports[self.order][:, self.order].tocsr()
-        self.images, self.alpha, self.keep = images, alpha, keep
-
-    def step(self, relations: Csr) -> tuple[Csr, Float[np.ndarray, "2 2"]]:
-        """Next relations; and [mass before the cut, mass after] x [all, unpaired block]."""
-        size, parts, mass = max(1, BLOCK_ENTRIES // max(1, relations.shape[1])), [], np.zeros((2, 2))
-        for start in range(0, relations.shape[0], size):
-            rows = slice(start, start + size)
-            table = self._spread(self.images[rows] @ relations)
-            table += ((1 - self.alpha) * self.seeds[rows]).toarray()
-            mass[0] += self._mass(table, rows)
-            self._cut(table)
-            mass[1] += self._mass(table, rows)
-            kept = np.flatnonzero(table > 0)
-            ends = np.concatenate([[0], np.cumsum((table > 0).sum(axis=1))])
-            parts.append(sparse.csr_array((table.ravel()[kept], kept % table.shape[1], ends), shape=table.shape))
-        return sparse.vstack(parts, format="csr"), mass
-
-    def _spread(self, block: Csr) -> Float[np.ndarray, "rows reports"]:
-        """alpha * block @ S_R, where S_R is symmetric."""
-        if block.nnz > DENSE_FROM * block.shape[0] * block.shape[1]:
-            return np.ascontiguousarray((self.reports @ block.toarray().T).T) * block.dtype.type(self.alpha)
-        return (self.alpha * (block @ self.reports)).toarray()
-
-    def _mass(self, table: Float[np.ndarray, "rows reports"], rows: slice) -> Float[np.ndarray, "2"]:
-        unpaired = table[:, self.border :].sum(axis=1, dtype=float)[~self.paired_images[rows]].sum()
-        return np.array([table.sum(dtype=float), unpaired])
-
-    def _cut(self, table: Float[np.ndarray, "rows reports"]) -> None:
-        """Zero what is smaller than the `keep`-th largest of its row, among reports with and without a seed."""
-        for part in (table[:, : self.border], table[:, self.border :]):
-            if self.keep is not None and part.shape[1] > self.keep:
-                part[part < np.partition(part, -self.keep, axis=1)[:, -self.keep, None]] = 0
-
-    def moved(self, relations: Csr, previous: Csr) -> float:
-        """Change relative to the relations, in the unpaired block, or everywhere while that is empty."""
-        change, size = self._norms(relations - previous), self._norms(relations)
-        where = 0 if size[0] > 0 else 1
-        return change[where] / size[where] if size[where] > 0 else 0.0
-
-    def _norms(self, matrix: Csr) -> tuple[float, float]:
-        unpaired = np.repeat(~self.paired_images, np.diff(matrix.indptr)) & (matrix.indices >= self.border)
-        values = matrix.data.astype(float)
-        return float(np.linalg.norm(values[unpaired])), float(np.linalg.norm(values))
-
-    def restore(self, relations: Csr) -> Csr:
-        return relations[:, np.argsort(self.order)].tocsr()  # the caller's order
 
 
 def propagate(
@@ -320,60 +257,123 @@ def propagate(
     """Spread seed relations over both graphs until the unpaired block stands still (LGDEA eq. 14, reconstruction).
 
         P[t+1] = alpha S_I P[t] S_R + (1-alpha) Y,   P[0] = Y
+               = (1-alpha) sum_{u<=t} alpha^u G[u] + alpha^(t+1) G[t+1],   G[u] = S_I^u Y S_R^u
 
-    The unpaired block (images without a seed x reports without a seed) stands still when a step changes it by less
-    than `tolerance` times its own Frobenius norm and reaches no further image. Where it has no mass yet, or there is no
-    such block, all of `P` takes its place. Not standing still after `max_steps` is a logged warning and
-    `converged=False`: training goes on with what there is.
+    The second form gives any rows of `P` without the others, so a block of images is walked to the end and cut once.
+    (Cutting after each step is no contraction: it did not stand still, and lost far more.) How many steps it takes is
+    known before, from `PROBES` random projections of each side.
 
-    A step cuts a row to its `keep` largest entries among reports with a seed, and its `keep` largest among those
-    without: entries at seeds are so much larger that a common cut would leave little of the unpaired block. All entries
-    equal to the last one kept stay too, since any choice between them would favour the same reports in every row.
+    The unpaired block (images without a seed x reports without a seed) stands still when a step changes it by less than
+    `tolerance` times its own Frobenius norm and reaches no further image; where it has no mass, all of `P` takes its
+    place. Not standing still after `max_steps` is a logged warning and `converged=False`: training goes on.
+    A row is cut to its `keep` largest entries among reports with a seed, and its `keep` largest among those without:
+    entries at seeds are so much larger that a common cut would leave little of the unpaired block. Entries equal to the
+    last one kept stay too: any choice between them would favour the same reports in every row.
 
     Args:
         seeds: `Y`; its dtype is that of the result.
-        image_propagator: `S_I`, of `symmetric_normalize`.
-        report_propagator: `S_R`.
+        image_propagator: `S_I` of `symmetric_normalize`; the other is `S_R`.
         alpha: share taken from neighbours, in (0, 1).
-        tolerance: largest relative change that counts as standing still.
-        max_steps: steps at most.
-        keep: entries kept; None cuts nothing, and then `P` fills up: for small pools only.
+        tolerance: largest relative change that counts as standing still, within `max_steps`.
+        keep: entries kept; None cuts nothing, and then `P` is nearly full: for small pools only.
 
     Raises:
         ValueError: sizes that do not fit, or a number out of its range.
     """
-    walk = _Walk(seeds, image_propagator, report_propagator, alpha, keep)
-    if not (tolerance > 0 and max_steps >= 1):
-        raise ValueError(f"propagate: tolerance must be > 0 and max_steps >= 1, got {tolerance} and {max_steps}")
-    relations, moved, masses, converged = walk.seeds, [], [], False
-    while len(moved) < max_steps and not converged:
-        previous, (relations, mass) = relations, walk.step(relations)
-        moved.append(walk.moved(relations, previous))
-        masses.append(mass)
-        before, after = (np.count_nonzero(np.diff(matrix.indptr)) for matrix in (previous, relations))
-        converged = bool(moved[-1] < tolerance and before == after)
+    _check_walk(seeds, image_propagator, report_propagator, alpha)
+    if not (tolerance > 0 and max_steps >= 1 and (keep is None or keep >= 1)):
+        raise ValueError(f"propagate: {tolerance=}, {max_steps=} and {keep=} must be positive")
+    paired_images, paired_reports = seeds.sum(axis=1) > 0, seeds.sum(axis=0) > 0
+    moved, converged = [], False
+    for change, reaching in itertools.islice(_changes(seeds, image_propagator, report_propagator, alpha), max_steps):
+        moved.append(change)
+        if converged := change < tolerance and not reaching:
+            break
     if not converged:
-        advice = "raise max_steps or lower alpha"
-        logger.warning("relations still move by %.1e after %d steps, alpha %g; %s", moved[-1], max_steps, alpha, advice)
-    before, after = np.stack(masses, axis=1)  # each (steps, [all, unpaired block])
-    lost = np.divide(before - after, before, out=np.zeros_like(before), where=before > 0)
+        logger.warning("relations still move by %.0e after %d steps; raise max_steps or lower alpha", change, max_steps)
+    size, parts, mass = max(1, BLOCK_ENTRIES // max(1, *seeds.shape)), [], np.zeros((2, 2))
+    for start in range(0, seeds.shape[0], size):
+        rows = np.arange(start, min(start + size, seeds.shape[0]))
+        table = _rows_after(len(moved), rows, seeds, image_propagator, report_propagator, alpha)
+        mass[0] += table.sum(dtype=float), table[~paired_images[rows]][:, ~paired_reports].sum(dtype=float)
+        for kind in (paired_reports, ~paired_reports):
+            if keep is not None and kind.sum() > keep:
+                part = table[:, kind]
+                table[:, kind] = np.where(part < np.partition(part, -keep, axis=1)[:, -keep, None], 0, part)
+        mass[1] += table.sum(dtype=float), table[~paired_images[rows]][:, ~paired_reports].sum(dtype=float)
+        parts.append(sparse.csr_array(table))
+    lost = np.divide(mass[0] - mass[1], mass[0], out=np.zeros(2), where=mass[0] > 0)
     return Propagation(
-        relations=walk.restore(relations), steps=len(moved), converged=converged, moved=moved,
-        pruned_mass=lost[:, 0].tolist(), pruned_unpaired_mass=lost[:, 1].tolist(),
-        paired_images=walk.paired_images, paired_reports=walk.paired_reports,
+        relations=sparse.vstack(parts, format="csr"), steps=len(moved), converged=converged, moved=moved,
+        pruned_mass=float(lost[0]), pruned_unpaired_mass=float(lost[1]),
+        paired_images=paired_images, paired_reports=paired_reports,
     )  # fmt: skip
 
 
 def propagation_trace(
-    seeds: Csr, image_propagator: Csr, report_propagator: Csr, *, alpha: float, steps: int, keep: int | None = None
+    seeds: Csr, image_propagator: Csr, report_propagator: Csr, *, alpha: float, steps: int
 ) -> Iterator[Csr]:
-    """Relations P[0] = Y, P[1], ..., P[steps] of `propagate`, one at a time, to look at."""
-    walk = _Walk(seeds, image_propagator, report_propagator, alpha, keep)
-    relations = walk.seeds
-    yield walk.restore(relations)
+    """Relations P[0] = Y, P[1], ..., P[steps] as eq. 14 says, one at a time, uncut: to look at a small world."""
+    _check_walk(seeds, image_propagator, report_propagator, alpha)
+    relations = seeds
+    yield relations
     for _ in range(steps):
-        relations, _ = walk.step(relations)
-        yield walk.restore(relations)
+        relations = alpha * (image_propagator @ relations @ report_propagator) + (1 - alpha) * seeds
+        yield relations
+
+
+def _check_walk(seeds: Csr, images: Csr, reports: Csr, alpha: float) -> None:
+    if not 0 < alpha < 1:
+        raise ValueError(f"propagate: alpha must lie strictly between 0 and 1, got {alpha}")
+    for name, propagator, size in (("image", images, seeds.shape[0]), ("report", reports, seeds.shape[1])):
+        if (got := propagator.shape) != (size, size):
+            raise ValueError(f"propagate: the {name} propagator must be {size} x {size} like the seeds, got {got}")
+
+
+def _changes(seeds: Csr, images: Csr, reports: Csr, alpha: float) -> Iterator[tuple[float, bool]]:
+    """Relative change of each step, and whether it reaches further images.
+
+    E (x . M v)^2 = |M|_F^2 for Gaussian x and v; the first projections see the unpaired block, the second everything.
+    """
+    rng = np.random.default_rng(0)
+    rows, cols = (rng.standard_normal((2, nodes, PROBES)) for nodes in seeds.shape)
+    rows[0, seeds.sum(axis=1) > 0] = cols[0, seeds.sum(axis=0) > 0] = 0
+    reached = (seeds @ (reports.sum(axis=0) > 0).astype(float)) > 0
+    walked, total, weight = _project(rows, seeds, cols), 0, 1
+    while True:
+        total, weight = total + (1 - alpha) * weight * walked, weight * alpha
+        rows, cols = np.stack([images @ row for row in rows]), np.stack([reports @ col for col in cols])
+        previous, walked = walked, _project(rows, seeds, cols)
+        change = np.linalg.norm(weight * (walked - previous), axis=(1, 2))
+        norm = np.linalg.norm(total + weight * walked, axis=(1, 2))
+        where = 0 if norm[0] > 0 else 1
+        before, reached = reached.sum(), reached | ((images @ reached.astype(float)) > 0)
+        yield float(change[where] / norm[where]) if norm[where] > 0 else 0.0, bool(reached.sum() > before)
+
+
+def _project(rows: np.ndarray, seeds: Csr, cols: np.ndarray) -> Float[np.ndarray, "2 probes probes"]:
+    return np.stack([row.T @ (seeds @ col) for row, col in zip(rows, cols, strict=True)])
+
+
+def _rows_after(
+    steps: int, image_rows: Int[np.ndarray, "rows"], seeds: Csr, images: Csr, reports: Csr, alpha: float
+) -> Float[np.ndarray, "rows reports"]:
+    """Rows of P[steps], by Horner's scheme from the longest walk to the shortest."""
+    walks = np.zeros((seeds.shape[0], len(image_rows)), dtype=seeds.dtype)
+    walks[image_rows, np.arange(len(image_rows))] = 1
+    ends = np.flatnonzero(seeds.sum(axis=0) > 0)
+    from_seeds = seeds[:, ends].T.tocsr()
+    at_seeds = [from_seeds @ walks]  # (reports with a seed, rows)
+    for _ in range(steps):
+        walks = images @ walks
+        at_seeds.append(from_seeds @ walks)
+    relations = np.zeros((seeds.shape[1], len(image_rows)), dtype=seeds.dtype)
+    relations[ends] = at_seeds.pop()
+    while at_seeds:
+        relations = reports @ relations
+        relations *= alpha
+        relations[ends] += (1 - alpha) * at_seeds.pop()
+    return np.ascontiguousarray(relations.T)
 
 
 def hubness(affinity: Csr) -> dict[str, float]:

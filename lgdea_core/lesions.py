@@ -1,9 +1,24 @@
 """Lesion tokens: learned queries that look for lesions among the patches (LGDEA eq. 3, reconstruction)."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+MAX_GRID = 14
+"""Finest grid the queries see, a side; finer ones are averaged two by two."""
+
+
+def pool_patches(patch_features: Float[Tensor, "images patches channels"]) -> Float[Tensor, "images pooled channels"]:
+    """Average a square grid two by two until its side is at most `MAX_GRID`."""
+    side = math.isqrt(patch_features.shape[1])
+    grid = patch_features.transpose(1, 2).unflatten(2, (side, side))
+    while grid.shape[-1] > MAX_GRID:
+        grid = F.avg_pool2d(grid, 2)
+    return grid.flatten(2).transpose(1, 2)
 
 
 class LesionQueries(nn.Module):
@@ -22,8 +37,9 @@ class LesionQueries(nn.Module):
 
     def forward(
         self, patch_features: Float[Tensor, "images patches channels"]
-    ) -> tuple[Float[Tensor, "images lesions dim"], Float[Tensor, "images lesions patches"]]:
+    ) -> tuple[Float[Tensor, "images lesions dim"], Float[Tensor, "images lesions pooled"]]:
         """Lesion tokens, L2-normalised, and where each looked (attention over patches, rows sum to 1)."""
+        patch_features = pool_patches(patch_features)
         queries = self.queries.expand(len(patch_features), -1, -1)
         answers, attention = self.attention(queries, patch_features, patch_features, need_weights=True)
         return F.normalize(self.head(queries + answers).float(), dim=-1), attention

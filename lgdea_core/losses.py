@@ -1,5 +1,7 @@
 """Every loss as a function of tensors. Temperatures arrive as `logit_scale = 1 / temperature`."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -90,9 +92,8 @@ def phrase_patch_scores(
 
     Lies between the mean and the maximum of the cosines, hence in [-1, 1].
     """
-    cosines = torch.einsum("nd,ipd->inp", phrase_embeds, patch_embeds)
-    patches = patch_embeds.shape[1]
-    return temperature * (torch.logsumexp(cosines / temperature, dim=2) - torch.tensor(float(patches)).log())
+    logits = torch.einsum("nd,ipd->inp", phrase_embeds / temperature, patch_embeds)
+    return temperature * (logits.logsumexp(dim=2) - math.log(patch_embeds.shape[1]))
 
 
 def consistency_loss(

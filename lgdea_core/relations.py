@@ -38,7 +38,8 @@ class CrossAffinity:
         """One streaming pass over all images for the statistics of the phrases.
 
         Args:
-            score_block: phrase responses (images of the slice, phrases); the device and dtype of all that follows.
+            score_block: phrase responses (images of the slice, phrases), the same each time it is asked: of a model
+                that does not change meanwhile. Its device and dtype are those of all that follows.
             membership: reports x phrases, 1 / (phrases of the report) where the report holds the phrase.
             images: number of images.
             block_size: images of a block; results do not depend on it.
@@ -57,8 +58,8 @@ class CrossAffinity:
         self.reports, self.phrases = membership.shape
         self._fit()
         coo = membership.astype(np.float64).tocoo()
-        indices = torch.from_numpy(np.stack([coo.row, coo.col]).astype(np.int64))
-        self._membership = torch.sparse_coo_tensor(indices, torch.from_numpy(coo.data), coo.shape).to(self._mean)
+        entries = np.stack([coo.row, coo.col]), coo.data
+        self._membership = torch.sparse_coo_tensor(*entries, coo.shape, check_invariants=True).to(self._mean)
         self.has_phrases = torch.from_numpy(mass > 0).to(self._mean.device)
 
     def _scores(self, rows: slice) -> Float[Tensor, "images phrases"]:
@@ -231,15 +232,11 @@ class AffinityRelations(Relations):
         self.images, self.reports = self.affinity.images, self.affinity.reports
         self.block_size = self.affinity.block_size
         if self.graph is not None and self.graph.shape != (self.images, self.reports):
-            raise ValueError(
-                f"AffinityRelations: graph must be {self.images} images x {self.reports} reports like the affinity, "
-                f"got {self.graph.shape}; take the unpaired block"
-            )
+            wanted = f"{self.images} images x {self.reports} reports like the affinity"
+            raise ValueError(f"AffinityRelations: graph must be {wanted}, got {self.graph.shape}; take unpaired_block")
         if self.sinkhorn_steps < 0 or not 0 <= self.report_marginal <= 1:
-            raise ValueError(
-                "AffinityRelations: sinkhorn_steps must be >= 0 and report_marginal in [0, 1], got "
-                f"{self.sinkhorn_steps} and {self.report_marginal}"
-            )
+            found = f"{self.sinkhorn_steps} and {self.report_marginal}"
+            raise ValueError(f"AffinityRelations: sinkhorn_steps must be >= 0, report_marginal in [0, 1], got {found}")
         self._cache: dict[int, Tensor] = {}
         self._cached_bytes = 0
         self.report_scaling = self._sinkhorn()
@@ -278,12 +275,13 @@ class AffinityRelations(Relations):
 
     def rows(self, image_indices: Int[np.ndarray, "images"]) -> Float[Tensor, "images reports"]:
         """Row targets, which sum to 1."""
-        lines = []
-        for image in image_indices.tolist():
+        images, lines = np.unique(image_indices, return_inverse=True)
+        logits = []
+        for image in images.tolist():
             start = image - image % self.block_size
             cached = self._cache.get(start)
-            lines.append(self._logits(slice(image, image + 1))[0] if cached is None else cached[image - start])
-        return self._scaled(torch.stack(lines))
+            logits.append(self._logits(slice(image, image + 1))[0] if cached is None else cached[image - start])
+        return self._scaled(torch.stack(logits))[torch.from_numpy(lines)]
 
     def blocks(self) -> Iterator[tuple[slice, Float[Tensor, "images reports"]]]:
         """All rows, a block at a time."""

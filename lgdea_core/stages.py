@@ -1,30 +1,39 @@
 """What the notebooks do before the first interesting line: corpus, crops, pools, and training data of a run."""
 
 import logging
+import math
+import os
 import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, Float, UInt8
+from matplotlib.figure import Figure
 from scipy import sparse
 
-from lgdea_core.artifacts import Run, project_root
+from lgdea_core.artifacts import Run, git_commit, project_root
 from lgdea_core.config import DataConfig, RunConfig, replace_fields
-from lgdea_core.data.batches import TrainingData, training_data
+from lgdea_core.data.batches import TrainingData, standardise, training_data
 from lgdea_core.data.corpora import assemble
 from lgdea_core.data.corpus import Corpus
-from lgdea_core.data.images import ImageStore, load_images
+from lgdea_core.data.images import ImageStore, boxes_mask, boxes_to_frame, load_images, read_image
 from lgdea_core.data.pairing import Pools, limit_pairs, shuffle_pairs
 from lgdea_core.evidence.index import index_evidence
+from lgdea_core.figures import save_figure
+from lgdea_core.grounding import gradcam, ground
+from lgdea_core.inference import IMAGES_AT_ONCE, evaluating
 from lgdea_core.model import LGDEAModel, LGDEAProcessor, build_model
-from lgdea_core.training import TrainState, seed_everything, train
+from lgdea_core.training import CHECKPOINT, TrainState, seed_everything, train
 
 logger = logging.getLogger("lgdea")
 
+DATA_VARIABLE = "LGDEA_DATA"
+"""Environment variable that names the folder with one sub-folder per corpus."""
 VARIANTS = ("model", "baseline", "model_shuffled", "baseline_shuffled")
 """What a run trains on one budget: its method and `clip`, and both again on shuffled pairs, which must fail."""
 
@@ -48,13 +57,12 @@ class Inputs:
 
 def load_corpus_of(data: DataConfig, seed: int) -> Corpus:
     """The corpus a run names; the phantom is made under data/phantom on first use."""
+    root = data.root or os.environ.get(DATA_VARIABLE)
     if data.corpus == "phantom":
         root = project_root() / "data"
-    elif data.root is None:
-        raise ValueError(f"corpus {data.corpus!r} needs the folder that holds its data; set `data`")
-    else:
-        root = Path(data.root)
-    return assemble(data.corpus, root, studies=data.studies, image_size=data.image_size, seed=seed)
+    elif not root:
+        raise ValueError(f"corpus {data.corpus!r} needs the folder that holds its data; set `data` or {DATA_VARIABLE}")
+    return assemble(data.corpus, Path(root), studies=data.studies, image_size=data.image_size, seed=seed)
 
 
 def load_inputs(config: RunConfig, *, progress: bool = True) -> Inputs:
@@ -141,7 +149,8 @@ def train_variant(
     """Train one of a run's four models, or go on where it stopped.
 
     Args:
-        run: configuration, and the folder that holds the checkpoint under `training/<variant>`.
+        run: configuration, and the folder that holds the checkpoints: `training/<variant>_warm` of phases before the
+            end, `training/<variant>` of all; the second goes on from the first.
         inputs: corpus and pools.
         evidence: rows of `evidence.parquet`.
         variant: which of `VARIANTS`.
@@ -154,8 +163,20 @@ def train_variant(
     model, processor = fresh_model(config, inputs)
     data = prepare_training(config, inputs, evidence, processor, shuffled=shuffled)
     folder = run.folder / "training" / variant
+    if until == "end":
+        _continue_from(folder.with_name(f"{variant}_warm") / CHECKPOINT, folder / CHECKPOINT)
+    else:
+        folder = folder.with_name(f"{variant}_warm")  # its own, so that a rerun never sees a later stage's weights
     state, history = train(config, data, model, folder, until=until, first_graph=first_graph, progress=progress)
     return Trained(state=state, history=history, processor=processor, data=data, config=config)
+
+
+def _continue_from(warm: Path, checkpoint: Path) -> None:
+    if warm.exists() and not checkpoint.exists():
+        part = checkpoint.with_name("copied.part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(warm, part)
+        part.rename(checkpoint)
 
 
 def save_trained(trained: Trained, folder: Path) -> None:
@@ -167,3 +188,89 @@ def save_trained(trained: Trained, folder: Path) -> None:
     trained.config.save(part / "run_config.json")
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
+
+
+def keep_figure(run: Run, figure: Figure, name: str, *, patients: bool = False) -> Figure:
+    """Save a figure with its origin where the run's figures lie, and hand it back to be shown.
+
+    Args:
+        run: says where, and what goes into the metadata.
+        figure: what to save.
+        name: file name without suffix.
+        patients: it shows a report or a film; those of a real corpus stay in the run's folder, which git ignores.
+    """
+    private = patients and run.config.data.corpus != "phantom"
+    folder = run.folder / "figures" if private else run.figures
+    origin = {"run": run.name, "commit": git_commit(project_root()), "seed": str(run.config.seed)}
+    save_figure(figure, folder / name, origin)
+    return figure
+
+
+class LesionViews(NamedTuple):
+    """What the lesion queries answer, and where each looked."""
+
+    tokens: Float[np.ndarray, "images lesions dim"]
+    attention: Float[np.ndarray, "images lesions grid grid"]
+
+
+@torch.no_grad()
+def lesion_views(model: LGDEAModel, crops: UInt8[torch.Tensor, "images height width"]) -> LesionViews:
+    """Lesion tokens (eq. 3) of some crops with their attention over the patches, which sums to 1 per token."""
+    device, parts = next(model.parameters()).device, []
+    with evaluating(model):
+        for block in crops.split(IMAGES_AT_ONCE):
+            images = model.encode_images(standardise(block.unsqueeze(1).float() / 255).to(device))
+            parts.append([part.float().cpu() for part in model.lesion_queries(images.patch_features)])
+    tokens, attention = (torch.cat(part) for part in zip(*parts, strict=True))
+    side = math.isqrt(attention.shape[2])
+    return LesionViews(tokens.numpy(), attention.unflatten(2, (side, side)).numpy())
+
+
+class GroundingSample(NamedTuple):
+    """A film, a phrase that is true of it, and where."""
+
+    study_id: str
+    phrase: str
+    film: Float[np.ndarray, "height width"]
+    boxes_xywh: list[tuple[float, ...]]
+
+    @property
+    def mask(self) -> Bool[np.ndarray, "height width"]:
+        """The boxes as one mask of the film."""
+        corners = np.array([(x, y, x + width, y + height) for x, y, width, height in self.boxes_xywh])
+        return boxes_mask(corners, *self.film.shape)
+
+
+def grounding_samples(inputs: Inputs, study_ids: Iterable[str], limit: int) -> list[GroundingSample]:
+    """Phrases with boxes of some studies, as many different findings as there are first; films in original pixels."""
+    boxes = inputs.corpus.boxes
+    boxes = boxes[boxes["study_id"].isin(set(study_ids))]
+    chosen = boxes.drop_duplicates(["image_id", "phrase"])
+    turn = chosen.groupby("finding", dropna=False).cumcount()
+    chosen = chosen.loc[turn.sort_values(kind="stable").index[:limit]]
+    samples = []
+    for image_id, study_id, phrase in chosen[["image_id", "study_id", "phrase"]].itertuples(index=False):
+        film = read_image(inputs.corpus.image_path(image_id))
+        own = boxes[(boxes["image_id"] == image_id) & (boxes["phrase"] == phrase)]
+        corners = boxes_to_frame(own, *film.shape).tolist()
+        samples.append(GroundingSample(study_id, phrase, film, [(a, b, c - a, d - b) for a, b, c, d in corners]))
+    return samples
+
+
+OVERLAYS = ("model", "baseline", "prototypes", "Grad-CAM")
+"""Maps of a phrase: cosine in the joint space of the run's method and of `clip`; of the method, the Bhattacharyya
+coefficient of assignments, and Grad-CAM."""
+
+
+def phrase_map(
+    models: Mapping[str, tuple[LGDEAModel, LGDEAProcessor]],
+    film: Float[np.ndarray, "height width"],
+    phrase: str,
+    overlay: str,
+) -> Float[np.ndarray, "height width"]:
+    """One of `OVERLAYS` in the film's pixels; `models` needs "model", and "baseline" for the overlay of that name."""
+    if overlay == "Grad-CAM":
+        return gradcam(*models["model"], film, phrase)
+    if overlay == "prototypes":
+        return ground(*models["model"], film, phrase, space="prototypes")
+    return ground(*models[overlay], film, phrase)

@@ -145,6 +145,11 @@ def test_constant_map_earns_nothing(value: float, dtype: type) -> None:
     assert math.isnan(miou(similarity_map, mask, "afloc"))
 
 
+def test_faint_map_keeps_its_contrast() -> None:
+    similarity_map, mask = np.random.default_rng(0).normal(0, 0.4, (7, 9)), box_mask([(1, 1, 4, 5)], 7, 9)
+    assert cnr(1e-6 * similarity_map, mask) == pytest.approx(cnr(similarity_map, mask), rel=1e-9)
+
+
 def test_perfect_two_level_map_has_no_noise_hence_cnr_0() -> None:
     mask = box_mask([(1, 1, 3, 3)], 5, 5)
     assert cnr(np.where(mask, 0.9, 0.1), mask) == 0

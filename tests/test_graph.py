@@ -1,5 +1,6 @@
 """Graphs and propagation: hand-computed cases, agreement with the dense references, errors."""
 
+import itertools
 import json
 import logging
 
@@ -249,29 +250,34 @@ def test_a_star_shows_a_hub_above_every_seed() -> None:
     assert hubness(sparse.csr_array(star))["max"] == 4
 
 
-@pytest.mark.parametrize("dense_from", [0.0, 2.0])
 @pytest.mark.parametrize("entries", [1, 100, 10**6])
-def test_neither_the_block_size_nor_the_kind_of_product_matters(
-    monkeypatch: pytest.MonkeyPatch, dense_from: float, entries: int
-) -> None:
+def test_the_block_size_does_not_matter(monkeypatch: pytest.MonkeyPatch, entries: int) -> None:
     walk = world(30, 25, pairs=6)
     expected = propagate(*walk, alpha=0.8, tolerance=1e-8, max_steps=200, keep=5)
     monkeypatch.setattr(graph, "BLOCK_ENTRIES", entries)
-    monkeypatch.setattr(graph, "DENSE_FROM", dense_from)
     found = propagate(*walk, alpha=0.8, tolerance=1e-8, max_steps=200, keep=5)
     torch.testing.assert_close(dense(found.relations), dense(expected.relations), rtol=0, atol=1e-12)
-    np.testing.assert_allclose(found.pruned_mass, expected.pruned_mass, atol=1e-12)
-    np.testing.assert_allclose(found.moved, expected.moved, atol=1e-12)
+    assert found.pruned_mass == pytest.approx(expected.pruned_mass, abs=1e-12)
+    assert found.moved == expected.moved
 
 
-def test_the_trace_ends_where_propagation_does() -> None:
-    walk = world(12, 10, pairs=3)
-    result = propagate(*walk, alpha=0.7, tolerance=1e-6, max_steps=100, keep=4)
-    trace = list(propagation_trace(*walk, alpha=0.7, steps=result.steps, keep=4))
-    assert (trace[0] != walk[0]).nnz == 0
-    assert (trace[-1] != result.relations).nnz == 0
-    change = (trace[-1] - trace[-2]).toarray()[3:, 3:]
-    assert np.linalg.norm(change) / np.linalg.norm(trace[-1].toarray()[3:, 3:]) == pytest.approx(result.moved[-1])
+def test_rows_alone_are_the_iteration_of_the_equation() -> None:
+    pairs = np.array([[4, 9], [0, 3], [11, 0], [7, 5], [8, 5]])  # seeds anywhere, one report with two images
+    walk = seed_matrix(pairs, 20, 16, np.float64), *world(20, 16, pairs=1)[1:]
+    for steps in (1, 2, 7):
+        result = propagate(*walk, alpha=0.7, tolerance=1e-12, max_steps=steps, keep=None)
+        trace = list(propagation_trace(*walk, alpha=0.7, steps=steps))
+        assert (trace[0] != walk[0]).nnz == 0
+        np.testing.assert_allclose(result.relations.toarray(), trace[-1].toarray(), rtol=0, atol=1e-12)
+
+
+def test_the_estimated_change_is_about_the_true_one() -> None:
+    walk = world(200, 150, pairs=20)
+    result = propagate(*walk, alpha=0.8, tolerance=1e-9, max_steps=12, keep=None)
+    blocks = [part.toarray()[20:, 20:] for part in propagation_trace(*walk, alpha=0.8, steps=12)]
+    true = [np.linalg.norm(new - old) / np.linalg.norm(new) for old, new in itertools.pairwise(blocks)]
+    np.testing.assert_allclose(result.moved, true, rtol=0.35)
+    np.testing.assert_allclose(np.log(result.moved[4:]), np.log(true[4:]), atol=0.3)
 
 
 def slow_cut(table: np.ndarray, keep: int, paired: np.ndarray) -> np.ndarray:
@@ -282,31 +288,27 @@ def slow_cut(table: np.ndarray, keep: int, paired: np.ndarray) -> np.ndarray:
     return table
 
 
-def test_pruning_keeps_the_largest_of_both_kinds_and_reports_its_true_loss() -> None:
-    pairs = np.array([[4, 9], [0, 3], [11, 0], [7, 5]])  # seeds anywhere, not only first
-    seeds = seed_matrix(pairs, 20, 16, np.float64)
-    images, reports = world(20, 16, pairs=1)[1:]
-    paired_reports = np.isin(np.arange(16), pairs[:, 1])
-    unpaired = np.ix_(~np.isin(np.arange(20), pairs[:, 0]), ~paired_reports)
-    result = propagate(seeds, images, reports, alpha=0.8, tolerance=1e-3, max_steps=6, keep=2)
-    previous = seeds.toarray()
-    for step in range(result.steps):
-        full = 0.8 * images.toarray() @ previous @ reports.toarray() + 0.2 * seeds.toarray()
-        cut = slow_cut(full, 2, paired_reports)
-        assert result.pruned_mass[step] == pytest.approx(1 - cut.sum() / full.sum(), abs=1e-12)
-        block, kept = full[unpaired].sum(), cut[unpaired].sum()
-        assert result.pruned_unpaired_mass[step] == pytest.approx(1 - kept / block if block else 0, abs=1e-12)
-        previous = cut
-    np.testing.assert_allclose(result.relations.toarray(), previous, atol=1e-12)
-    assert result.pruned_mass[-1] > 0.01
+def test_the_cut_keeps_the_largest_of_both_kinds_and_reports_its_true_loss() -> None:
+    pairs = np.array([[4, 9], [0, 3], [11, 0], [7, 5]])
+    walk = seed_matrix(pairs, 20, 16, np.float64), *world(20, 16, pairs=1)[1:]
+    options = {"alpha": 0.8, "tolerance": 1e-6, "max_steps": 200}
+    full = propagate(*walk, **options, keep=None).relations.toarray()
+    result = propagate(*walk, **options, keep=2)
+    cut = slow_cut(full, 2, np.isin(np.arange(16), pairs[:, 1]))
+    np.testing.assert_allclose(result.relations.toarray(), cut, rtol=0, atol=1e-12)
+    unpaired = np.ix_(~np.isin(np.arange(20), pairs[:, 0]), ~np.isin(np.arange(16), pairs[:, 1]))
+    assert result.pruned_mass == pytest.approx(1 - cut.sum() / full.sum(), abs=1e-12)
+    assert result.pruned_unpaired_mass == pytest.approx(1 - cut[unpaired].sum() / full[unpaired].sum(), abs=1e-12)
+    assert result.pruned_unpaired_mass > 0.05
+    assert propagate(*walk, **options, keep=16).pruned_mass == 0
 
 
-def test_pruning_cuts_no_ties() -> None:
+def test_the_cut_spares_ties() -> None:
     complete = symmetric_normalize(csr([[0, 1, 1, 1], [1, 0, 1, 1], [1, 1, 0, 1], [1, 1, 1, 0]]), 1.0)
     seeds = seed_matrix(np.array([[0, 0]]), 4, 4, np.float64)
     result = propagate(seeds, complete, complete, alpha=0.5, tolerance=1e-6, max_steps=50, keep=1)
     np.testing.assert_array_equal(np.diff(result.relations.indptr), 4)  # reports 1 to 3 are alike: all stay
-    assert result.pruned_mass[-1] == 0
+    assert result.pruned_mass == 0
 
 
 def test_what_no_walk_reaches_is_zero_and_says_so() -> None:
@@ -365,11 +367,11 @@ def test_a_smaller_tolerance_takes_more_steps_and_comes_nearer() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"alpha": 0.0}, r"alpha must lie in \(0, 1\), keep be None or at least 1; got 0.0"),
-        ({"alpha": 1.0}, r"alpha must lie in \(0, 1\)"),
-        ({"keep": 0}, r"keep be None or at least 1; got 0.8 and 0"),
-        ({"tolerance": 0.0}, r"tolerance must be > 0 and max_steps >= 1, got 0.0 and 5"),
-        ({"max_steps": 0}, r"max_steps >= 1, got 0.1 and 0"),
+        ({"alpha": 0.0}, r"alpha must lie strictly between 0 and 1, got 0.0"),
+        ({"alpha": 1.0}, r"alpha must lie strictly between 0 and 1, got 1.0"),
+        ({"keep": 0}, r"tolerance=0.1, max_steps=5 and keep=0 must be positive"),
+        ({"tolerance": 0.0}, r"tolerance=0.0, max_steps=5 and keep=3 must be positive"),
+        ({"max_steps": 0}, r"max_steps=0 and keep=3 must be positive"),
     ],
 )
 def test_propagation_refuses_numbers_out_of_range(change: dict[str, float], message: str) -> None:

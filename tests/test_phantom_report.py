@@ -96,7 +96,7 @@ def test_no_modifier_gives_a_finding_away(plans: list[StudyPlan]) -> None:
     for modifier in MODIFIERS:
         counts = heard[modifier]
         assert counts.total() > 15, modifier
-        assert counts.most_common(1)[0][1] / counts.total() < 0.55, modifier
+        assert counts.most_common(1)[0][1] / counts.total() < 0.6, modifier
         assert len(counts) >= 4, modifier
     assert len(heard["effusion"]) == 1  # the control: nouns do
 

@@ -22,6 +22,8 @@ PHRASES_PER_REPORT = 3
 """Phrases of one report in a batch, at most; drawn anew each step."""
 SENTENCES_KEPT = 0.6
 """Least share of a report's sentences in a batch: single sentences come into distribution, as prompts are."""
+TOKENS_TRAINED = 64
+"""Longest report in a batch: as sentences come in random order, a cut drops random ones."""
 WORDS_DROPPED = 0.3
 """Share of a phrase's tokens hidden in its word-dropped copy."""
 
@@ -257,7 +259,7 @@ def _report_tokens(
         sentences = data.sentences[report]
         kept = round(len(sentences) * rng.uniform(SENTENCES_KEPT, 1)) or 1
         order = rng.permutation(len(sentences))[:kept]
-        body = [token for index in order for token in sentences[index]][: data.max_tokens - 2]
+        body = [token for index in order for token in sentences[index]][: min(data.max_tokens, TOKENS_TRAINED) - 2]
         sequences.append([first, *body, last])
     return pad_tokens(sequences, padding)
 

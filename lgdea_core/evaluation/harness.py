@@ -43,6 +43,15 @@ MIN_POSITIVES = 10
 GROUNDING_METRICS = ("cnr_signed", "miou_biovil_t", "pointing")
 RANKED = 5
 RECALLED = 10
+HEADLINES = {
+    ("zero-shot", "auc"): "zero-shot AUC",
+    ("grounding", "cnr_signed"): "CNR (signed)",
+    ("grounding", "miou_biovil_t"): "mIoU (BioViL-T)",
+    ("grounding", "pointing"): "pointing game",
+    ("retrieval", f"precision_at_{RANKED}"): f"precision@{RANKED}",
+    ("retrieval", f"recall_at_{RECALLED}"): f"recall@{RECALLED}",
+}
+"""(task, metric) -> name in a comparison"""
 METRIC_COLUMNS = ("task", "metric", "finding", "estimate", "low", "high", "n", "positives")
 
 
@@ -214,3 +223,26 @@ def patients_of(part: Corpus, study_ids: pd.Series) -> list[str]:
 
 def _read_text(report: str) -> str:
     return " ".join(report_sentences(report))
+
+
+def headlines(metrics: pd.DataFrame) -> pd.DataFrame:
+    """The macro rows of `HEADLINES`, ready for `figures.figure_metric_comparison`.
+
+    Args:
+        metrics: `METRIC_COLUMNS` and a column variant.
+
+    Returns:
+        Columns method, metric, estimate, low, high, n, chance. Chance is 0.5 for AUC, 0 for CNR, the measured one for
+        precision, 10 / n for recall (less where texts repeat), and NaN for mIoU and pointing: the controls show it.
+    """
+    overall = metrics[metrics["finding"].isin(["macro", "all"])]
+    by_chance = overall[overall["metric"] == f"precision_at_{RANKED}_chance"].groupby("variant")["estimate"].first()
+    rows = []
+    for (task, metric), name in HEADLINES.items():
+        for row in overall[(overall["task"] == task) & (overall["metric"] == metric)].to_dict("records"):
+            chance = {"auc": 0.5, "cnr_signed": 0.0, f"recall_at_{RECALLED}": RECALLED / max(RECALLED, row["n"])}
+            if metric == f"precision_at_{RANKED}":
+                chance[metric] = by_chance[row["variant"]]
+            values = {column: row[column] for column in ("estimate", "low", "high", "n")}
+            rows.append({"method": row["variant"], "metric": name, **values, "chance": chance.get(metric, np.nan)})
+    return pd.DataFrame(rows, columns=["method", "metric", "estimate", "low", "high", "n", "chance"])

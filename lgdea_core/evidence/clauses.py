@@ -147,8 +147,6 @@ def _chain_before(items: Sequence[Item], heads: list[_Head], index: int) -> list
         allowed = PHRASE_KINDS | FINDING_LINKS | {"preposition", "determiner", "linking"}
         if any(item.kind not in allowed | (set() if chain else {"verb", "word"}) for item in between):
             break
-        if chain and not any(item.kind in FINDING_LINKS for item in between):
-            break
         chain.append(head)
     return chain
 

@@ -172,7 +172,7 @@ def evaluate_openi(extractor: str, root: Path) -> dict[str, Any]:
     return {"extractor": extractor, **result, "left_out": len(corpus.studies) - len(ids)}
 
 
-def _ratio(part: float, whole: float) -> float:
+def _ratio(part: int | float, whole: int | float) -> float:
     return part / whole if whole else 0.0
 
 

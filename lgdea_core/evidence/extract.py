@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pandas as pd
 import spacy
@@ -24,6 +24,7 @@ REPORTS_PER_CALL = 256
 _logger = logging.getLogger("lgdea")
 
 
+@runtime_checkable
 class EvidenceExtractor(Protocol):
     """Whatever turns reports into findings: rules, a local model, a server."""
 

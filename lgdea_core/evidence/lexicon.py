@@ -174,23 +174,21 @@ class Lexer:
                 for slip in _slips(word):
                     self._slips.setdefault(slip, set()).add(word)
 
-    def sentences(self, doc: Doc) -> Iterator[list[Item]]:
+    def sentences(self, doc: Doc) -> list[list[Item]]:
         """Items of one sentence after the other; unknown words become items too, stops end a sentence."""
         doc = self._spelled(doc)
         matches = sorted(self._matcher(doc), key=lambda match: (match[1], -match[2]))
-        sentence: list[Item] = []
+        sentences: list[list[Item]] = [[]]
         position = 0
-        for key, start, end in matches:
+        for key, start, end in [*matches, (0, len(doc), len(doc))]:
             if start < position:
                 continue
-            if start > position:
-                yield from self._unknown(doc, position, start, sentence)
-                sentence = self._open
-            sentence.append(Item(*self._meaning[key], start, end))
+            for index in range(position, start):
+                _read_unknown(doc[index].text, index, sentences)
+            if start < end:
+                sentences[-1].append(Item(*self._meaning[key], start, end))
             position = end
-        yield from self._unknown(doc, position, len(doc), sentence)
-        if self._open:
-            yield self._open
+        return sentences
 
     def _spelled(self, doc: Doc) -> Doc:
         """The document with its misspelt words corrected, token by token; the same object where there is none."""
@@ -214,17 +212,13 @@ class Lexer:
             self._corrections[word] = next(iter(near)) if len(near) == 1 else None
         return self._corrections[word]
 
-    def _unknown(self, doc: Doc, start: int, end: int, sentence: list[Item]) -> Iterator[list[Item]]:
-        for index in range(start, end):
-            text = doc[index].text
-            if text in STOP_TOKENS:
-                if sentence:
-                    yield sentence
-                sentence = []
-            else:
-                kind = "measure" if text[0].isdigit() else "word"
-                sentence.append(Item(kind, None, index, index + 1))
-        self._open = sentence
+
+def _read_unknown(text: str, index: int, sentences: list[list[Item]]) -> None:
+    """Put a token that is no term into the open sentence, or close the sentence with it."""
+    if text in STOP_TOKENS:
+        sentences.append([])
+    else:
+        sentences[-1].append(Item("measure" if text[0].isdigit() else "word", None, index, index + 1))
 
 
 class LexiconExtractor:

@@ -1,7 +1,7 @@
 """The embedded phantom: a generated chest radiograph world with known truth, deterministic by (seed, index).
 
 `generate_study` makes one study, `build_phantom` and `load_phantom` a corpus on disk, `paint_lesion` puts the same
-lesions into real normal films (`Geometry.from_lung_boxes`). A film of 128 x 128 pixels takes about 4 ms on one core.
+lesions into real normal films (`Geometry.from_lung_boxes`).
 """
 
 from lgdea_core.data.phantom.build import (

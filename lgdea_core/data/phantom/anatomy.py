@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32
 
-from lgdea_core.data.phantom.geometry import HILUM, Geometry, closed_curve, heart_contour, mirror
+from lgdea_core.data.phantom.geometry import HILUM, Geometry, closed_curve, heart_contour, mirror, wide_blur
 
 _SHOULDER = np.array(
     [
@@ -38,10 +38,15 @@ _BRONCHI = [
 _DISCS = [np.array([(0.458, y), (0.542, y)]) for y in np.arange(0.03, 0.95, 0.052)]
 _SPINE = np.array([(0.458, -0.2), (0.542, -0.2), (0.545, 1.2), (0.455, 1.2)])
 _CLAVICLE = np.array([(0.465, 0.178), (0.41, 0.17), (0.33, 0.148), (0.24, 0.118), (0.16, 0.105), (0.09, 0.12)])
-_HILUM_BLOBS = {
-    "right": closed_curve(np.array([(0.43, 0.38), (0.395, 0.4), (0.375, 0.46), (0.395, 0.53), (0.43, 0.5)])),
-    "left": closed_curve(np.array([(0.575, 0.37), (0.61, 0.385), (0.625, 0.43), (0.61, 0.49), (0.58, 0.47)])),
-}
+_HILUM_BLOBS = [
+    closed_curve(np.array([(0.43, 0.38), (0.395, 0.4), (0.375, 0.46), (0.395, 0.53), (0.43, 0.5)])),
+    closed_curve(np.array([(0.575, 0.37), (0.61, 0.385), (0.625, 0.43), (0.61, 0.49), (0.58, 0.47)])),
+]
+
+HEART_LEVEL = 0.8
+"""Grey level of the heart, normal or enlarged."""
+LUNG_LEVEL = 0.24
+"""Grey level of aerated lung in the average patient."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +79,7 @@ class Habitus:
             heart_width=1 + 0.085 * spread[0],
             bone=0.75 + 0.3 * spread[1],
             tissue=0.62 + 0.09 * spread[2],
-            lung_level=0.24 + 0.06 * spread[3],
+            lung_level=LUNG_LEVEL + 0.06 * spread[3],
             breast=max(0.0, 0.5 * nuisance * spread[4]),
             vessels=0.8 + 0.3 * spread[5],
             rib_slope=0.10 + 0.03 * spread[6],
@@ -101,22 +106,16 @@ def paint_anatomy(
     blend(film, _abdomen(geometry), min(0.93, tissue + 0.22))
     blend(film, 0.92 * geometry.lungs, habitus.lung_level)
     _lung_gradient(film, geometry)
-    for side, blob in _HILUM_BLOBS.items():
-        blend(film, geometry.fill(blob, blur=0.018), 0.68, 0.5)
-        _paint_vessels(film, geometry, HILUM[side], side, habitus.vessels, rng)
+    blend(film, geometry.fill_all(_HILUM_BLOBS, blur=0.018), 0.68, 0.5)
+    _paint_vessels(film, geometry, habitus.vessels, rng)
     if habitus.breast > 0.05:
-        for breast in (_BREAST, mirror(_BREAST)):
-            blend(film, geometry.fill(breast, blur=0.008), 0.8, 0.22 * habitus.breast)
+        blend(film, geometry.fill_all([_BREAST, mirror(_BREAST)], blur=0.008), 0.8, 0.22 * habitus.breast)
     _paint_bones(film, geometry, habitus, scapulae)
     blend(film, geometry.fill(_MEDIASTINUM, blur=0.007), tissue + 0.12, 0.85)
     blend(film, geometry.fill(heart_contour(habitus.heart_width * heart_magnification), blur=0.006), HEART_LEVEL, 0.9)
     _paint_midline(film, geometry, habitus)
     blend(film, geometry.fill(_GAS, blur=0.007), 0.42, 0.75 * habitus.gas)
     return film
-
-
-HEART_LEVEL = 0.8
-"""Grey level of the heart, normal or enlarged."""
 
 
 def blend(
@@ -142,33 +141,29 @@ def _abdomen(geometry: Geometry) -> Float32[np.ndarray, "height width"]:
 
 def _lung_gradient(film: Float32[np.ndarray, "height width"], geometry: Geometry) -> None:
     """Lungs are whiter at the wall and the base, where more tissue lies in the beam."""
-    wall = cv2.GaussianBlur(1 - geometry.lungs, (0, 0), max(0.6, 0.035 * geometry.unit))
+    wall = wide_blur(1 - geometry.lungs, max(0.6, 0.035 * geometry.unit))
     film += 0.28 * geometry.lungs * wall
 
 
 def _paint_vessels(
-    film: Float32[np.ndarray, "height width"],
-    geometry: Geometry,
-    hilum: tuple[float, float],
-    side: str,
-    strength: float,
-    rng: np.random.Generator,
+    film: Float32[np.ndarray, "height width"], geometry: Geometry, strength: float, rng: np.random.Generator
 ) -> None:
-    """Branching lung markings that run from the hilum outwards and thin out."""
-    outward = -1.0 if side == "right" else 1.0
+    """Branching lung markings that run from the hila outwards and thin out."""
     count = 15
-    angles = np.linspace(-1.45, 1.45, count) + rng.normal(0, 0.12, count)
-    lengths, bends = rng.uniform(0.14, 0.34, count), rng.normal(0, 0.5, count)
-    step = np.linspace(0, 1, 9)[None, :]
-    turn = angles[:, None] + bends[:, None] * step + rng.normal(0, 0.05, (count, 9))
-    along = lengths[:, None] * step * (1 + 0.35 * np.abs(np.sin(angles))[:, None])
-    x, y = hilum[0] + outward * along * np.cos(turn) * 0.85, hilum[1] + along * np.sin(turn)
-    courses = np.stack([x, y], axis=2)
-    forks = courses[:, 4:] + rng.normal(0, 0.35, (count, 1, 2)) * (step[:, 4:, None] - step[:, 4:5, None]) * 0.12
+    step = np.linspace(0, 1, 9)
+    angles = np.linspace(-1.45, 1.45, count) + rng.normal(0, 0.12, (2, count))
+    lengths, bends = rng.uniform(0.14, 0.34, (2, count, 1)), rng.normal(0, 0.5, (2, count, 1))
+    turn = angles[:, :, None] + bends * step + rng.normal(0, 0.05, (2, count, 9))
+    along = lengths * step * (1 + 0.35 * np.abs(np.sin(angles))[:, :, None])
+    outward, hila = np.array([-1.0, 1.0])[:, None, None], np.array([HILUM["right"], HILUM["left"]])
+    x = hila[:, None, None, 0] + 0.85 * outward * along * np.cos(turn)
+    courses = np.stack([x, hila[:, None, None, 1] + along * np.sin(turn)], axis=3)
+    forks = courses[:, :, 4:] + rng.normal(0, 0.042, (2, count, 1, 2)) * (step[4:, None] - step[4])
     # Trunks are thick near the hilum, twigs fork and reach the periphery.
-    plane = 0.65 * geometry.lines([*courses[::2, :4]], 0.012, blur=0.006)
-    plane += 0.7 * geometry.lines([*courses[:, 2:], *forks], 0.0045, blur=0.002)
-    blend(film, plane * geometry.lung_planes[side], 0.7, 0.42 * strength)
+    plane = 0.65 * geometry.lines([*courses[:, ::2, :4].reshape(-1, 4, 2)], 0.012, blur=0.006)
+    twigs = [*courses[:, :, 2:].reshape(-1, 7, 2), *forks.reshape(-1, 5, 2)]
+    plane += 0.7 * geometry.lines(twigs, 0.0045, blur=0.002)
+    blend(film, plane * geometry.lungs, 0.7, 0.42 * strength)
 
 
 def _paint_bones(
@@ -182,8 +177,8 @@ def _paint_bones(
     blend(film, geometry.lines(clavicles, 0.027, blur=0.003), 0.9, 0.38 * habitus.bone)
     if scapulae > 0.05:
         shift = np.array([0.05 * scapulae, 0.0])
-        blade = geometry.fill(_SCAPULA + shift, blur=0.006) + geometry.fill(mirror(_SCAPULA + shift), blur=0.006)
-        blend(film, blade, 0.85, 0.16 * habitus.bone * scapulae)
+        blades = geometry.fill_all([_SCAPULA + shift, mirror(_SCAPULA + shift)], blur=0.006)
+        blend(film, blades, 0.85, 0.16 * habitus.bone * scapulae)
 
 
 def _ribs(slope: float) -> tuple[list[Float[np.ndarray, "_ 2"]], list[Float[np.ndarray, "_ 2"]]]:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-from lgdea_core.data.phantom.anatomy import HEART_LEVEL, blend, texture
+from lgdea_core.data.phantom.anatomy import HEART_LEVEL, texture
 from lgdea_core.data.phantom.geometry import HILUM, LUNGS, Geometry, heart_contour, mirror
 
 MASK_LEVEL = 0.25
@@ -57,9 +57,10 @@ class PaintedLesion:
     mask: Bool[np.ndarray, "height width"]
 
     def onto(self, film: Plane) -> None:
-        """Paint it, in place."""
+        """Paint it, in place; what is dense only adds to what lies in the same beam."""
         for plane, level in self.layers:
-            blend(film, plane, level)
+            step = np.float32(level) - film
+            film += plane * (np.maximum(step, 0) if level > 0.5 else step)
 
 
 def draw_lesion(lesion: Lesion, geometry: Geometry, heart_width: float = 1.0) -> PaintedLesion:
@@ -257,7 +258,7 @@ def _hernia(lesion: Lesion, geometry: Geometry, rng: np.random.Generator) -> Lay
     outline = _blob(center, radius, rng, 0.08, 0.85)
     inside = center + 0.82 * (outline - center)
     inside[:, 1] = np.minimum(inside[:, 1], center[0, 1] + radius * rng.uniform(0.0, 0.3))
-    amount = 0.06 + 0.42 * lesion.contrast
+    amount = 0.12 + 0.45 * lesion.contrast
     layers = [(amount * geometry.fill(outline, blur=0.006), 0.97)]
     if rng.random() < 0.6:  # the others are filled with fluid
         layers.append((0.8 * amount * geometry.fill(inside, blur=0.005), 0.42))

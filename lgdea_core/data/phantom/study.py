@@ -1,14 +1,14 @@
 """One phantom study: film, truth and report, from a configuration and an index alone."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
-from lgdea_core.data.phantom.anatomy import Habitus, paint_anatomy
+from lgdea_core.data.phantom.anatomy import HEART_LEVEL, LUNG_LEVEL, Habitus, paint_anatomy
 from lgdea_core.data.phantom.config import PhantomConfig
-from lgdea_core.data.phantom.geometry import Box, Geometry, box_of_mask
+from lgdea_core.data.phantom.geometry import Box, Geometry, box_of_mask, heart_contour
 from lgdea_core.data.phantom.lesions import Lesion, PaintedLesion, draw_lesion
 from lgdea_core.data.phantom.nuisance import Exposure, Nuisance, add_scatter, finish, paint_devices
 from lgdea_core.data.phantom.report import lesion_phrase, write_report
@@ -166,9 +166,11 @@ def paint_lesion(
     rng: np.random.Generator,
     geometry: Geometry,
     severity: str | None = None,
-    contrast: float = 1.0,
+    contrast: float = 0.7,
 ) -> tuple[Float32[np.ndarray, "height width"], Bool[np.ndarray, "height width"]]:
     """Paint one lesion of a kind, at a random place, into any normal film.
+
+    The lesion's grey levels are stretched to the film's own, from its aerated lung to its heart.
 
     Args:
         image: grey levels in [0, 1], dense tissue bright.
@@ -192,5 +194,13 @@ def paint_lesion(
     lesion = sample_lesion(finding, rng, severity=severity, contrast=contrast)
     painted = draw_lesion(lesion, geometry)
     film = image.astype(np.float32)
-    painted.onto(film)
+    layers = [(plane, _level_on(film, geometry, level)) for plane, level in painted.layers]
+    replace(painted, layers=layers).onto(film)
     return film, painted.mask
+
+
+def _level_on(film: Float32[np.ndarray, "height width"], geometry: Geometry, level: float) -> float:
+    lung = float(np.percentile(film[geometry.lungs > 0.5], 25))
+    heart = float(np.median(film[geometry.fill(heart_contour(0.9)) > 0.5]))
+    share = (level - LUNG_LEVEL) / (HEART_LEVEL - LUNG_LEVEL)
+    return min(max(lung + max(heart - lung, 0.1) * share, 0.0), 1.0)

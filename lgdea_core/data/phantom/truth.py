@@ -16,10 +16,10 @@ HEDGE_TRUTH = 0.6
 MIDLINE = ("cardiomegaly", "hernia")
 SEVERITY_SHARES = (0.4, 0.35, 0.25)
 _ZONES = {
-    "parenchyma": {"apical": 0.12, "upper": 0.2, "mid": 0.15, "perihilar": 0.15, "lower": 0.38},
+    "parenchyma": {"apical": 0.17, "upper": 0.18, "mid": 0.15, "perihilar": 0.15, "lower": 0.35},
     "edema": {"perihilar": 0.6, "lower": 0.25, "upper": 0.15},
     "pleural effusion": {"lower": 0.84, "mid": 0.1, "apical": 0.06},
-    "pneumothorax": {"apical": 0.6, "mid": 0.2, "lower": 0.2},
+    "pneumothorax": {"apical": 0.44, "mid": 0.28, "lower": 0.28},
 }
 _BILATERAL = {"edema": 0.75, "pleural effusion": 0.3, "pneumothorax": 0.06}
 _BILATERAL_OTHERS = 0.15

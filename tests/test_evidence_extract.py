@@ -1,0 +1,121 @@
+"""Extraction over a table of studies: counts, rejection of what is not verbatim, and privacy."""
+
+import logging
+import traceback
+from collections.abc import Sequence
+
+import pandas as pd
+import pytest
+
+from lgdea_core.evidence import extract
+from lgdea_core.evidence.extract import EXTRACTORS, extract_evidence, make_extractor
+from lgdea_core.evidence.schema import EVIDENCE_COLUMNS, Finding
+
+SECRET = "Zyzzogeton"
+STUDIES = pd.DataFrame(
+    {
+        "study_id": ["s1", "s2", "s3", "s4", "s5"],
+        "report": ["FINDINGS: Small left effusion. No edema.", None, "  ", "No comparison.", f"{SECRET}: nodule."],
+    }
+)
+
+
+class Scripted:
+    """An extractor that answers what a test wants."""
+
+    def __init__(self, answers: list[list[Finding]]) -> None:
+        self.answers = answers
+
+    def extract(self, reports: Sequence[str]) -> list[list[Finding]]:
+        return self.answers
+
+
+def finding(phrase: str, start: int) -> Finding:
+    return Finding(observation="edema", status="present", phrase=phrase, start=start, end=start + len(phrase))
+
+
+def test_evidence_of_a_table_and_its_counts() -> None:
+    table, stats = extract_evidence(STUDIES, progress=False)
+    assert tuple(table.columns) == EVIDENCE_COLUMNS
+    assert list(zip(table["report_id"], table["observation"], table["status"], strict=True)) == [
+        ("s1", "pleural effusion", "present"),
+        ("s1", "edema", "absent"),
+        ("s5", "nodule", "present"),
+    ]
+    assert table.loc[0, ["region", "laterality", "severity", "phrase", "start", "end", "section"]].tolist() == [
+        None, "left", "mild", "Small left effusion", 10, 29, "findings",
+    ]  # fmt: skip
+    assert (stats.reports, stats.without_report, stats.empty_reports, stats.findings) == (4, 1, 1, 3)
+    assert stats.without_evidence == 2
+    assert stats.rejected == {}
+    assert stats.reports_per_second == pytest.approx(4 / stats.seconds)
+
+
+def test_batches_keep_reports_and_studies_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = extract_evidence(STUDIES, progress=False)
+    monkeypatch.setattr(extract, "REPORTS_PER_CALL", 1)
+    single, _ = extract_evidence(STUDIES, progress=False)
+    pd.testing.assert_frame_equal(whole, single)
+
+
+def test_a_table_without_reports_gives_an_empty_table() -> None:
+    table, stats = extract_evidence(STUDIES.iloc[1:2], progress=False)
+    assert tuple(table.columns) == EVIDENCE_COLUMNS
+    assert (len(table), stats.reports, stats.without_report) == (0, 0, 1)
+
+
+def test_hallucinated_phrases_are_rejected_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [[finding("edema", 0), finding("edema", 1), finding("pneumonia", 0), finding("edema", 0)]]
+    monkeypatch.setattr(extract, "make_extractor", lambda name: Scripted(answers))
+    table, stats = extract_evidence(pd.DataFrame({"study_id": ["s"], "report": ["edema!"]}), progress=False)
+    assert list(table["start"]) == [0]
+    assert stats.rejected == {"wrong offsets": 1, "phrase not in report": 1, "repeated": 1}
+
+
+def test_an_extractor_that_skips_reports_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extract, "make_extractor", lambda name: Scripted([]))
+    with pytest.raises(ValueError, match="0 answers for 4 reports"):
+        extract_evidence(STUDIES, progress=False)
+
+
+@pytest.mark.parametrize("name", ["transformers:m", "openai:m", "Lexicon", ""])
+def test_unknown_extractors_are_refused_with_what_there_is(name: str) -> None:
+    with pytest.raises(ValueError, match="available: lexicon"):
+        make_extractor(name)
+
+
+def test_missing_columns_are_named() -> None:
+    with pytest.raises(ValueError, match=r"lacks column\(s\) \['report'\]"):
+        extract_evidence(STUDIES[["study_id"]], progress=False)
+
+
+def test_no_word_of_a_report_reaches_log_output_or_errors(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        extract_evidence(STUDIES, progress=True)
+        monkeypatch.setattr(extract, "make_extractor", lambda name: Scripted([[]]))
+        with pytest.raises(ValueError, match="1 answers") as error:
+            extract_evidence(STUDIES, progress=True)
+    captured = capsys.readouterr()
+    said = [record.getMessage() for record in caplog.records]
+    assert any("evidence" in line for line in said)
+    everything = " ".join([*said, captured.out, captured.err, *traceback.format_exception(error.value)])
+    assert SECRET not in everything
+    assert "effusion" not in everything
+
+
+def test_controls_know_less_than_the_rules() -> None:
+    report = "No effusion. Heart size is normal."
+    seen = {name: [(f.observation, f.status) for f in make_extractor(name).extract([report])[0]] for name in EXTRACTORS}
+    assert seen == {
+        "lexicon": [("pleural effusion", "absent"), ("cardiomegaly", "absent")],
+        "keywords": [("pleural effusion", "present")],
+        "keywords+negspacy": [("pleural effusion", "absent")],
+    }
+
+
+def test_controls_give_verbatim_phrases_at_their_offsets() -> None:
+    report = "INDICATION: edema.\nFINDINGS: Left effusion.\nIMPRESSION: Pneumonia."
+    for found in make_extractor("keywords").extract([report])[0]:
+        assert report[found.start : found.end] == found.phrase != "edema"

@@ -1,0 +1,173 @@
+from dataclasses import replace
+
+import ipywidgets
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from lgdea_core import widgets
+from lgdea_core.config import RunConfig
+from lgdea_core.graph import knn_affinity, propagation_trace, seed_matrix, symmetric_normalize
+from lgdea_core.model import LGDEAModel, LGDEAProcessor, build_model
+from lgdea_core.stages import GroundingSample
+from lgdea_core.widgets import EvidenceSpace, SeedSpread
+
+REPORTS = {"s1": "FINDINGS: Small left pleural effusion.", "s2": "FINDINGS: No pneumothorax."}
+
+
+def parts(explorer: ipywidgets.VBox) -> tuple[list[ipywidgets.Widget], ipywidgets.Image]:
+    """Controls and picture."""
+    controls, picture = explorer.children
+    return list(controls.children), picture
+
+
+def changes(explorer: ipywidgets.VBox, control: int, value: object) -> bool:
+    """Whether setting a control draws another picture; setting it back must draw the first again."""
+    controls, picture = parts(explorer)
+    before, first = controls[control].value, bytes(picture.value)
+    assert first.startswith(b"\x89PNG")
+    controls[control].value = value
+    other = bytes(picture.value)
+    controls[control].value = before
+    assert bytes(picture.value) == first
+    return other != first
+
+
+@pytest.fixture
+def space() -> EvidenceSpace:
+    rng = np.random.default_rng(0)
+    tokens = rng.normal(size=(4, 2, 3))
+    return EvidenceSpace(
+        phrases=[f"phrase {number}" for number in range(5)],
+        phrase_embeds=np.eye(3)[[0, 0, 1, 1, 2]],
+        prototype_points=2 * np.eye(3),
+        lesion_tokens=tokens / np.linalg.norm(tokens, axis=-1, keepdims=True),
+        attention=np.full((4, 2, 2, 2), 0.25),
+        crops=rng.random((4, 32, 32)),
+    )
+
+
+@pytest.fixture
+def spread() -> SeedSpread:
+    rng = np.random.default_rng(0)
+    points = [rng.normal(size=(count, 6)) for count in (9, 8)]
+    unit = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in points]
+    image_propagator, report_propagator = (symmetric_normalize(knn_affinity(part, 2), 1.0) for part in unit)
+    return SeedSpread(
+        image_points=points[0][:, :2],
+        report_points=points[1][:, :2],
+        seed_pairs=np.array([[0, 0], [4, 5]]),
+        image_propagator=image_propagator,
+        report_propagator=report_propagator,
+        alpha=0.7,
+    )
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, tuple[LGDEAModel, LGDEAProcessor]]:
+    config = RunConfig.from_preset("ci")
+    torch.manual_seed(0)
+    built = build_model(config, list(REPORTS.values()))
+    return {"model": built, "baseline": build_model(replace(config, method="clip"), list(REPORTS.values()))}
+
+
+def test_another_report_shows_its_own_evidence() -> None:
+    studies = pd.DataFrame({"study_id": list(REPORTS), "report": list(REPORTS.values())})
+    rows = [("s1", 10, 38, "present"), ("s2", 10, 25, "absent")]
+    evidence = pd.DataFrame(rows, columns=["report_id", "start", "end", "status"])
+    explorer = widgets.evidence_explorer(studies, evidence, ["s1", "s2"])
+    assert changes(explorer, 0, "s2")
+
+
+def test_another_prototype_has_other_neighbours(space: EvidenceSpace) -> None:
+    explorer = widgets.prototype_explorer(space, ["one", "two", "three"])
+    assert changes(explorer, 0, 1)
+    controls, _ = parts(explorer)
+    assert [label for label, _ in controls[0].options] == ["0: one", "1: two", "2: three"]
+
+
+def test_a_prototypes_nearest_phrases_come_first(space: EvidenceSpace) -> None:
+    figure = widgets.draw_prototype(space, 1)
+    axis = figure.subfigs[0].axes[0]
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    assert names[:2] == ["phrase 2", "phrase 3"]
+    assert [bar.get_width() for bar in axis.patches[:2]] == pytest.approx([1.0, 1.0])  # cosine: a prototype's norm is 2
+
+
+def test_the_step_and_the_seed_change_what_is_reached(spread: SeedSpread) -> None:
+    explorer = widgets.propagation_explorer(spread)
+    assert changes(explorer, 0, 1)
+    assert changes(explorer, 1, 3)
+
+
+def test_a_block_of_the_walk_is_the_same_as_the_whole_one(spread: SeedSpread) -> None:
+    seeds = seed_matrix(spread.seed_pairs, 9, 8, np.float64)
+    trace = propagation_trace(
+        seeds, spread.image_propagator, spread.report_propagator, alpha=spread.alpha, steps=widgets.LONGEST_WALK
+    )
+    images, reports = np.array([0, 3, 8]), np.array([5, 1])
+    for block, whole in zip(spread.block(images, reports), trace, strict=True):
+        np.testing.assert_allclose(block, whole.toarray()[np.ix_(images, reports)], rtol=0, atol=1e-12)
+
+
+def test_one_seeds_shares_are_the_margins_of_its_own_propagation(spread: SeedSpread) -> None:
+    seed = seed_matrix(spread.seed_pairs[[1]], 9, 8, np.float64)
+    trace = propagation_trace(
+        seed, spread.image_propagator, spread.report_propagator, alpha=spread.alpha, steps=widgets.LONGEST_WALK
+    )
+    for (images, reports), whole in zip(spread.walk(1), trace, strict=True):
+        np.testing.assert_allclose(images, whole.sum(axis=1) / whole.sum(), rtol=0, atol=1e-12)
+        np.testing.assert_allclose(reports, whole.sum(axis=0) / whole.sum(), rtol=0, atol=1e-12)
+
+
+def test_another_term_and_fewer_variants_change_the_history() -> None:
+    history = pd.DataFrame(
+        {"variant": ["model"] * 2 + ["baseline"] * 2, "step": [1, 2, 1, 2], "ita": [3.0, 2.0, 3.0, 2.5],
+         "usage": [1.0, 1.5, np.nan, np.nan]}
+    )  # fmt: skip
+    explorer = widgets.history_explorer(history, ["ita", "usage"])
+    assert changes(explorer, 0, "usage")
+    assert changes(explorer, 1, ("baseline",))
+
+
+def test_no_variant_at_all_draws_an_empty_picture() -> None:
+    history = pd.DataFrame({"variant": ["model"], "step": [1], "ita": [3.0]})
+    explorer = widgets.history_explorer(history, ["ita"])
+    assert changes(explorer, 1, ())
+
+
+def test_study_phrase_and_overlay_change_the_map(models: dict[str, tuple[LGDEAModel, LGDEAProcessor]]) -> None:
+    rng = np.random.default_rng(0)
+    samples = [
+        GroundingSample("s1", "left pleural effusion", rng.random((64, 64)).astype(np.float32), [(4.0, 4.0, 9.0, 9.0)]),
+        GroundingSample("s2", "pneumothorax", rng.random((64, 80)).astype(np.float32), []),
+    ]
+    explorer = widgets.grounding_explorer(models, samples)
+    assert changes(explorer, 0, 1)
+    assert changes(explorer, 1, "any other words")
+    assert changes(explorer, 2, "prototypes")
+    parts(explorer)[0][0].value = 1
+    assert parts(explorer)[0][1].value == "pneumothorax"  # the study brings its own phrase
+
+
+def test_an_empty_phrase_falls_back_to_the_studys_own(models: dict[str, tuple[LGDEAModel, LGDEAProcessor]]) -> None:
+    sample = GroundingSample("s1", "nodule", np.zeros((64, 64), dtype=np.float32), [(4.0, 4.0, 9.0, 9.0)])
+    assert not changes(widgets.grounding_explorer(models, [sample]), 1, "  ")
+
+
+def test_boxes_are_drawn_for_the_annotated_phrase_only(models: dict[str, tuple[LGDEAModel, LGDEAProcessor]]) -> None:
+    sample = GroundingSample("s1", "nodule", np.zeros((64, 64), dtype=np.float32), [(4.0, 4.0, 9.0, 9.0)])
+
+    def boxes(figure: Figure) -> int:
+        return len(figure.axes[1].patches)
+
+    assert boxes(widgets.draw_overlay(models, sample, "nodule", "model")) > 0
+    assert boxes(widgets.draw_overlay(models, sample, "hernia", "model")) == 0
+
+
+def test_a_run_without_a_baseline_offers_no_such_overlay(models: dict[str, tuple[LGDEAModel, LGDEAProcessor]]) -> None:
+    sample = GroundingSample("s1", "nodule", np.zeros((64, 64), dtype=np.float32), [])
+    explorer = widgets.grounding_explorer({"model": models["model"]}, [sample])
+    assert "baseline" not in parts(explorer)[0][2].options
