@@ -93,7 +93,7 @@ class GraphConfig:
     """change of the unpaired block in one step, relative to that block, that counts as standing still"""
     max_steps: int = 60
     """propagation steps at most; not standing still by then is a warning in the log and in graph_stats.json"""
-    keep: int = 200
+    keep: int = 2000
     """largest entries kept in a row of the propagated relations; the mass lost is measured"""
     mode: Literal["graph", "affinity", "graph*affinity"] = "graph*affinity"
     """relations from the propagated graph (the paper's form), from the cross-modal affinity (E), or their product"""

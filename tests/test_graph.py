@@ -135,6 +135,16 @@ def test_copies_beside_other_nodes_keep_their_nearest() -> None:
         assert np.sort(similarity[node, chosen])[-5:] == pytest.approx(nearest, abs=1e-6)
 
 
+def test_many_nodes_spread_over_the_copies_of_their_nearest_point() -> None:
+    # fifty nodes, each of its own direction, all nearest to one point that sixty nodes share
+    alone = np.concatenate([np.full((50, 1), 0.8), 0.6 * np.eye(50)], axis=1)
+    copies = np.repeat(np.eye(1, 51), 60, axis=0)
+    affinity = knn_affinity(np.concatenate([alone, copies]), 4)
+    chosen = (affinity[:50][:, 50:] > 0).sum(axis=0)
+    assert chosen.sum() == 50 * 4
+    assert chosen.max() <= 8  # the first four would be chosen by all fifty
+
+
 def test_graphs_repeat_bitwise() -> None:
     first, again = random_affinity(300, seed=5), random_affinity(300, seed=5)
     assert (first != again).nnz == 0
