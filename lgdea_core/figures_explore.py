@@ -14,6 +14,8 @@ from lgdea_core.figures import COLOURS, GREY
 Image = Float[np.ndarray, "height width"]
 REACH_RANGE = (1e-4, 1.0)
 """colour range of a node's share of a seed's relations"""
+ATTENTION_RANGE = (1.0, 8.0)
+"""attention in units of an even look: clear below, opaque above"""
 TEXT_WIDTH = 44
 
 
@@ -32,7 +34,7 @@ def figure_prototype_neighbours(
         phrases: nearest first.
         phrase_similarity: cosine of each with the prototype.
         crops: image of each lesion token, nearest first, at most six.
-        attention: where that token looked; its largest value is drawn opaque, since it sums to 1 and has no scale.
+        attention: where that token looked; rows sum to 1. An even look stays clear, `ATTENTION_RANGE` is its scale.
         lesion_similarity: cosine of each token with the prototype.
         title: the prototype.
         caption: n and seeds.
@@ -43,18 +45,25 @@ def figure_prototype_neighbours(
     names = [text if len(text) <= TEXT_WIDTH else text[: TEXT_WIDTH - 1] + "…" for text in phrases]
     axis.barh(range(len(names)), phrase_similarity, color=COLOURS[0])
     axis.set_yticks(range(len(names)), names, fontsize=8)
-    axis.set(xlim=(-1, 1), ylim=(len(names) - 0.5, -0.5), xlabel="cosine similarity to the prototype", title=title)
+    axis.set(
+        xlim=(-1, 1),
+        xticks=[-1, -0.5, 0, 0.5, 1],
+        ylim=(len(names) - 0.5, -0.5),
+        xlabel="cosine similarity to the prototype",
+        title=title,
+    )
     axis.axvline(0, color=GREY, linewidth=0.6)
     axes = right.subplots(2, 3).ravel()
     for place, crop, looked, similarity in zip(axes, crops, attention, lesion_similarity, strict=False):
         extent = (-0.5, crop.shape[1] - 0.5, crop.shape[0] - 0.5, -0.5)
         place.imshow(crop, cmap="gray", vmin=0, vmax=1)
-        strength = looked / max(float(looked.max()), 1e-12)
-        place.imshow(looked, cmap="autumn", alpha=0.6 * strength, extent=extent, interpolation="bilinear")
+        times_even = looked * looked.size
+        strength = np.clip((times_even - ATTENTION_RANGE[0]) / np.diff(ATTENTION_RANGE), 0, 1)
+        place.imshow(np.ones_like(looked), cmap="autumn", alpha=0.7 * strength, extent=extent, interpolation="bilinear")
         place.set_title(f"cosine {similarity:.2f}", fontsize=8)
     for place in axes:
         place.set_axis_off()
-    right.suptitle("nearest lesion tokens: where they looked", fontsize=9)
+    right.suptitle("nearest lesion tokens: where they looked more than evenly", fontsize=9)
     return _captioned(figure, caption)
 
 
