@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
 MAX_GRID = 14
 """Finest grid the queries see, a side; finer ones are averaged two by two."""
 

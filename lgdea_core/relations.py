@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
-from scipy.stats import rankdata
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from lgdea_core.config import GraphConfig
@@ -367,7 +367,10 @@ def relation_quality(
         found.append(((best[image] == report[:, None]) & (value[image] > 0)).any(dim=1).float().numpy())
     covered, same = np.concatenate(reached), np.concatenate(same)
     table = zip(np.concatenate(scores).T, image_findings.T, strict=True)
-    auc = [_roc_auc(score[covered], truth[covered]) for score, truth in table]
+    auc = [
+        float(roc_auc_score(truth[covered], score[covered])) if 0 < truth[covered].sum() < covered.sum() else None
+        for score, truth in table
+    ]
     kinds = sets.max() + 1
     frequencies = [np.bincount(part, minlength=kinds) / len(part) for part in (image_sets, report_sets)]
     return {
@@ -386,12 +389,3 @@ def relation_quality(
 
 def _mean(values: np.ndarray) -> float | None:
     return float(np.nanmean(values)) if values.size else None
-
-
-def _roc_auc(scores: Float[np.ndarray, "images"], truth: Bool[np.ndarray, "images"]) -> float | None:
-    """Chance that a positive scores above a negative, ties half; None without both."""
-    positives = int(truth.sum())
-    if positives in (0, len(truth)):
-        return None
-    ranks = rankdata(scores)[truth].sum() - positives * (positives + 1) / 2
-    return float(ranks / (positives * (len(truth) - positives)))

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import jaccard_score, roc_auc_score
 
+from lgdea_core.data.images import boxes_mask
 from lgdea_core.evaluation.grounding import (
     METRICS,
     THRESHOLDS,
-    box_mask,
     cnr,
     grounding_table,
     miou,
@@ -22,6 +22,10 @@ from lgdea_core.evaluation.grounding import (
 )
 
 NAN = float("nan")
+
+
+def box_mask(boxes_xyxy: list[tuple[int, int, int, int]], height: int, width: int) -> np.ndarray:
+    return boxes_mask(np.array(boxes_xyxy, dtype=np.float64), height, width)
 
 
 def slow_cnr(similarity_map: np.ndarray, mask: np.ndarray) -> float:
@@ -193,19 +197,6 @@ def test_overlapping_boxes_are_a_union() -> None:
     changed = similarity_map.copy()
     changed[2, 2] += 1  # the pixel in both boxes takes part (MaCo drops it)
     assert cnr(changed, mask) > cnr(similarity_map, mask)
-
-
-def test_box_mask_follows_pixel_centres() -> None:
-    assert np.argwhere(box_mask([(1, 2, 3, 4)], 5, 5)).tolist() == [[2, 1], [2, 2], [3, 1], [3, 2]]
-    assert np.argwhere(box_mask([(0.6, 0.4, 2.4, 1.6)], 4, 4)).tolist() == [[0, 1], [1, 1]]
-    assert box_mask([(2.1, 2.1, 2.2, 2.2)], 4, 4).sum() == 1  # thinner than a pixel
-    assert box_mask([(-3, 3.9, 9, 9)], 4, 4).sum() == 4  # cut at the frame
-
-
-@pytest.mark.parametrize("box", [(2, 2, 2, 4), (3, 0, 1, 2), (9, 0, 12, 2), (-4, 0, 0, 2)])
-def test_box_mask_refuses_empty_and_outside_boxes(box: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match=r"box_mask: box .* is empty or outside the frame of 8 x 5 pixels"):
-        box_mask([box], 5, 8)
 
 
 def test_pointing_ties() -> None:

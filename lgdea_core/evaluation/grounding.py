@@ -188,35 +188,6 @@ def grounding_table(
     return pd.DataFrame(rows)
 
 
-def box_mask(boxes_xyxy: Iterable[Sequence[float | int]], height: int, width: int) -> Bool[np.ndarray, "height width"]:
-    """Union of boxes as a mask: True where a pixel's centre lies in any box.
-
-    A box keeps at least one pixel, even where the frame was scaled down until it is thinner than that.
-
-    Args:
-        boxes_xyxy: x_min, y_min, x_max, y_max in pixels of this frame; the maximum is exclusive.
-        height: of the frame, in pixels.
-        width: of the frame, in pixels.
-
-    Raises:
-        ValueError: a box is empty or lies outside the frame.
-    """
-    mask = np.zeros((height, width), dtype=bool)
-    for x_min, y_min, x_max, y_max in boxes_xyxy:
-        if not (x_min < x_max and y_min < y_max and x_min < width and y_min < height and x_max > 0 and y_max > 0):
-            raise ValueError(
-                f"box_mask: box ({x_min}, {y_min}, {x_max}, {y_max}) is empty or outside the frame of "
-                f"{width} x {height} pixels; expected x_min < x_max and y_min < y_max"
-            )
-        mask[_span(float(y_min), float(y_max), height), _span(float(x_min), float(x_max), width)] = True
-    return mask
-
-
-def _span(low: float, high: float, size: int) -> slice:
-    start = min(max(int(np.ceil(low - 0.5)), 0), size - 1)
-    return slice(start, max(start + 1, int(np.ceil(high - 0.5))))
-
-
 def _named(
     samples: Iterable[tuple[np.ndarray, np.ndarray]], names: Sequence[str] | None
 ) -> Iterator[tuple[object, np.ndarray, np.ndarray]]:
