@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from lgdea_core.artifacts import git_commit, project_root
 from lgdea_core.data.images import crop_frame, crop_image, crop_to_original, read_image
 from lgdea_core.inference import evaluating
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
@@ -148,7 +149,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = "_".join("".join(c if c.isalnum() else " " for c in options.phrase).split())
     stem = options.output / f"{options.image.stem}_{words}"
     np.save(stem.with_suffix(".npy"), similarity_map)
-    save_figure(figure_phrase_grounding(image, similarity_map, [], options.phrase), stem, {})
+    origin = {"run": str(options.model), "commit": git_commit(project_root()), "seed": "none"}
+    save_figure(figure_phrase_grounding(image, similarity_map, [], options.phrase), stem, origin)
     logger.info("%s.npy, .png and .pdf: similarity from %.2f to %.2f", stem, *_ends(similarity_map))
 
 

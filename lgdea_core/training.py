@@ -230,10 +230,20 @@ def _take_step(
     accelerator.clip_grad_norm_(module.parameters(), schedule.clip_norm)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
+    share_buffers(state.model, accelerator)
     update_teacher(state.teacher, state.model, schedule.teacher_decay)
     state.step += 1
     if state.step % schedule.log_every == 0 or state.step in (1, schedule.total_steps):
         _log(state, terms, loss, rate, ramp, config, relations)
+
+
+@torch.no_grad()
+def share_buffers(model: nn.Module, accelerator: Accelerator) -> None:
+    """Average batch norm statistics over the processes, so that all build the same relations; gradients already are."""
+    if accelerator.num_processes > 1:
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(accelerator.reduce(buffer, reduction="mean"))
 
 
 @torch.no_grad()

@@ -1,12 +1,17 @@
 """Training: it learns true pairs and nothing from shuffled ones, resumes bitwise, and says what is wrong."""
 
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from planted import PlantedWorld, config
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from lgdea_core import training
@@ -88,6 +93,26 @@ def test_training_in_two_stages_equals_training_in_one(tmp_path: Path) -> None:
     twice, history = training.train(run, data, model, tmp_path / "twice", progress=False)
     assert all(torch.equal(a, b) for a, b in zip(once.model.parameters(), twice.model.parameters(), strict=True))
     assert history["step"].tolist() == list(range(1, 21))
+
+
+@pytest.mark.slow
+def test_two_processes_keep_the_same_weights_and_see_different_batches(tmp_path: Path) -> None:
+    tests = Path(__file__).parent
+    environment = os.environ | {
+        "PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}",
+        "ACCELERATE_USE_CPU": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launch, str(tests / "two_processes.py"), str(tmp_path)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in (0, 1))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    losses = [pd.read_csv(tmp_path / f"rank{rank}.csv")["loss"].tolist() for rank in (0, 1)]
+    assert len(losses[0]) == 6
+    assert losses[0] != losses[1]
 
 
 def test_a_half_written_checkpoint_is_never_read(tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""Similarity maps in original pixels: where the square is, NaN where the crop never looked, and the command."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from planted import PlantedWorld, config
+
+from lgdea_core import grounding
+from lgdea_core.data.images import read_image
+from lgdea_core.model import LGDEAModel, LGDEAProcessor
+
+
+@pytest.fixture(scope="module")
+def fresh() -> tuple[LGDEAModel, LGDEAProcessor]:
+    return PlantedWorld(20, seed=0).model(config())
+
+
+def film(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).random((height, width)).astype(np.float32)
+
+
+@pytest.mark.parametrize("space", ["joint", "prototypes"])
+def test_map_has_the_films_pixels_and_is_nan_only_outside_the_crop(fresh: tuple, space: str) -> None:
+    similarity_map = grounding.ground(*fresh, film(60, 100), "left nodule", space=space)
+    assert similarity_map.shape == (60, 100)
+    seen = np.isfinite(similarity_map)
+    assert seen[:, 20:80].all()
+    assert not seen[:, :20].any()
+    assert not seen[:, 80:].any()
+    assert np.nanmax(np.abs(similarity_map)) <= 1 + 1e-6
+
+
+def test_phrase_maps_do_not_depend_on_their_neighbours_in_a_batch(fresh: tuple) -> None:
+    model, processor = fresh
+    crops = torch.randint(0, 255, (2, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    together = grounding.patch_maps(model, processor, crops, ["left nodule", "right mass and edema"])
+    alone = grounding.patch_maps(model, processor, crops[1:], ["left nodule"])
+    np.testing.assert_allclose(together[1, 0], alone[0, 0], atol=1e-5)
+
+
+def test_smoothing_leaves_the_mean_and_lowers_the_spread(fresh: tuple) -> None:
+    model, processor = fresh
+    crops = torch.randint(0, 255, (1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    raw, smooth = (grounding.patch_maps(model, processor, crops, ["edema"], smoothing=s)[0, 0] for s in (0.0, 1.5))
+    assert smooth.std() < raw.std()
+    assert smooth.mean() == pytest.approx(raw.mean(), abs=0.02)
+
+
+def test_prototype_map_is_one_where_patch_and_phrase_are_assigned_alike(fresh: tuple) -> None:
+    model, processor = fresh
+    crops = torch.zeros(1, 32, 32, dtype=torch.uint8)
+    maps = grounding.patch_maps(model, processor, crops, ["edema"], space="prototypes", smoothing=0.0)
+    assert ((maps >= 0) & (maps <= 1 + 1e-6)).all()
+
+
+def test_gradcam_lies_in_the_unit_interval_and_follows_the_phrase(fresh: tuple) -> None:
+    image = film(40, 40)
+    maps = [grounding.gradcam(*fresh, image, phrase) for phrase in ("left nodule", "right edema")]
+    for heat in maps:
+        assert heat.shape == (40, 40)
+        assert 0 <= np.nanmin(heat) <= np.nanmax(heat) <= 1 + 1e-6
+    assert not np.allclose(*maps)
+
+
+def test_grounding_leaves_the_model_in_the_mode_it_was_in(fresh: tuple) -> None:
+    model, processor = fresh
+    model.train()
+    grounding.ground(model, processor, film(40, 40), "edema")
+    assert model.training
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    grounding.gradcam(model, processor, film(40, 40), "edema")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_an_empty_phrase_is_refused(fresh: tuple) -> None:
+    with pytest.raises(ValueError, match="must not be empty"):
+        grounding.ground(*fresh, film(40, 40), "  ")
+
+
+def test_command_writes_map_and_overlay_of_a_film(fresh: tuple, tmp_path: Path) -> None:
+    model, processor = fresh
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    path = tmp_path / "film.png"
+    Image.fromarray((film(50, 70) * 255).astype(np.uint8)).save(path)
+    command = [str(path), "left nodule, small", "--model", str(tmp_path / "model"), "--output", str(tmp_path / "out")]
+    grounding.main(command)
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        f"film_left_nodule_small.{kind}" for kind in ("npy", "png", "pdf")
+    }
+    written = np.load(tmp_path / "out" / "film_left_nodule_small.npy")
+    model.eval()
+    np.testing.assert_allclose(written, grounding.ground(model, processor, read_image(path), "left nodule, small"))
