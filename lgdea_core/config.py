@@ -157,15 +157,15 @@ class LossConfig:
 class TrainConfig:
     """The schedule (Algorithm 1, reconstruction) and the optimiser."""
 
-    text_steps: int = 100
+    text_steps: int = 80
     """text-only warm-up steps of `lgdea`; methods without text terms spend them on pairs, so all take as many"""
-    pair_steps: int = 220
+    pair_steps: int = 180
     """steps on known pairs alone"""
-    relation_steps: int = 330
+    relation_steps: int = 240
     """steps with unpaired images and reports under the relations"""
-    ramp_steps: int = 110
+    ramp_steps: int = 80
     """steps over which the relation terms grow from 0 to their weight"""
-    refresh_every: int = 55
+    refresh_every: int = 40
     """r: steps between two refreshes of evidence distributions, graphs and relations"""
     batch_size: int = 64
     """images a step, for every method and phase"""
@@ -183,7 +183,7 @@ class TrainConfig:
     """E: decay of the EMA teacher that builds the graphs"""
     mixed_precision: Literal["no", "bf16"] = "bf16"
     """precision of the image tower: bf16 is 1.6 times faster on a CPU that has it; text towers stay float32"""
-    checkpoint_every: int = 110
+    checkpoint_every: int = 80
     """steps between two resumable checkpoints"""
     log_every: int = 10
     """steps between two rows of history.csv"""
@@ -275,7 +275,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             text_steps=6, pair_steps=12, relation_steps=12, ramp_steps=4, refresh_every=6, batch_size=16, log_every=2
         ),
     },
-    "demo": {},
+    "demo": {"model": ModelConfig(dim=96)},
     "small": {
         "data": DataConfig(studies=26_000, image_size=224),
         "model": ModelConfig(image_tower="resnet-50", prototypes=64),

@@ -103,9 +103,8 @@ def figure_prototype_usage(
 ) -> Figure:
     """Mean assignment (sums to 1) of each group to every prototype; the effective number is exp(entropy)."""
     first = next(iter(usage.values()))
-    order = np.argsort(-first, kind="stable")
+    order, width = np.argsort(-first, kind="stable"), 0.8 / len(usage)
     figure, axis = _figure(max(5.0, 0.2 * len(first) + 1), 3.6, caption)
-    width = 0.8 / len(usage)
     for number, (group, shares) in enumerate(usage.items()):
         effective = np.exp(-np.sum(shares * np.log(np.clip(shares, 1e-12, None))))
         label = f"{group}: {effective:.1f} of {len(shares)} effective"
@@ -115,7 +114,7 @@ def figure_prototype_usage(
     axis.set(xlabel="prototype", ylabel="mean share of assignments", xlim=(-1, len(first)))
     if names is not None:
         axis.set_xticks(np.arange(len(first)), [names[number] for number in order], rotation=90, fontsize=7)
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=8)  # above the bars
     sns.despine(ax=axis)
     return figure
 
@@ -203,7 +202,7 @@ def figure_grounding_grid(
         _overlay(line[0], row.image, None, row.boxes_xywh)
         line[0].set_ylabel(_folded(row.phrase, 20), fontsize=8)
         for axis, method in zip(line[1:], methods, strict=True):
-            label = "Grad-CAM in [0, 1]" if method in nonnegative else "cosine similarity"
+            label = "no cosine, in [0, 1]" if method in nonnegative else "cosine similarity"
             drawn[label] = _overlay(axis, row.image, row.maps[method], row.boxes_xywh, method in nonnegative)
     for axis, title in zip(axes[0], ["image and boxes", *methods], strict=True):
         axis.set_title(title, fontsize=9)

@@ -31,6 +31,7 @@ from lgdea_core.prototypes import assign, image_evidence_distribution, prototype
 MAX_LOGIT_SCALE = 100.0
 """CLIP's bound on the learned factor."""
 PROCESSOR_FILE = "processor_config.json"
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 MODEL_CARD = """---
 {{ card_data }}
@@ -171,13 +172,21 @@ class LGDEAProcessor:
 
 
 def train_tokenizer(texts: list[str], vocabulary: int = 4000) -> PreTrainedTokenizerFast:
-    """A lower-case WordPiece tokenizer learnt from these texts, with BERT's special tokens."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    """A lower-case WordPiece tokenizer learnt from these texts, with BERT's special tokens.
+
+    The same texts give the same tokens in every process: the trainer numbers inner letters in the order of a hash map,
+    and ties between merges follow these numbers, so the letters are numbered here.
+    """
+    tokenizer = _wordpiece(models.WordPiece(unk_token="[UNK]"))
+    split, normalise = tokenizer.pre_tokenizer.pre_tokenize_str, tokenizer.normalizer.normalize_str
+    words = {word for text in texts for word, _ in split(normalise(text))}
+    inner = [f"##{letter}" for letter in sorted({letter for word in words for letter in word[1:]})]
+    special = [*SPECIAL_TOKENS, *inner]
     trainer = trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=special, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
+    learnt = models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]", continuing_subword_prefix="##")
+    tokenizer = _wordpiece(learnt)  # a new one: there inner letters are no special tokens
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
@@ -191,6 +200,13 @@ def train_tokenizer(texts: list[str], vocabulary: int = 4000) -> PreTrainedToken
         sep_token="[SEP]",
         mask_token="[MASK]",
     )
+
+
+def _wordpiece(model: models.WordPiece) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer
 
 
 def build_model(config: RunConfig, texts: list[str]) -> tuple[LGDEAModel, LGDEAProcessor]:

@@ -45,7 +45,6 @@ def test_every_field_name_belongs_to_one_part() -> None:
         ({"paird_ratio": 0.1}, "no configuration field is called 'paird_ratio'"),
         ({"paired_ratio": 1.5}, "paired_ratio must lie between 0 and 1, got 1.5"),
         ({"alpha": 1.0}, "alpha must lie strictly between 0 and 1, got 1.0"),
-        ({"mode": "graf"}, "mode must be one of graph, affinity"),
         ({"batch_size": 1}, "batch_size must lie between 2"),
         ({"local": -1.0}, "local must lie between 0"),
         ({"image_size": 8}, "image_size must lie between 32"),

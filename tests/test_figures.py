@@ -244,7 +244,7 @@ def test_grounding_grid_gives_grad_cam_its_own_scale() -> None:
     assert [axis.get_title() for axis in grid[:4]] == ["image and boxes", "CLIP", "LGDEA", "Grad-CAM"]
     assert [axis.images[-1].get_clim() for axis in grid[4:]] == [(0, 1), (-1, 1), (-1, 1), (0, 1)]
     assert [len(axis.patches) for axis in grid] == [2] * 8  # one box, drawn with an outline, in every panel
-    assert {label for _, label in labels(figure)[8:]} == {"cosine similarity", "Grad-CAM in [0, 1]"}
+    assert {label for _, label in labels(figure)[8:]} == {"cosine similarity", "no cosine, in [0, 1]"}
     assert grid[4].get_ylabel() == "right effusion"
 
 

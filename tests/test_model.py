@@ -1,5 +1,7 @@
 """Towers, lesion tokens and the model's folder: padding, position, precision, and loading what was saved."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from lgdea_core.encoders import sine_positions, smooth_maximum
 from lgdea_core.lesions import LesionQueries
 from lgdea_core.model import LGDEAModel, LGDEAProcessor, build_model, train_tokenizer
 
+ROOT = Path(__file__).resolve().parents[1]
 REPORTS = ["There is a small left pleural effusion.", "No edema. Heart size is normal.", "Right upper lobe opacity."]
 
 
@@ -140,3 +143,27 @@ def test_constant_image_is_standardised_without_division_by_zero(tiny: tuple) ->
     _, processor = tiny
     pixels = processor.pixel_values(torch.full((1, 64, 64), 80, dtype=torch.uint8))
     assert torch.equal(pixels, torch.zeros(1, 1, 64, 64))
+
+
+def test_the_same_texts_give_the_same_tokens_in_every_process() -> None:
+    # hash maps are seeded by process: a checkpoint resumed with another vocabulary would read other words
+    texts = ["small left pleural effusion", "no pneumothorax or effusion", "mild enlargement of the cardiac silhouette"]
+    code = (
+        f"from lgdea_core.model import train_tokenizer\nprint(sorted(train_tokenizer({texts!r}).get_vocab().items()))"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        for _ in range(3)
+    ]
+    assert len({run.stdout for run in runs}) == 1
+    assert "'##e'" in runs[0].stdout
+
+
+def test_a_learnt_tokenizer_splits_unknown_words_and_marks_only_berts_tokens_special() -> None:
+    tokenizer = train_tokenizer(["small left pleural effusion", "no effusion"])
+    assert set(tokenizer.all_special_tokens) == {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
+    assert tokenizer.tokenize("Effusion no") == ["effusion", "no"]
+    assert tokenizer.tokenize("##e") != ["##e"]  # what looks like a piece in a text is text
+    pieces = tokenizer.tokenize("fusion")
+    assert "[UNK]" not in pieces
+    assert "".join(piece.removeprefix("##") for piece in pieces) == "fusion"

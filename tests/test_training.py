@@ -184,11 +184,11 @@ def test_every_lgdea_term_with_a_weight_sends_gradient_to_what_it_should_move(tm
         "ita": model.image_tower.global_head.weight,
         "evidence_paired": model.lesion_queries.queries,
         "lesion": model.lesion_queries.queries,
-        "local": model.image_tower.local_head[0].weight,
+        "local": model.image_tower.local_head.weight,
         "evidence_unpaired": model.lesion_queries.queries,
         "evidence_alignment": model.image_tower.global_head.weight,
-        "local_unpaired": model.image_tower.local_head[0].weight,
-        "consistency": model.image_tower.local_head[0].weight,
+        "local_unpaired": model.image_tower.local_head.weight,
+        "consistency": model.image_tower.local_head.weight,
     }
     assert set(terms) == set(moves)
     for name, weight in moves.items():
