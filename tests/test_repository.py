@@ -164,7 +164,13 @@ def imports(path: Path) -> set[str]:
 
 def test_every_import_of_the_package_is_a_requirement() -> None:
     stated = {re.split(r"[<>=\[ ]", line)[0].lower() for line in (ROOT / "requirements.txt").read_text().splitlines()}
-    names = {"PIL": "pillow", "sklearn": "scikit-learn", "faiss": "faiss-cpu", "pytorch_grad_cam": "grad-cam"}
+    names = {
+        "PIL": "pillow",
+        "cv2": "opencv-python-headless",
+        "sklearn": "scikit-learn",
+        "faiss": "faiss-cpu",
+        "pytorch_grad_cam": "grad-cam",
+    }
     optional = {"openai", "outlines", "vllm", "xgrammar"}  # engines of extractors, imported where they are used
     imported = {name for path in PYTHON_FILES for name in imports(path)}
     own = {"lgdea_core", *(path.stem for path in PYTHON_FILES)}
