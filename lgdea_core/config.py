@@ -40,7 +40,7 @@ class DataConfig:
     paired_ratio: float = 0.1
     """share of training studies whose pair is known, in [0, 1]"""
     extractor: str = "lexicon"
-    """evidence extractor: lexicon, transformers:<model> or openai:<model>"""
+    """name of the evidence extractor, see `evidence.extract.make_extractor`"""
 
     def __post_init__(self) -> None:
         _check_range("paired_ratio", self.paired_ratio, 0, 1)
@@ -69,7 +69,7 @@ class ModelConfig:
     prototype_norm: Literal["unit", "free"] = "unit"
     """"free" is eq. 5 as printed; "unit" assigns with mu / |mu| and keeps |mu| near 1 (deviation)"""
     max_tokens: int = 96
-    """longest text a tower reads; longer ones are cut and counted"""
+    """longest text a tower reads, in training and evaluation; longer ones are cut, and the log says how many"""
 
     def __post_init__(self) -> None:
         _check_choice("prototype_norm", self.prototype_norm, ("unit", "free"))
@@ -117,7 +117,7 @@ class GraphConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Weight of every term of eq. 18; 0 leaves a term out. Defaults: a quick study on the phantom, not the paper."""
+    """Weight of every term of eq. 18; 0 leaves it without effect. Defaults: a study on the phantom, not the paper."""
 
     ita: float = 1.0
     """L_ita: InfoNCE on the pairs (eq. 17)"""
@@ -151,6 +151,8 @@ class LossConfig:
     def __post_init__(self) -> None:
         for entry in fields(self):
             _check_range(entry.name, getattr(self, entry.name), 0, 1e6)
+        for name in ("temperature", "local_temperature"):
+            _check_range(name, getattr(self, name), 0, 10, open_ends=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +197,10 @@ class TrainConfig:
             _check_range(name, getattr(self, name), 1, 100_000_000)
         _check_range("batch_size", self.batch_size, 2, 1_000_000)
         _check_range("unpaired_share", self.unpaired_share, 0, 1)
+        _check_range("warmup_share", self.warmup_share, 0, 1, open_ends=True)
+        for name in ("learning_rate", "text_learning_rate", "clip_norm"):
+            _check_range(name, getattr(self, name), 0, 1e6, open_ends=True)
+        _check_range("weight_decay", self.weight_decay, 0, 1e6)
         _check_range("teacher_decay", self.teacher_decay, 0, 1)
         _check_choice("mixed_precision", self.mixed_precision, ("no", "bf16"))
 
@@ -220,6 +226,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         _check_choice("preset", self.preset, tuple(PRESETS))
         _check_choice("method", self.method, METHODS)
+        _check_range("seed", self.seed, 0, 2**31)
+        if self.method == "lgdea" and "affinity" in self.graph.mode and not self.loss.local:
+            raise ValueError(f"mode {self.graph.mode!r} reads the local head, which local=0 does not train; use graph")
 
     @classmethod
     def from_preset(cls, preset: str | None = None, **changes: Any) -> "RunConfig":
@@ -227,13 +236,18 @@ class RunConfig:
 
         Args:
             preset: one of `PRESETS`; None takes the environment's LGDEA_PRESET, or else "demo".
-            **changes: fields of `RunConfig`, or of one of its parts by that field's own name (`paired_ratio=0.1`).
+            **changes: fields of `RunConfig`, or of one of its parts by that field's own name (`paired_ratio=0.1`). None
+                keeps the preset's value; for PAIRS+IMAGES+REPORTS all pairs are known unless a ratio is given, because
+                the unpaired pools come from elsewhere.
 
         Raises:
             ValueError: unknown preset, unknown field, or a value out of range.
         """
         preset = preset or os.environ.get(PRESET_VARIABLE) or "demo"
         _check_choice("preset", preset, tuple(PRESETS))
+        changes = {name: value for name, value in changes.items() if value is not None}
+        if "+" in changes.get("corpus", ""):
+            changes.setdefault("paired_ratio", 1.0)
         return replace_fields(cls(preset=preset, **PRESETS[preset]), **changes)
 
     def save(self, path: Path) -> None:
@@ -269,13 +283,13 @@ def replace_fields(config: RunConfig, **changes: Any) -> RunConfig:
 PRESETS: dict[str, dict[str, Any]] = {
     "ci": {
         "data": DataConfig(studies=300, image_size=64),
-        "model": ModelConfig(dim=32, prototypes=16, lesions=4),
+        "model": ModelConfig(dim=32, prototypes=16, lesions=4, max_tokens=64),
         "graph": GraphConfig(keep=50),
         "train": TrainConfig(
             text_steps=6, pair_steps=12, relation_steps=12, ramp_steps=4, refresh_every=6, batch_size=16, log_every=2
         ),
     },
-    "demo": {"model": ModelConfig(dim=96)},
+    "demo": {"model": ModelConfig(dim=96, max_tokens=64)},
     "small": {
         "data": DataConfig(studies=26_000, image_size=224),
         "model": ModelConfig(image_tower="resnet-50", prototypes=64),
@@ -296,7 +310,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         ),
         "train": TrainConfig(
             text_steps=2000, pair_steps=20_000, relation_steps=60_000, ramp_steps=10_000, refresh_every=3000,
-            batch_size=144, learning_rate=4e-5, text_learning_rate=4e-5,
+            batch_size=144, teacher_decay=0.0, learning_rate=4e-5, text_learning_rate=4e-5,
             checkpoint_every=2000, log_every=100,
         ),
     },

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, BertConfig, PreTrainedConfig, ResNetConfig, ViTConfig
 
-MAX_GRID = 28
+FINEST_GRID = 28
 """Finest patch grid used, a side: the finest stage of a tower that is not finer than this."""
 MAX_WIDTH = 256
 """Widest fused patch feature (the usual width of a feature pyramid)."""
@@ -30,19 +30,10 @@ class ImageEmbeddings(NamedTuple):
     """L2-normalised, by the global head applied to each patch: the grounding map of a method without local loss"""
 
 
-class TextEmbeddings(NamedTuple):
-    """What the text side yields."""
-
-    text_embeds: Float[Tensor, "texts dim"]
-    """L2-normalised, joint space; the mean over real tokens, projected"""
-    token_embeds: Float[Tensor, "texts tokens dim"]
-    """L2-normalised tokens in the joint space; padding holds no meaning"""
-
-
 class ImageTower(nn.Module):
     """A transformers vision model, its stages fused into one patch grid, and the global and local heads.
 
-    A CNN's stages are fused by lateral 1x1 convolutions at the finest grid not above `MAX_GRID` (as in a feature
+    A CNN's stages are fused by lateral 1x1 convolutions at the finest grid not above `FINEST_GRID` (as in a feature
     pyramid); a ViT's last layer is one stage. Fixed 2-D sine positions are added, for findings have a side and a zone.
     """
 
@@ -76,13 +67,13 @@ class ImageTower(nn.Module):
     def _stages(
         self, pixel_values: Float[Tensor, "images channels height width"]
     ) -> list[Float[Tensor, "images _ _ _"]]:
-        """Feature maps, finest first, none finer than `MAX_GRID`."""
+        """Feature maps, finest first, none finer than `FINEST_GRID`."""
         states = self.backbone(pixel_values=pixel_values, output_hidden_states=True).hidden_states
         if states[-1].ndim == 3:  # a ViT: tokens, with CLS and register tokens first
             tokens = states[-1]
             side = math.isqrt(tokens.shape[1])
             return [tokens[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))]
-        maps = list({state.shape[-1]: state for state in states if state.shape[-1] <= MAX_GRID}.values())
+        maps = list({state.shape[-1]: state for state in states if state.shape[-1] <= FINEST_GRID}.values())
         return maps or [states[-1]]
 
     def _patch_features(
@@ -119,15 +110,12 @@ class TextTower(nn.Module):
 
     def forward(
         self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
-    ) -> TextEmbeddings:
-        """Embeddings of tokenised texts; the content of padding does not matter."""
+    ) -> Float[Tensor, "texts dim"]:
+        """L2-normalised embeddings of tokenised texts; the content of padding does not matter."""
         states = self.backbone(input_ids=input_ids, attention_mask=token_mask.long()).last_hidden_state
         weight = token_mask.unsqueeze(-1).to(states.dtype)
         mean = (states * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
-        return TextEmbeddings(
-            text_embeds=F.normalize(self.head(mean).float(), dim=-1),
-            token_embeds=F.normalize(self.head(states).float(), dim=-1),
-        )
+        return F.normalize(self.head(mean).float(), dim=-1)
 
 
 def smooth_maximum(values: Float[Tensor, "images patches dim"], sharpness: float) -> Float[Tensor, "images dim"]:

@@ -70,7 +70,7 @@ def patch_maps(
         raise ValueError("a phrase to ground must not be empty")
     device = next(model.parameters()).device
     with evaluating(model):
-        texts = model.encode_texts(*(part.to(device) for part in processor.tokens(list(phrases)))).text_embeds
+        texts = model.encode_texts(*(part.to(device) for part in processor.tokens(list(phrases))))
         patches = model.grounding_patches(model.encode_images(processor.pixel_values(crops).to(device)))
     if space == "joint":
         maps = torch.einsum("nd,ipd->inp", texts, patches)
@@ -119,19 +119,25 @@ def gradcam(
     device = next(model.parameters()).device
     with evaluating(model):
         with torch.no_grad():
-            text = model.encode_texts(*(part.to(device) for part in processor.tokens([phrase]))).text_embeds[0]
+            text = model.encode_texts(*(part.to(device) for part in processor.tokens([phrase])))[0]
         with GradCAM(model=_ImageEmbed(model), target_layers=[model.image_tower.fuse]) as cam:
             heat = cam(input_tensor=processor.pixel_values(crop).to(device), targets=[_PhraseTarget(text)])[0]
     return crop_to_original(heat.astype(np.float32), crop_frame(*image.shape, processor.image_size))
 
 
 def load(folder: Path | str) -> tuple[LGDEAModel, LGDEAProcessor]:
-    """Model and processor of a folder or hub id, ready for evaluation."""
+    """Model and processor of a folder written by `save_pretrained`, ready for evaluation.
+
+    Raises:
+        FileNotFoundError: the folder is not there or holds no model.
+    """
+    if not (Path(folder) / "config.json").is_file():
+        raise FileNotFoundError(f"{folder}: no model there; give a folder written by `save_pretrained`")
     return LGDEAModel.from_pretrained(folder).eval(), LGDEAProcessor.from_pretrained(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write `<film>_<phrase>.npy` (the map, NaN where unseen) and `.png` (the overlay)."""
+    """Write `<film>_<phrase>.npy` (the map, NaN where unseen) and `.png`, `.pdf` (the overlay)."""
     from lgdea_core.figures import figure_phrase_grounding, save_figure
 
     parser = argparse.ArgumentParser(prog="python -m lgdea_core.grounding", description=main.__doc__)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from lgdea_core.data.batches import TrainingData, standardise
+from lgdea_core.data.batches import TrainingData, pixel_values
 from lgdea_core.evidence.index import EvidenceIndex
 from lgdea_core.losses import phrase_patch_scores
 from lgdea_core.model import LGDEAModel
@@ -52,7 +52,7 @@ def encode_image_pool(
     with evaluating(model):
         for start in tqdm(range(0, len(images), IMAGES_AT_ONCE), unit="block", disable=not progress):
             crops = images[start : start + IMAGES_AT_ONCE].to(device)
-            block = model.encode_images(standardise(crops.unsqueeze(1).float() / 255))
+            block = model.encode_images(pixel_values(crops))
             embeds.append(block.image_embeds.cpu())
             evidence.append(model.image_evidence(model.lesion_tokens(block.patch_features)).cpu())
             patches = model.grounding_patches(block)
@@ -72,7 +72,7 @@ def encode_tokens(
             part = slice(start, start + TEXTS_AT_ONCE)
             longest = int(token_mask[part].sum(dim=1).max())
             ids, mask = input_ids[part, :longest].to(device), token_mask[part, :longest].to(device)
-            blocks.append(model.encode_texts(ids, mask).text_embeds.cpu())
+            blocks.append(model.encode_texts(ids, mask).cpu())
     return torch.cat(blocks)
 
 
@@ -81,7 +81,7 @@ def encode_phrases(
 ) -> Float[Tensor, "phrases dim"]:
     """Embeddings of the evidence index's phrases, or of some rows of it."""
     rows = slice(None) if phrases is None else torch.from_numpy(phrases)
-    return encode_tokens(model, data.phrase_ids[rows], data.phrase_mask[rows])
+    return encode_tokens(model, data.phrase_tokens[rows], data.phrase_mask[rows])
 
 
 def report_evidence(

@@ -7,15 +7,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MAX_GRID = 14
+COARSE_GRID = 14
 """Finest grid the queries see, a side; finer ones are averaged two by two."""
 
 
 def pool_patches(patch_features: Float[Tensor, "images patches channels"]) -> Float[Tensor, "images pooled channels"]:
-    """Average a square grid two by two until its side is at most `MAX_GRID`."""
+    """Average a square grid two by two until its side is at most `COARSE_GRID`."""
     side = math.isqrt(patch_features.shape[1])
     grid = patch_features.transpose(1, 2).unflatten(2, (side, side))
-    while grid.shape[-1] > MAX_GRID:
+    while grid.shape[-1] > COARSE_GRID:
         grid = F.avg_pool2d(grid, 2)
     return grid.flatten(2).transpose(1, 2)
 

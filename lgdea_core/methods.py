@@ -30,14 +30,14 @@ def clip_terms(model: LGDEAModel, batch: Batch, teacher: LGDEAModel) -> Terms:
     """ConVIRT / CLIP: symmetric InfoNCE on the known pairs alone (Zhang et al. 2020; Radford et al. 2021)."""
     pairs = batch.pairs
     images = model.encode_images(batch.pixel_values[:pairs])
-    reports = model.encode_texts(batch.report_ids[:pairs], batch.report_mask[:pairs])
-    return {"ita": _pair_loss(images.image_embeds, reports.text_embeds, model.logit_scale)}
+    reports = model.encode_texts(batch.report_tokens[:pairs], batch.report_mask[:pairs])
+    return {"ita": _pair_loss(images.image_embeds, reports, batch, model.logit_scale)}
 
 
 def lgdea_terms(model: LGDEAModel, batch: Batch, teacher: LGDEAModel) -> Terms:
     """LGDEA, every term of DESIGN's eq. 5, 9 and 15-18 that the batch has data for, and the extensions."""
-    phrases = model.encode_texts(batch.phrase_ids, batch.phrase_mask).text_embeds
-    reports = model.encode_texts(batch.report_ids, batch.report_mask).text_embeds
+    phrases = model.encode_texts(batch.phrase_tokens, batch.phrase_mask)
+    reports = model.encode_texts(batch.report_tokens, batch.report_mask)
     assignments = model.assign_phrases(phrases)
     terms = {
         "reconstruction": reconstruction_loss(phrases, assignments, model.prototype_points),
@@ -54,7 +54,7 @@ def lgdea_terms(model: LGDEAModel, batch: Batch, teacher: LGDEAModel) -> Terms:
     scores = phrase_patch_scores(phrases, images.patch_embeds, model.config.local_temperature)
     pairs = batch.pairs
     if pairs:
-        terms["ita"] = _pair_loss(images.image_embeds[:pairs], reports[:pairs], model.logit_scale)
+        terms["ita"] = _pair_loss(images.image_embeds[:pairs], reports[:pairs], batch, model.logit_scale)
         terms["evidence_paired"] = evidence_divergence(
             report_evidence[:pairs], image_evidence[:pairs], torch.ones_like(image_evidence[:pairs, 0])
         )
@@ -85,18 +85,20 @@ def total_loss(terms: Terms, weights: LossConfig, ramp: float) -> Float[Tensor, 
 
 
 def _pair_loss(
-    image_embeds: Float[Tensor, "pairs dim"], report_embeds: Float[Tensor, "pairs dim"], logit_scale: Float[Tensor, ""]
+    image_embeds: Float[Tensor, "pairs dim"],
+    report_embeds: Float[Tensor, "pairs dim"],
+    batch: Batch,
+    logit_scale: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
-    """L_ita (eq. 17): `R = I`."""
-    identity = torch.eye(len(image_embeds), device=image_embeds.device)
-    return relation_contrastive_loss(image_embeds, report_embeds, identity, logit_scale)
+    """L_ita (eq. 17): `R = I`, but for films of one study, which share their report."""
+    return relation_contrastive_loss(image_embeds, report_embeds, batch.same_report, logit_scale)
 
 
 def _text_loss(
     model: LGDEAModel, batch: Batch, phrases: Float[Tensor, "phrases dim"], reports: Float[Tensor, "reports dim"]
 ) -> Float[Tensor, ""]:
     """E: phrases against word-dropped phrases of the same statement, and reports against the mean of their phrases."""
-    dropped = model.encode_texts(batch.phrase_ids, batch.dropped_mask).text_embeds
+    dropped = model.encode_texts(batch.phrase_tokens, batch.dropped_mask)
     between = relation_contrastive_loss(phrases, dropped, batch.same_statement, model.logit_scale)
     means = F.normalize(batch.membership @ phrases, dim=-1)
     return between + relation_contrastive_loss(reports, means, _same_evidence(batch.holds_statement), model.logit_scale)
@@ -136,7 +138,7 @@ def _teacher_loss(
     temperature = model.config.local_temperature
     with torch.no_grad():
         patches = teacher.encode_images(batch.clean_pixel_values).patch_embeds
-        phrases = teacher.encode_texts(batch.phrase_ids, batch.phrase_mask).text_embeds
+        phrases = teacher.encode_texts(batch.phrase_tokens, batch.phrase_mask)
         target = phrase_patch_scores(phrases, patches, temperature)
     hidden = (batch.localised - 1) * 1e4  # "no finding" has no place in the image
     return consistency_loss(scores / temperature + hidden, target / temperature + hidden)

@@ -15,12 +15,11 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lgdea_core.config import RunConfig
-from lgdea_core.data.batches import standardise
+from lgdea_core.data.batches import pixel_values
 from lgdea_core.encoders import (
     BUILT_IMAGE_TOWERS,
     ImageEmbeddings,
     ImageTower,
-    TextEmbeddings,
     TextTower,
     image_tower_config,
     small_bert_config,
@@ -65,8 +64,10 @@ class LGDEAConfig:
     """start of the learned temperature of the contrastive terms"""
     local_temperature: float = 0.1
     """temperature of phrase-to-patch scores"""
-    method: str = "lgdea"
-    """what it was trained by: decides which patch map grounding reads"""
+    local: bool = True
+    """whether the local head was trained: if not, grounding reads the global head's patch map"""
+    evidence: bool = True
+    """whether lesion queries and prototypes were trained"""
 
 
 class LGDEAModel(
@@ -109,8 +110,8 @@ class LGDEAModel(
 
     def encode_texts(
         self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
-    ) -> TextEmbeddings:
-        """Embeddings of tokenised reports or phrases."""
+    ) -> Float[Tensor, "texts dim"]:
+        """L2-normalised embeddings of tokenised reports or phrases."""
         return self.text_tower(input_ids, token_mask)
 
     def lesion_tokens(
@@ -129,7 +130,7 @@ class LGDEAModel(
 
     def grounding_patches(self, images: ImageEmbeddings) -> Float[Tensor, "images patches dim"]:
         """The patch embeddings a phrase is compared with: the local head's where the method trains it."""
-        return images.global_patch_embeds if self.config.method == "clip" else images.patch_embeds
+        return images.patch_embeds if self.config.local else images.global_patch_embeds
 
 
 def _tower_config(values: dict[str, Any]) -> Any:
@@ -144,8 +145,8 @@ class LGDEAProcessor:
         self.tokenizer, self.image_size, self.max_tokens = tokenizer, image_size, max_tokens
 
     def pixel_values(self, crops: UInt8[Tensor, "images height width"]) -> Float[Tensor, "images 1 height width"]:
-        """Grey levels standardised image by image, so that exposure does not matter; a constant image becomes 0."""
-        return standardise(crops.unsqueeze(1).float() / 255)
+        """Crops as the towers read them; see `batches.pixel_values`."""
+        return pixel_values(crops)
 
     def tokens(self, texts: list[str]) -> tuple[Int[Tensor, "texts tokens"], Bool[Tensor, "texts tokens"]]:
         """Token ids, padded to the longest text, and the mask of real tokens; texts are cut at `max_tokens`."""
@@ -236,7 +237,8 @@ def build_model(config: RunConfig, texts: list[str]) -> tuple[LGDEAModel, LGDEAP
             image_temperature=parts.image_temperature,
             temperature=config.loss.temperature,
             local_temperature=config.loss.local_temperature,
-            method=config.method,
+            local=config.method == "lgdea" and config.loss.local > 0,
+            evidence=config.method == "lgdea",
         )
     )
     if parts.image_tower not in BUILT_IMAGE_TOWERS:

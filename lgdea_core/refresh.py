@@ -22,6 +22,7 @@ from lgdea_core.graph import (
 )
 from lgdea_core.inference import encode_image_pool, encode_phrases, report_evidence, statement_embeddings
 from lgdea_core.model import LGDEAModel
+from lgdea_core.prototypes import assignment_sharpness
 from lgdea_core.relations import CrossAffinity, Relations, combine_relations
 
 logger = logging.getLogger("lgdea")
@@ -38,6 +39,8 @@ class EvidenceView(NamedTuple):
     report_evidence: Float[np.ndarray, "reports prototypes"]
     responses: Float[np.ndarray, "images statements"]
     """local response of each image to each statement (E)"""
+    phrase_sharpness: float
+    """mean largest membership of a phrase"""
 
 
 class Graphs(NamedTuple):
@@ -53,7 +56,8 @@ def view_evidence(teacher: LGDEAModel, data: TrainingData, *, progress: bool = F
     statements = statement_embeddings(data.evidence, phrases)
     images = encode_image_pool(teacher, data.images, statements, progress=progress)
     reports = report_evidence(teacher, data.evidence, phrases)
-    return EvidenceView(images.evidence, images.image_embeds, reports, images.responses)
+    sharpness = float(assignment_sharpness(teacher.assign_phrases(phrases.to(teacher.prototypes.device))))
+    return EvidenceView(images.evidence, images.image_embeds, reports, images.responses, sharpness)
 
 
 def build_graphs(view: EvidenceView, config: GraphConfig) -> Graphs:
@@ -151,7 +155,10 @@ def refresh_relations(
     choice = relations.expected_evidence(torch.from_numpy(view.report_evidence[data.unpaired_reports]))
     agreement = choice.agreement.numpy()
     mean = agreement[agreement > 0].mean() if (agreement > 0).any() else 1.0
+    if graph is not None:
+        stats["graph_reached_images"] = float((graph.sum(axis=1) > 0).mean())
     stats |= {
+        "assignment_sharpness": view.phrase_sharpness,
         "reached_images": float((agreement > 0).mean()),
         "effective_reports": float(choice.entropy.exp().mean()),
         "agreement": float(agreement.mean()),

@@ -22,7 +22,7 @@ from lgdea_core.data.batches import TrainingData, standardise, training_data
 from lgdea_core.data.corpora import assemble
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.images import ImageStore, boxes_mask, boxes_to_frame, load_images, read_image
-from lgdea_core.data.pairing import Pools, limit_pairs, shuffle_pairs
+from lgdea_core.data.pairing import Pools, check_leaks, limit_pairs, shuffle_pairs
 from lgdea_core.evidence.index import index_evidence
 from lgdea_core.figures import save_figure
 from lgdea_core.grounding import gradcam, ground
@@ -74,6 +74,8 @@ def load_inputs(config: RunConfig, *, progress: bool = True) -> Inputs:
         boxes, masks = (table[table["image_id"].isin(store.image_ids)] for table in (corpus.boxes, corpus.masks))
         exclusions = corpus.exclusions | {"unreadable image": len(store.excluded)}
         corpus = replace(corpus, images=corpus.images[readable], boxes=boxes, masks=masks, exclusions=exclusions)
+    patients = corpus.studies.groupby("split")["patient_id"].agg(set)
+    check_leaks(patients.get("train", set()), patients.get("test", set()) | patients.get("val", set()))
     return Inputs(corpus=corpus, store=store, pools=limit_pairs(corpus, config.data.paired_ratio, config.seed))
 
 
@@ -107,6 +109,8 @@ def prepare_training(
 
 def hidden_truth(inputs: Inputs, data: TrainingData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """True pairs and true findings of the unpaired pools, for measuring relations and nothing else.
+
+    A study without labels counts as one without findings: where many have none, only the pair measures mean much.
 
     Returns:
         Positions (image, report) of hidden pairs in the unpaired block; findings of its images; of its reports.
@@ -172,7 +176,8 @@ def train_variant(
 
 
 def _continue_from(warm: Path, checkpoint: Path) -> None:
-    if warm.exists() and not checkpoint.exists():
+    started = checkpoint.exists() or checkpoint.with_name(checkpoint.name + ".old").exists()
+    if warm.exists() and not started:
         part = checkpoint.with_name("copied.part")
         shutil.rmtree(part, ignore_errors=True)
         shutil.copytree(warm, part)
@@ -180,14 +185,10 @@ def _continue_from(warm: Path, checkpoint: Path) -> None:
 
 
 def save_trained(trained: Trained, folder: Path) -> None:
-    """Write model, processor, model card and `run_config.json`; the folder is complete or absent."""
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    trained.state.model.save_pretrained(part)
-    trained.processor.save_pretrained(part)
-    trained.config.save(part / "run_config.json")
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+    """Write model, processor, model card and `run_config.json` into a folder."""
+    trained.state.model.save_pretrained(folder)
+    trained.processor.save_pretrained(folder)
+    trained.config.save(folder / "run_config.json")
 
 
 def keep_figure(run: Run, figure: Figure, name: str, *, patients: bool = False) -> Figure:

@@ -1,6 +1,7 @@
 """One training loop for every method (Algorithm 1, reconstruction), with exact resume."""
 
 import copy
+import hashlib
 import json
 import logging
 import math
@@ -18,10 +19,10 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from safetensors.torch import load_model, save_model
 from scipy import sparse
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lgdea_core.config import RunConfig, TrainConfig
+from lgdea_core.config import RunConfig, TrainConfig, replace_fields
 from lgdea_core.data.batches import Batch, TrainingData, sample_batch
 from lgdea_core.inference import encode_phrases
 from lgdea_core.methods import METHOD_TERMS, USES_RELATIONS, USES_TEXT_PHASE, Terms, total_loss
@@ -154,7 +155,8 @@ def train(
     model.image_tower.autocast_dtype = torch.bfloat16 if config.train.mixed_precision == "bf16" else None
     model.to(accelerator.device)
     state = start_state(model, config)
-    resume(state, folder / CHECKPOINT)
+    origin = training_origin(config, data)
+    resume(state, folder / CHECKPOINT, origin)
     module, state.optimizer = accelerator.prepare(TermModule(model, config.method), state.optimizer)
     last = _last_step(until, config.train)
     relations = None
@@ -164,14 +166,15 @@ def train(
         if phase == "relations" and (relations is None or _refresh_due(state.step, config.train)):
             first = state.step == config.train.text_steps + config.train.pair_steps
             relations = refresh_relations(state.teacher, data, config, graph=first_graph if first else None)
-        if phase == "text" and state.step == config.train.text_steps // 2:
+        if USES_TEXT_PHASE[config.method] and state.step == config.train.text_steps // 2:
             place_prototypes(state, data, config.seed)
         process = (accelerator.process_index, accelerator.num_processes)
         batch = sample_batch(data, config, state.step, phase, relations, process).to(accelerator.device)
-        _take_step(state, module, batch, config, accelerator, relations)
+        loss = _take_step(state, module, batch, config, accelerator, relations)
         bar.update()
         if _checkpoint_due(state.step, last, config) and accelerator.is_main_process:
-            save_checkpoint(state, folder / CHECKPOINT)
+            _check_finite(state.step, loss, {})
+            save_checkpoint(state, folder / CHECKPOINT, origin)
         if after_step is not None:
             after_step(state.step)
     bar.close()
@@ -181,6 +184,8 @@ def train(
 def _check_data(config: RunConfig, data: TrainingData) -> None:
     if not len(data.seed_pairs):
         raise ValueError("training needs at least one known pair, got none; raise paired_ratio or add paired studies")
+    if config.method != "clip" and not data.evidence.phrases:
+        raise ValueError(f"method {config.method!r} needs evidence, but no report has any; look at evidence.parquet")
     if USES_RELATIONS[config.method] and config.train.relation_steps:
         for name, pool in (("image", data.unpaired_images), ("report", data.unpaired_reports)):
             if not len(pool):
@@ -217,8 +222,8 @@ def _take_step(
     config: RunConfig,
     accelerator: Accelerator,
     relations: RelationState | None,
-) -> None:
-    """One optimiser update and one update of the teacher."""
+) -> Tensor:
+    """One optimiser update and one update of the teacher; returns the loss."""
     schedule = config.train
     rate, ramp = learning_rate_at(state.step, config.method, schedule), ramp_at(state.step, schedule)
     for group in state.optimizer.param_groups:
@@ -235,6 +240,7 @@ def _take_step(
     state.step += 1
     if state.step % schedule.log_every == 0 or state.step in (1, schedule.total_steps):
         _log(state, terms, loss, rate, ramp, config, relations)
+    return loss.detach()
 
 
 @torch.no_grad()
@@ -248,10 +254,10 @@ def share_buffers(model: nn.Module, accelerator: Accelerator) -> None:
 
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, model: nn.Module, decay: float) -> None:
-    """Exponential moving average: `teacher = decay * teacher + (1 - decay) * model`; buffers are copied (E)."""
+    """Exponential moving average: `teacher = decay * teacher + (1 - decay) * model`, batch norm too (E)."""
     torch._foreach_lerp_(list(teacher.parameters()), list(model.parameters()), 1 - decay)
     for ours, theirs in zip(teacher.buffers(), model.buffers(), strict=True):
-        ours.copy_(theirs)
+        ours.lerp_(theirs, 1 - decay) if ours.is_floating_point() else ours.copy_(theirs)
 
 
 @torch.no_grad()
@@ -268,15 +274,14 @@ def place_prototypes(state: TrainState, data: TrainingData, seed: int) -> None:
 def _log(
     state: TrainState,
     terms: Terms,
-    loss: torch.Tensor,
+    loss: Tensor,
     rate: float,
     ramp: float,
     config: RunConfig,
     relations: RelationState | None,
 ) -> None:
     values = {name: term.item() for name, term in terms.items()}
-    if not math.isfinite(loss.item()):
-        raise RuntimeError(f"step {state.step}: the loss is not finite; terms {values}; lower learning_rate")
+    _check_finite(state.step, loss, values)
     phase = phase_at(state.step - 1, config.method, config.train)
     row = {"step": state.step, "phase": phase, "learning_rate": rate, "ramp": ramp, "loss": loss.item(), **values}
     if "usage" in values:
@@ -286,6 +291,12 @@ def _log(
         row |= {name: value for name, value in relations.stats.items() if isinstance(value, float | int)}
     state.history.append(row)
     logger.info("%s", json.dumps(row))
+
+
+def _check_finite(step: int, loss: Tensor, terms: dict[str, float]) -> None:
+    """Asked where a row is logged or a checkpoint written: each asking waits for the device."""
+    if not math.isfinite(loss.item()):
+        raise RuntimeError(f"step {step}: the loss is not finite; terms {terms}; lower learning_rate")
 
 
 def warn_of_collapse(usage_entropy: float, prototypes: int, reconstruction: float, step: int) -> None:
@@ -304,7 +315,21 @@ def warn_of_collapse(usage_entropy: float, prototypes: int, reconstruction: floa
         )  # fmt: skip
 
 
-def save_checkpoint(state: TrainState, folder: Path) -> None:
+def training_origin(config: RunConfig, data: TrainingData) -> str:
+    """Hash of all that a training depends on: configuration, data, and the package's own code."""
+    settings = replace_fields(config, root="").__dict__  # where the data lie does not matter
+    digest = hashlib.sha256(repr(settings).encode())
+    for tensor in (data.images, data.phrase_tokens, data.phrase_mask):
+        digest.update(tensor.numpy().tobytes())
+    digest.update(data.seed_pairs.tobytes())
+    digest.update(repr((data.sentences, data.evidence.statements, data.evidence.report_ids)).encode())
+    digest.update(data.evidence.report_phrases.indices.tobytes())
+    for source in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+def save_checkpoint(state: TrainState, folder: Path, origin: str) -> None:
     """Replace the checkpoint whole: a kill leaves the old one or the new one, never half of one."""
     part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
     shutil.rmtree(part, ignore_errors=True)
@@ -313,6 +338,7 @@ def save_checkpoint(state: TrainState, folder: Path) -> None:
     save_model(state.teacher, str(part / "teacher.safetensors"))
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     rest = {
+        "origin": origin,
         "step": state.step,
         "optimizer": state.optimizer.state_dict(),
         "random": torch.get_rng_state(),
@@ -327,16 +353,23 @@ def save_checkpoint(state: TrainState, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def resume(state: TrainState, folder: Path) -> None:
-    """Take over a checkpoint's state, if there is one; of a kill between two renames the old one is used."""
+def resume(state: TrainState, folder: Path, origin: str) -> None:
+    """Take over a checkpoint's state, if there is one of this very training.
+
+    A checkpoint of other data, configuration or code is left alone with a warning: its weights would pass for results
+    they are not. Of a kill between two renames the old one is used.
+    """
     old = folder.with_name(folder.name + ".old")
     if not folder.exists() and old.exists():
         os.replace(old, folder)
     if not folder.exists():
         return
+    rest = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
+    if rest["origin"] != origin:
+        logger.warning("%s was made from other data, configuration or code: training starts over", folder)
+        return
     load_model(state.model, str(folder / "model.safetensors"))
     load_model(state.teacher, str(folder / "teacher.safetensors"))
-    rest = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
     state.optimizer.load_state_dict(rest["optimizer"])
     torch.set_rng_state(rest["random"])
     if rest["cuda_random"] and torch.cuda.is_available():

@@ -19,7 +19,7 @@ def data() -> TrainingData:
 def test_a_step_draws_the_same_batch_again_and_another_step_another(data: TrainingData) -> None:
     first, again, other = (sample_batch(data, config(), step, "pairs") for step in (7, 7, 8))
     assert torch.equal(first.pixel_values, again.pixel_values)
-    assert torch.equal(first.report_ids, again.report_ids)
+    assert torch.equal(first.report_tokens, again.report_tokens)
     assert not torch.equal(first.pixel_values, other.pixel_values)
 
 
@@ -31,7 +31,7 @@ def test_processes_draw_different_shares_of_a_batch(data: TrainingData) -> None:
 
 def test_text_phase_has_no_images_and_pair_phase_has_at_most_the_known_pairs(data: TrainingData) -> None:
     text = sample_batch(data, config(), 0, "text")
-    assert (text.pairs, len(text.pixel_values), len(text.report_ids)) == (0, 0, 16)
+    assert (text.pairs, len(text.pixel_values), len(text.report_tokens)) == (0, 0, 16)
     many = sample_batch(data, config(batch_size=64), 0, "pairs")
     assert many.pairs == 24
 
@@ -77,9 +77,9 @@ def test_standardised_images_do_not_depend_on_exposure() -> None:
     torch.testing.assert_close(batches.standardise(image), batches.standardise(0.3 * image + 0.2), atol=1e-4, rtol=1e-4)
 
 
-def test_report_sentences_reads_findings_and_impression_only() -> None:
+def test_report_sentences_reads_impression_and_findings_only() -> None:
     report = "INDICATION: Cough. Fever.\nFINDINGS: No edema. Small nodule.\nIMPRESSION: Nodule."
-    assert batches.report_sentences(report) == ["No edema.", "Small nodule.", "Nodule."]
+    assert batches.report_sentences(report) == ["Nodule.", "No edema.", "Small nodule."]
 
 
 def test_pad_tokens_marks_real_tokens() -> None:

@@ -20,11 +20,11 @@ NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 COMMON_PARAMETERS = {
     "preset": "str | None",
     "run": "str | None",
-    "corpus": "str",
+    "corpus": "str | None",
     "data": "str | None",
     "method": "str",
     "seed": "int",
-    "paired_ratio": "float",
+    "paired_ratio": "float | None",
 }
 PYTHON_FILES = sorted(
     path for folder in ("lgdea_core", "notebooks", "benchmarks") for path in (ROOT / folder).rglob("*.py")

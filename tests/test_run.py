@@ -1,9 +1,13 @@
 import json
+import os
 import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "notebooks"))
@@ -12,11 +16,11 @@ import run  # noqa: E402  (notebooks/run.py)
 
 COMMON = """preset: str | None = None  # None: LGDEA_PRESET or demo
 run: str | None = None
-corpus: str = "phantom"
+corpus: str | None = None
 data: str | None = None
 method: str = "lgdea"
 seed: int = 0
-paired_ratio: float = 0.1"""
+paired_ratio: float | None = None"""
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +108,7 @@ def test_a_dying_kernel_is_an_error_not_a_hang(folder: Path, capfd: pytest.Captu
             ["--corpus", "nih"],
             "corpus 'nih' needs the folder that has one sub-folder per corpus: --data, or LGDEA_DATA",
         ),
+        (["--preset", "paper"], "corpus 'mimic_cxr' needs the folder"),
         (["--sweep", "seed"], "--sweep: expected NAME=V1,V2, got 'seed'"),
         (["--sweep", "sead=1,2"], "no parameter is called 'sead'"),
     ],
@@ -179,3 +184,51 @@ def test_a_real_corpus_lies_in_the_data_folder_or_where_the_environment_says(
     assert planned(folder, "--corpus", "nih") == [(name, values)]
     [(_, values)] = planned(folder)
     assert "data" not in values, "the phantom needs none"
+
+
+def test_the_preset_names_the_corpus_unless_one_is_given(folder: Path, tmp_path: Path) -> None:
+    [(name, values)] = planned(folder, "--preset", "paper", "--data", str(tmp_path))
+    assert name == "lgdea-paper-0-mimic_cxr"
+    assert values["data"] == str(tmp_path)
+    assert values.get("corpus") is None, "the notebooks resolve it as the run's name did"
+    [(name, values)] = planned(folder, "--preset", "paper", "--corpus", "phantom")
+    assert (name, values["corpus"]) == ("lgdea-paper-0", "phantom")
+    assert "data" not in values
+
+
+def write_bare_corpus(root: Path, every: int) -> None:
+    """60 studies of layout `folder` without boxes, three of them with a label; one in `every` is in split test."""
+    films = root / "folder" / "images"
+    films.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    said = ("Small left pleural effusion.", "Right upper lobe nodule.", "No pneumothorax.", "Possible edema.")
+    studies = []
+    for number in range(60):
+        film = films / f"s{number}.png"
+        Image.fromarray(rng.integers(0, 256, size=(64, 64), dtype=np.uint8)).save(film)
+        os.utime(film, (0, 0))  # the same cached crops every time
+        report = f"FINDINGS: {said[number % 4]} {said[number % 3]}"
+        split = "test" if number % every == 0 else "train"
+        studies.append((f"s{number}", f"p{number}", split, report, f"images/{film.name}"))
+    columns = ["study_id", "patient_id", "split", "report", "image"]
+    pd.DataFrame(studies, columns=columns).to_csv(root / "folder/studies.csv", index=False)
+    labels = [("s0", "nodule", 1), ("s12", "nodule", 0), ("s1", "nodule", 1)]
+    pd.DataFrame(labels, columns=["study_id", "finding", "value"]).to_csv(root / "folder/labels.csv", index=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("every", "scored"), [(4, set()), (2, {"recall_at_10"})])
+def test_a_corpus_without_boxes_and_with_few_labels_gets_through_all_notebooks(
+    every: int, scored: set[str], runs: Path, tmp_path: Path
+) -> None:
+    write_bare_corpus(tmp_path / "corpora", every)
+    assert run.main(["--corpus", "folder", "--data", str(tmp_path / "corpora"), "--run", "bare"]) == 0
+    metrics = json.loads((runs / "bare/metrics.json").read_text())
+    assert list(metrics) == ["model", "baseline", "model_shuffled", "baseline_shuffled"]
+    for rows in metrics.values():
+        names = {row["metric"] for row in rows if row["estimate"] is not None}
+        assert {name for name in names if not name.endswith("_chance")} == scored
+    assert (runs / "bare/figures/01_example_films.png").is_file(), "films without boxes"
+    assert (runs / "bare/figures/05_comparison.png").is_file() == bool(scored)
+    said = (runs / "bare/notebooks/05_attention_maps.ipynb").read_text()
+    assert ("nothing to compare" in said) != bool(scored)

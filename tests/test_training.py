@@ -71,9 +71,11 @@ def weights_after(world: PlantedWorld, run: RunConfig, folder: Path, kill_at: tu
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["clip", "lgdea"])
-def test_killed_and_resumed_training_ends_with_bitwise_the_same_weights(method: str, tmp_path: Path) -> None:
-    world, run = PlantedWorld(48, seed=0), config(method)
+@pytest.mark.parametrize(("method", "precision"), [("clip", "no"), ("lgdea", "no"), ("lgdea", "bf16")])
+def test_killed_and_resumed_training_ends_with_bitwise_the_same_weights(
+    method: str, precision: str, tmp_path: Path
+) -> None:
+    world, run = PlantedWorld(48, seed=0), config(method, mixed_precision=precision)
     whole = weights_after(world, run, tmp_path / "whole").state_dict()
     kills = tuple(sorted(np.random.default_rng().choice(np.arange(1, 20), size=3, replace=False).tolist()))
     broken = weights_after(world, run, tmp_path / "broken", kill_at=kills).state_dict()
@@ -118,16 +120,33 @@ def test_two_processes_keep_the_same_weights_and_see_different_batches(tmp_path:
 def test_a_half_written_checkpoint_is_never_read(tmp_path: Path) -> None:
     world, run = PlantedWorld(40, seed=0), config("clip")
     model, processor = world.model(run)
-    state, _ = training.train(
-        run, world.training(24, processor.tokenizer), model, tmp_path, until="text", progress=False
-    )
+    data = world.training(24, processor.tokenizer)
+    state, _ = training.train(run, data, model, tmp_path, until="text", progress=False)
+    origin = training.training_origin(run, data)
     checkpoint = tmp_path / training.CHECKPOINT
     (tmp_path / "checkpoint.part").mkdir()
     (tmp_path / "checkpoint.part" / "model.safetensors").write_bytes(b"half")
     checkpoint.rename(tmp_path / "checkpoint.old")  # killed between the two renames
     fresh = training.start_state(world.model(run)[0], run)
-    training.resume(fresh, checkpoint)
+    training.resume(fresh, checkpoint, origin)
     assert fresh.step == state.step == 4
+
+
+def test_a_checkpoint_of_other_data_is_not_taken_for_this_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world, run = PlantedWorld(40, seed=0), config("clip", text_steps=2, pair_steps=2, relation_steps=0)
+    model, processor = world.model(run)
+    training.train(run, world.training(24, processor.tokenizer), model, tmp_path, progress=False)
+    model, _ = world.model(run)
+    fewer = world.training(20, processor.tokenizer)
+    with caplog.at_level(logging.WARNING, logger="lgdea"):
+        state, _ = training.train(run, fewer, model, tmp_path / "nowhere", until="text", progress=False)
+        assert not caplog.records
+        model, _ = world.model(run)
+        again, _ = training.train(run, fewer, model, tmp_path, until="text", progress=False)
+    assert "starts over" in caplog.text
+    assert all(torch.equal(a, b) for a, b in zip(state.model.parameters(), again.model.parameters(), strict=True))
 
 
 def test_every_method_takes_as_many_steps_and_only_lgdea_has_text_and_relation_phases() -> None:
@@ -252,7 +271,7 @@ def test_reconstruction_alone_draws_all_phrases_to_one_point_and_the_text_term_k
         model, processor = world.model(run)
         data = world.training(10, processor.tokenizer)
         state, _ = training.train(run, data, model, tmp_path / str(text), progress=False)
-        embeds = F.normalize(encode_tokens(state.model, data.phrase_ids, data.phrase_mask), dim=-1)
+        embeds = F.normalize(encode_tokens(state.model, data.phrase_tokens, data.phrase_mask), dim=-1)
         cosine[text] = (embeds @ embeds.T).mean().item()
     assert cosine[0.0] > 0.9
     assert cosine[1.0] < cosine[0.0] - 0.2

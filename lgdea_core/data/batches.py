@@ -1,5 +1,6 @@
 """What a training step sees, drawn by (seed, step) alone, so that a resumed run draws the same."""
 
+import logging
 import re
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
@@ -18,12 +19,12 @@ from lgdea_core.evidence.index import EvidenceIndex
 from lgdea_core.evidence.sections import readable_sections
 from lgdea_core.vocabulary import NO_FINDING
 
+logger = logging.getLogger("lgdea")
+
 PHRASES_PER_REPORT = 3
 """Phrases of one report in a batch, at most; drawn anew each step."""
 SENTENCES_KEPT = 0.6
 """Least share of a report's sentences in a batch: single sentences come into distribution, as prompts are."""
-TOKENS_TRAINED = 64
-"""Longest report in a batch: as sentences come in random order, a cut drops random ones."""
 WORDS_DROPPED = 0.3
 """Share of a phrase's tokens hidden in its word-dropped copy."""
 
@@ -37,7 +38,7 @@ class TrainingData:
     sentences: list[list[list[int]]]
     """report -> sentence -> token ids; reports in the order of `Pools.report_ids`"""
     evidence: EvidenceIndex
-    phrase_ids: Int[Tensor, "phrases tokens"]
+    phrase_tokens: Int[Tensor, "phrases tokens"]
     phrase_mask: Bool[Tensor, "phrases tokens"]
     seed_pairs: Int[np.ndarray, "pairs 2"]
     """rows of `images` and of `sentences`: the known pairs"""
@@ -81,14 +82,16 @@ class Batch:
     phrases: Int[np.ndarray, "phrases"]
     """rows of the evidence index"""
     pixel_values: Float[Tensor, "images 1 height width"]
-    report_ids: Int[Tensor, "reports tokens"]
+    report_tokens: Int[Tensor, "reports tokens"]
     report_mask: Bool[Tensor, "reports tokens"]
-    phrase_ids: Int[Tensor, "phrases tokens2"]
+    phrase_tokens: Int[Tensor, "phrases tokens2"]
     phrase_mask: Bool[Tensor, "phrases tokens2"]
     dropped_mask: Bool[Tensor, "phrases tokens2"]
     """mask of the word-dropped copy"""
     membership: Float[Tensor, "reports phrases"]
     """1 where the batch's phrase was drawn from this report"""
+    same_report: Float[Tensor, "pairs pairs"]
+    """1 where two pairs share a report: films of one study, which are no negatives of each other"""
     same_statement: Float[Tensor, "phrases phrases"]
     """1 where two phrases say the same"""
     holds_statement: Float[Tensor, "reports phrases"]
@@ -110,8 +113,9 @@ class Batch:
 
 
 def report_sentences(report: str) -> list[str]:
-    """Sentences of the findings and the impression."""
-    bodies = [report[section.start : section.end] for section in readable_sections(report)]
+    """Sentences of the impression, then of the findings (the order of MGCA: what a cut drops is detail)."""
+    sections = sorted(readable_sections(report), key=lambda section: section.kind != "impression")
+    bodies = [report[section.start : section.end] for section in sections]
     return [sentence for body in bodies for sentence in re.split(r"(?<=[.!?])\s+|\n+", body) if sentence.strip()]
 
 
@@ -136,18 +140,21 @@ def training_data(
     sentences = [report_sentences(report) for report in reports]
     flat = [sentence for report in sentences for sentence in report]
     ids = iter(tokenizer(flat, add_special_tokens=False)["input_ids"] if flat else [])
+    sentences = [[next(ids) for _ in report] for report in sentences]
+    cut = sum(sum(map(len, report)) > max_tokens - 2 for report in sentences)
+    logger.info("%d of %d reports are longer than %d tokens: a batch holds random parts", cut, len(reports), max_tokens)
     image_row = {image_id: row for row, image_id in enumerate(pools.image_ids)}
     report_row = {report_id: row for row, report_id in enumerate(pools.report_ids)}
     pairs = np.stack(
         [pools.seed_pairs["image_id"].map(image_row), pools.seed_pairs["report_id"].map(report_row)], axis=1
     )
     phrases = tokenizer(list(evidence.phrases), truncation=True, max_length=max_tokens)["input_ids"]
-    phrase_ids, phrase_mask = pad_tokens(phrases, tokenizer.pad_token_id)
+    phrase_tokens, phrase_mask = pad_tokens(phrases, tokenizer.pad_token_id)
     return TrainingData(
         images=images,
-        sentences=[[next(ids) for _ in report] for report in sentences],
+        sentences=sentences,
         evidence=evidence,
-        phrase_ids=phrase_ids,
+        phrase_tokens=phrase_tokens,
         phrase_mask=phrase_mask,
         seed_pairs=pairs.astype(np.int64),
         special_ids=(tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id),
@@ -190,23 +197,24 @@ def sample_batch(
         extra = _draw(rng, len(data.sentences), size if phase == "text" else unpaired_size)
     reports = np.concatenate([pairs[:, 1], extra])
     phrases, drawn = _draw_phrases(data.evidence, reports, rng)
-    report_ids, report_mask = _report_tokens(data, reports, rng)
-    phrase_ids, phrase_mask = _trimmed(data.phrase_ids[phrases], data.phrase_mask[phrases])
+    report_tokens, report_mask = _report_tokens(data, reports, rng)
+    phrase_tokens, phrase_mask = _trimmed(data.phrase_tokens[phrases], data.phrase_mask[phrases])
     statements = data.evidence.phrase_statement[phrases]
     observations = np.array([data.evidence.statements[statement][0] for statement in statements], dtype=object)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     crops = data.images[torch.from_numpy(np.concatenate([pairs[:, 0], unpaired]))]
-    pixels = crops.unsqueeze(1).float() / 255
+    pixels = grey_levels(crops)
     batch = Batch(
         pairs=len(pairs),
         phrases=phrases,
         pixel_values=standardise(augment(pixels, generator)),
-        report_ids=report_ids,
+        report_tokens=report_tokens,
         report_mask=report_mask,
-        phrase_ids=phrase_ids,
+        phrase_tokens=phrase_tokens,
         phrase_mask=phrase_mask,
         dropped_mask=drop_words(phrase_mask, WORDS_DROPPED, generator),
         membership=drawn,
+        same_report=torch.from_numpy(pairs[:, 1, None] == pairs[None, :, 1]).float(),
         same_statement=torch.from_numpy(statements[:, None] == statements[None, :]).float(),
         holds_statement=_dense(data.evidence.report_statements[reports][:, statements]),
         localised=torch.from_numpy((observations != NO_FINDING).astype(np.float32)),
@@ -259,7 +267,7 @@ def _report_tokens(
         sentences = data.sentences[report]
         kept = round(len(sentences) * rng.uniform(SENTENCES_KEPT, 1)) or 1
         order = rng.permutation(len(sentences))[:kept]
-        body = [token for index in order for token in sentences[index]][: min(data.max_tokens, TOKENS_TRAINED) - 2]
+        body = [token for index in order for token in sentences[index]][: data.max_tokens - 2]
         sequences.append([first, *body, last])
     return pad_tokens(sequences, padding)
 
@@ -291,6 +299,16 @@ def drop_words(
     kept = mask & (torch.rand(mask.shape, generator=generator) >= share)
     kept[:, 0] = mask[:, 0]
     return kept
+
+
+def grey_levels(crops: UInt8[Tensor, "images height width"]) -> Float[Tensor, "images 1 height width"]:
+    """Crops in [0, 1]."""
+    return crops.unsqueeze(1).float() / 255
+
+
+def pixel_values(crops: UInt8[Tensor, "images height width"]) -> Float[Tensor, "images 1 height width"]:
+    """Crops as the towers read them."""
+    return standardise(grey_levels(crops))
 
 
 def standardise(pixels: Float[Tensor, "images 1 height width"]) -> Float[Tensor, "images 1 height width"]:

@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -39,12 +41,13 @@ from lgdea_core.stages import Inputs
 logger = logging.getLogger("lgdea")
 
 MIN_POSITIVES = 10
-"""Fewest positives of a finding that get an AUC."""
+"""Fewest positives of a finding that get an AUC, and fewest phrases of one that enter the macro mean of grounding."""
 GROUNDING_METRICS = ("cnr_signed", "miou_biovil_t", "pointing")
 RANKED = 5
 RECALLED = 10
 HEADLINES = {
     ("zero-shot", "auc"): "zero-shot AUC",
+    ("zero-shot", "auc_global"): "AUC, global score",
     ("grounding", "cnr_signed"): "CNR (signed)",
     ("grounding", "miou_biovil_t"): "mIoU (BioViL-T)",
     ("grounding", "pointing"): "pointing game",
@@ -52,7 +55,10 @@ HEADLINES = {
     ("retrieval", f"recall_at_{RECALLED}"): f"recall@{RECALLED}",
 }
 """(task, metric) -> name in a comparison"""
-METRIC_COLUMNS = ("task", "metric", "finding", "estimate", "low", "high", "n", "positives")
+METRIC_COLUMNS = (
+    "corpus", "task", "metric", "finding", "estimate", "low", "high", "n", "positives", "excluded", "degenerate",
+)  # fmt: skip
+"""`excluded` counts samples without a value, `degenerate` bootstrap draws in which the metric does not exist."""
 
 
 def evaluate(
@@ -71,16 +77,32 @@ def evaluate(
         Columns `METRIC_COLUMNS`; finding "macro" is the mean over findings, "all" has no findings. A task without
         truth has no rows, which the log says.
     """
-    part = inputs.corpus.split(split)
-    if part.images.empty:
-        raise ValueError(f"corpus {part.name!r} has no image in split {split!r} to evaluate on")
+    part = evaluation_part(inputs.corpus, split)
     options = {"resamples": resamples, "seed": seed}
     tables = [
         zero_shot_table(model, processor, inputs, part, **options),
         phrase_grounding_table(model, processor, inputs, part, progress=progress, **options),
         retrieval_table(model, processor, inputs, part, **options),
     ]
-    return pd.concat(tables, ignore_index=True)[list(METRIC_COLUMNS)]
+    return pd.concat(tables, ignore_index=True).assign(corpus=part.name).reindex(columns=list(METRIC_COLUMNS))
+
+
+def evaluation_part(corpus: Corpus, split: str) -> Corpus:
+    """A split's studies; of a combined corpus only those of the corpus with most images in the split.
+
+    Pooled over sources, a score that only tells the sources apart would look like skill.
+
+    Raises:
+        ValueError: the split has no image.
+    """
+    part = corpus.split(split)
+    if part.images.empty:
+        raise ValueError(f"corpus {part.name!r} has no image in split {split!r} to evaluate on")
+    if "corpus" not in part.studies:
+        return part
+    source_of = part.studies.set_index("study_id")["corpus"]
+    source = source_of.loc[part.images["study_id"]].value_counts().index[0]
+    return replace(part.subset(source_of.index[source_of == source]), name=source)
 
 
 def zero_shot_scores(
@@ -88,38 +110,43 @@ def zero_shot_scores(
     processor: LGDEAProcessor,
     crops: UInt8[Tensor, "images height width"],
     findings: Sequence[str],
-) -> Float[np.ndarray, "images findings"]:
-    """How much each image shows each finding, by prompts alone.
+) -> dict[str, Float[np.ndarray, "images findings"]]:
+    """How much each image shows each finding, by prompts alone, one score a channel.
 
-    A global method's score compares whole images with positive and negative prompts. A method with local and evidence
-    heads sums the z-scores of three: global; the best patches for the positive prompts; and the Bhattacharyya
-    coefficient of the image's evidence with the prompts' assignments.
+    global: whole images against positive and negative prompts. local, where the method trains a local head: the best
+    patches for the positive prompts. evidence, where it trains prototypes: Bhattacharyya coefficient of the image's
+    evidence with the prompts' assignments.
     """
     prompts = [(positive_prompts(finding), negative_prompts(finding)) for finding in findings]
     embeds = encode_tokens(model, *processor.tokens([text for pair in prompts for part in pair for text in part]))
     pool = encode_image_pool(model, crops, embeds)
     channels = {"global": pool.image_embeds @ embeds.numpy().T}
-    if model.config.method != "clip":
+    if model.config.local:
+        channels["local"] = pool.responses
+    if model.config.evidence:
         with torch.no_grad():
             assignments = model.assign_phrases(embeds.to(model.prototypes.device)).cpu().numpy()
-        channels |= {"local": pool.responses, "evidence": np.sqrt(pool.evidence) @ np.sqrt(assignments).T}
-    lengths = np.cumsum([0] + [len(part) for pair in prompts for part in pair])
-    scores = []
+        channels["evidence"] = np.sqrt(pool.evidence) @ np.sqrt(assignments).T
+    ends = np.cumsum([0] + [len(part) for pair in prompts for part in pair])
+    scores = {}
     for name, similarity in channels.items():
         columns = []
-        for number in range(len(findings)):
-            start, middle, end = lengths[2 * number : 2 * number + 3]
-            positive, negative = similarity[:, start:middle], similarity[:, middle:end]
+        for start, middle, end in zip(ends[:-2:2], ends[1:-1:2], ends[2::2], strict=True):
+            negative = similarity[:, middle:end]
             absent = np.zeros_like(negative) if name == "local" else negative  # a negation has no place in the image
-            columns.append(prompt_scores(positive, absent))
-        scores.append(np.stack(columns, axis=1))
-    return fuse_scores(scores)
+            columns.append(prompt_scores(similarity[:, start:middle], absent))
+        scores[name] = np.stack(columns, axis=1)
+    return scores
 
 
 def zero_shot_table(
     model: LGDEAModel, processor: LGDEAProcessor, inputs: Inputs, part: Corpus, *, resamples: int, seed: int
 ) -> pd.DataFrame:
-    """Zero-shot AUC per finding with enough positives, and their mean."""
+    """Zero-shot AUC per finding with enough positives, and their mean.
+
+    `auc` ranks by the sum of the method's channels, each z-scored over the images (so it ranks a set and has no meaning
+    for one film); `auc_global`, the mean alone, by the global channel, which every method has.
+    """
     labels = label_table(part)
     findings = [finding for finding in labels.columns if finding in load_prompts()]
     labelled = part.images[part.images["study_id"].isin(labels.index)]
@@ -127,16 +154,13 @@ def zero_shot_table(
         logger.info("corpus %s: no labels, so no zero-shot classification", part.name)
         return pd.DataFrame(columns=list(METRIC_COLUMNS))
     scores = zero_shot_scores(model, processor, inputs.crops(tuple(labelled["image_id"])), findings)
-    table = auc_table(
-        scores,
-        labels.loc[labelled["study_id"], findings].to_numpy(dtype=float),
-        findings,
-        patients_of(part, labelled["study_id"]),
-        min_positives=MIN_POSITIVES,
-        resamples=resamples,
-        seed=seed,
-    )
-    return table.rename(columns={"auc": "estimate"}).assign(task="zero-shot", metric="auc")
+    truth = labels.loc[labelled["study_id"], findings].to_numpy(dtype=float)
+    patients = patients_of(part, labelled["study_id"])
+    options = {"min_positives": MIN_POSITIVES, "resamples": resamples, "seed": seed}
+    fused = auc_table(fuse_scores(list(scores.values())), truth, findings, patients, **options).assign(metric="auc")
+    alone = auc_table(scores["global"], truth, findings, patients, **options).assign(metric="auc_global")
+    tables = pd.concat([fused, alone[alone["finding"] == "macro"]])
+    return tables.rename(columns={"auc": "estimate"}).assign(task="zero-shot")
 
 
 def phrase_grounding_table(
@@ -149,29 +173,46 @@ def phrase_grounding_table(
     seed: int,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """CNR (signed), mIoU (BioViL-T) and pointing of every (image, phrase) with boxes; boxes of one phrase are one."""
+    """CNR (signed), mIoU (BioViL-T) and pointing of every (image, phrase) with boxes; boxes of one phrase are one.
+
+    "macro" is the mean over findings with at least `MIN_POSITIVES` phrases, "all" that over all phrases.
+    """
     if part.boxes.empty:
         logger.info("corpus %s: no boxes in this split, so no phrase grounding", part.name)
         return pd.DataFrame(columns=list(METRIC_COLUMNS))
-    samples = part.boxes.drop_duplicates(["image_id", "phrase"])
-    pairs = list(phrase_samples(model, processor, inputs, part, progress=progress))
-    scores = score_maps([pair[0] for pair in pairs], [pair[1] for pair in pairs], metrics=GROUNDING_METRICS)
-    order = samples.groupby("image_id", sort=False).indices
-    rows = samples.iloc[[row for image_rows in order.values() for row in image_rows]]
-    table = grounding_table(
-        scores,
-        rows["finding"].tolist(),
-        patients_of(part, rows["study_id"]),
-        resamples=resamples,
-        seed=seed,
+    samples = list(phrase_samples(model, processor, inputs, part, progress=progress))
+    scores = score_maps(
+        [sample.similarity_map for sample in samples], [sample.mask for sample in samples], metrics=GROUNDING_METRICS
     )
-    return table.rename(columns={"category": "finding"}).assign(task="grounding", positives=table["n"])
+    findings = pd.Series([sample.finding for sample in samples])
+    patients = pd.Series(patients_of(part, pd.Series([sample.study_id for sample in samples])))
+    options = {"resamples": resamples, "seed": seed}
+    table = grounding_table(scores, findings.tolist(), patients.tolist(), **options)
+    every = grounding_table(scores, ["all"] * len(scores), patients.tolist(), **options)
+    tables = [table[table["category"] != "macro"], every[every["category"] == "all"]]
+    common = findings.map(findings.value_counts()).ge(MIN_POSITIVES).to_numpy()
+    if common.any():
+        macro = grounding_table(scores[common], findings[common].tolist(), patients[common].tolist(), **options)
+        tables.append(macro[macro["category"] == "macro"])
+    joined = pd.concat(tables)
+    return joined.rename(columns={"category": "finding"}).assign(task="grounding", positives=joined["n"])
+
+
+class PhraseSample(NamedTuple):
+    """One distinct (image, phrase) with boxes."""
+
+    study_id: str
+    finding: str
+    similarity_map: Float[np.ndarray, "height width"]
+    """original pixels"""
+    mask: Bool[np.ndarray, "height width"]
+    """union of the phrase's boxes"""
 
 
 def phrase_samples(
     model: LGDEAModel, processor: LGDEAProcessor, inputs: Inputs, part: Corpus, *, progress: bool = True
-) -> Iterator[tuple[Float[np.ndarray, "height width"], Bool[np.ndarray, "height width"]]]:
-    """Similarity map and box mask of every distinct (image, phrase), in original pixels, image by image."""
+) -> Iterator[PhraseSample]:
+    """Similarity map and box mask of every distinct (image, phrase), image by image."""
     sizes = part.images.set_index("image_id")[["height", "width"]]
     groups = part.boxes.groupby("image_id", sort=False)
     for image_id, boxes in tqdm(groups, unit="image", desc="grounding", disable=not progress):
@@ -180,8 +221,10 @@ def phrase_samples(
         grids = patch_maps(model, processor, inputs.crops((image_id,)), phrases)[0]
         frame = crop_frame(height, width, processor.image_size)
         for phrase, grid in zip(phrases, grids, strict=True):
-            corners = boxes_to_frame(boxes[boxes["phrase"] == phrase], height, width)
-            yield crop_to_original(grid, frame), boxes_mask(corners, height, width)
+            own = boxes[boxes["phrase"] == phrase]
+            mask = boxes_mask(boxes_to_frame(own, height, width), height, width)
+            first = own.iloc[0]
+            yield PhraseSample(first["study_id"], first["finding"], crop_to_original(grid, frame), mask)
 
 
 def retrieval_table(
@@ -198,7 +241,10 @@ def retrieval_table(
     embeds = encode_image_pool(model, inputs.crops(tuple(images["image_id"]))).image_embeds
     patients = patients_of(part, images["study_id"])
     ranks = retrieval_ranks(embeds, reports, texts, texts)
-    values = {f"recall_at_{RECALLED}": recall_at_k(ranks.image_to_text, RECALLED)}
+    values = {
+        f"recall_at_{RECALLED}": recall_at_k(ranks.image_to_text, RECALLED),
+        f"recall_at_{RECALLED}_chance": np.full(len(images), min(1.0, RECALLED / ranks.texts)),
+    }
     labels = label_table(part)
     if not labels.empty:
         sets = finding_sets(labels.reindex(images["study_id"]).to_numpy(dtype=float))
@@ -233,16 +279,15 @@ def headlines(metrics: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns method, metric, estimate, low, high, n, chance. Chance is 0.5 for AUC, 0 for CNR, the measured one for
-        precision, 10 / n for recall (less where texts repeat), and NaN for mIoU and pointing: the controls show it.
+        precision, 10 / (distinct texts) for recall, and NaN for mIoU and pointing: the controls show it.
     """
-    overall = metrics[metrics["finding"].isin(["macro", "all"])]
-    by_chance = overall[overall["metric"] == f"precision_at_{RANKED}_chance"].groupby("variant")["estimate"].first()
+    overall = metrics[(metrics["finding"] == "macro") | (metrics["task"] == "retrieval")]
+    chances = overall[overall["metric"].str.endswith("_chance")].groupby("metric")["estimate"].first()
+    fixed = {"auc": 0.5, "auc_global": 0.5, "cnr_signed": 0.0}
     rows = []
     for (task, metric), name in HEADLINES.items():
         for row in overall[(overall["task"] == task) & (overall["metric"] == metric)].to_dict("records"):
-            chance = {"auc": 0.5, "cnr_signed": 0.0, f"recall_at_{RECALLED}": RECALLED / max(RECALLED, row["n"])}
-            if metric == f"precision_at_{RANKED}":
-                chance[metric] = by_chance[row["variant"]]
+            chance = fixed.get(metric, chances.get(f"{metric}_chance", np.nan))
             values = {column: row[column] for column in ("estimate", "low", "high", "n")}
-            rows.append({"method": row["variant"], "metric": name, **values, "chance": chance.get(metric, np.nan)})
+            rows.append({"method": row["variant"], "metric": name, **values, "chance": chance})
     return pd.DataFrame(rows, columns=["method", "metric", "estimate", "low", "high", "n", "chance"])
