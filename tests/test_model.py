@@ -145,6 +145,7 @@ def test_constant_image_is_standardised_without_division_by_zero(tiny: tuple) ->
     assert torch.equal(pixels, torch.zeros(1, 1, 64, 64))
 
 
+@pytest.mark.slow
 def test_the_same_texts_give_the_same_tokens_in_every_process() -> None:
     # hash maps are seeded by process: a checkpoint resumed with another vocabulary would read other words
     texts = ["small left pleural effusion", "no pneumothorax or effusion", "mild enlargement of the cardiac silhouette"]

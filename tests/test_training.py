@@ -263,6 +263,7 @@ def test_collapse_is_named(caplog: pytest.LogCaptureFixture) -> None:
     assert "phrase collapse" in messages[1]
 
 
+@pytest.mark.slow
 def test_reconstruction_alone_draws_all_phrases_to_one_point_and_the_text_term_keeps_them_apart(tmp_path: Path) -> None:
     world = PlantedWorld(60, seed=0)
     cosine = {}
