@@ -1,9 +1,10 @@
 # make figures | test | lab | bench | clean. The first of them makes .venv and installs into it; needs Python 3.11+.
-# A real corpus: make figures CORPUS=nih DATA=/path/to/corpora   (DATA: one sub-folder per corpus)
+# A real corpus: make figures CORPUS=openi DATA=/path/to/corpora PAIRED=0.05   (DATA: one sub-folder per corpus)
 
 PRESET ?= demo
-CORPUS ?= phantom
+CORPUS ?=
 DATA ?=
+PAIRED ?=
 RUN ?=
 # The pinned versions were chosen on 3.11, so that one comes first.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
@@ -21,8 +22,9 @@ help:
 
 # All notebooks headless, in order: figures/, and executed copies in data/runs/<run>/notebooks/.
 figures: $(INSTALLED)
-	$(IN_VENV) notebooks/run.py --preset "$(PRESET)" --corpus "$(CORPUS)" \
-		$(if $(DATA),--data "$(DATA)") $(if $(RUN),--run "$(RUN)")
+	$(IN_VENV) notebooks/run.py --preset "$(PRESET)" \
+		$(if $(CORPUS),--corpus "$(CORPUS)") $(if $(DATA),--data "$(DATA)") $(if $(RUN),--run "$(RUN)") \
+		$(if $(PAIRED),-p paired_ratio "$(PAIRED)")
 
 # All tests, then every notebook on preset ci, in a folder of its own that starts empty.
 test: $(INSTALLED)

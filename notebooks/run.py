@@ -1,4 +1,4 @@
-"""Run the notebooks headless and in order: python notebooks/run.py --preset demo [--corpus phantom] [-p seed 1]."""
+"""Run the notebooks headless and in order: python notebooks/run.py --preset demo [--corpus openi] [-p seed 1]."""
 
 import argparse
 import ast
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Run the notebooks headless and in order.")
     parser.add_argument("--preset", help=f"{', '.join(PRESETS)}; default: LGDEA_PRESET, else demo")
     parser.add_argument("--run", help="name of the folder in data/runs; default: <method>-<preset>-<seed>[-<corpus>]")
-    parser.add_argument("--corpus", help="corpus, or PAIRS+IMAGES+REPORTS; default: phantom")
+    parser.add_argument("--corpus", help="corpus, or PAIRS+IMAGES+REPORTS; default: the preset's")
     parser.add_argument("--data", help="folder with one sub-folder per corpus; default: LGDEA_DATA")
     parser.add_argument("--notebooks", help="numbers to run, such as 01,02; default: all")
     parser.add_argument(
@@ -131,8 +131,9 @@ def plan(options: argparse.Namespace, declared: dict[Path, dict[str, str]]) -> l
     texts = [(name, text) for name, text in given if text is not None] + [tuple(pair) for pair in options.parameters]
     fixed = {name: parse_value(name, text, annotations) for name, text in texts}
     sweeps = [parse_sweep(sweep, annotations) for sweep in options.sweep]
-    runs = [_with_absolute_data(fixed | dict(values)) for values in itertools.product(*sweeps)]
+    runs = [fixed | dict(values) for values in itertools.product(*sweeps)]
     configs = [_config(parameters) for parameters in runs]
+    runs = [_with_absolute_data(run, config.data.corpus) for run, config in zip(runs, configs, strict=True)]
     names = [run.get("run") or default_run_name(config) for run, config in zip(runs, configs, strict=True)]
     if len(set(names)) < len(names):
         swept = ["".join(f"-{values[0][0]}-{run[values[0][0]]}" for values in sweeps) for run in runs]
@@ -170,9 +171,9 @@ def parse_value(name: str, text: str, annotations: dict[str, str]) -> Any:
     raise ValueError(f"parameter {name}: expected {annotations[name]}, got {text!r}")
 
 
-def _with_absolute_data(parameters: dict[str, Any]) -> dict[str, Any]:
+def _with_absolute_data(parameters: dict[str, Any], corpus: str) -> dict[str, Any]:
     """The parameters with `data` taken from LGDEA_DATA where a real corpus has none, and made absolute."""
-    data, corpus = parameters.get("data"), parameters.get("corpus") or "phantom"
+    data = parameters.get("data")
     if corpus == "phantom" and data is None:
         return parameters
     data = data or os.environ.get(DATA_VARIABLE)
