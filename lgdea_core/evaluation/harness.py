@@ -230,7 +230,10 @@ def phrase_samples(
 def retrieval_table(
     model: LGDEAModel, processor: LGDEAProcessor, inputs: Inputs, part: Corpus, *, resamples: int, seed: int
 ) -> pd.DataFrame:
-    """Image-to-report precision@5 (same set of present findings) and recall@10 over de-duplicated texts."""
+    """Image-to-report recall@10 over de-duplicated texts, and precision@5 (the same set of present findings).
+
+    The pool is the split's studies with image and report; that of precision those of them with labels.
+    """
     studies = part.studies[part.studies["report"].notna()]
     images = part.images[part.images["study_id"].isin(studies["study_id"])].drop_duplicates("study_id")
     if len(images) < 2 * RECALLED:
@@ -246,15 +249,19 @@ def retrieval_table(
         f"recall_at_{RECALLED}_chance": np.full(len(images), min(1.0, RECALLED / ranks.texts)),
     }
     labels = label_table(part)
-    if not labels.empty:
-        sets = finding_sets(labels.reindex(images["study_id"]).to_numpy(dtype=float))
-        values[f"precision_at_{RANKED}"] = precision_at_k(nearest(embeds, reports, RANKED), sets, sets, RANKED)
+    labelled = images["study_id"].isin(labels.index).to_numpy()
+    if labelled.sum() >= 2 * RECALLED:
+        sets = finding_sets(labels.loc[images["study_id"][labelled]].to_numpy(dtype=float))
+        ranking = nearest(embeds[labelled], reports[labelled], RANKED)
+        values[f"precision_at_{RANKED}"] = precision_at_k(ranking, sets, sets, RANKED)
         values[f"precision_at_{RANKED}_chance"] = chance_precision(sets, sets)
     rows = []
     for metric, value in values.items():
-        interval = bootstrap_mean(value, patients, resamples=resamples, seed=seed)
-        rows.append({"metric": metric, "estimate": interval.estimate, "low": interval.low, "high": interval.high})
-    return pd.DataFrame(rows).assign(task="retrieval", finding="all", n=len(images), positives=len(images))
+        groups = [patient for patient, known in zip(patients, labelled, strict=True) if known or "recall" in metric]
+        interval = bootstrap_mean(value, groups, resamples=resamples, seed=seed)
+        row = {"metric": metric, "estimate": interval.estimate, "low": interval.low, "high": interval.high}
+        rows.append(row | {"n": interval.n, "positives": interval.n})
+    return pd.DataFrame(rows).assign(task="retrieval", finding="all")
 
 
 def label_table(part: Corpus) -> pd.DataFrame:
