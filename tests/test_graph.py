@@ -421,4 +421,5 @@ def test_hubness_sees_a_star() -> None:
 
 
 def test_propagation_statistics_are_plain_numbers() -> None:
-    json.dumps(propagate(*world(12, 10, pairs=3), alpha=0.7, tolerance=1e-3, max_steps=50, keep=4).stats())
+    stats = propagate(*world(12, 10, pairs=3), alpha=0.7, tolerance=1e-3, max_steps=50, keep=4).stats()
+    assert json.loads(json.dumps(stats)) == stats

@@ -196,5 +196,6 @@ def test_ci_and_make_agree_on_their_targets() -> None:
 
 
 def test_json_data_files_of_the_package_parse() -> None:
-    for path in (ROOT / "lgdea_core").rglob("*.json"):
-        json.loads(path.read_text())
+    files = list((ROOT / "lgdea_core").rglob("*.json"))
+    assert {path.name for path in files} >= {"lexicon.json", "prompts.json"}
+    assert all(json.loads(path.read_text()) for path in files)
