@@ -184,7 +184,7 @@ class TrainConfig:
     teacher_decay: float = 0.98
     """E: decay of the EMA teacher that builds the graphs"""
     mixed_precision: Literal["no", "bf16"] = "bf16"
-    """precision of the image tower: bf16 is 1.6 times faster on a CPU that has it; text towers stay float32"""
+    """precision of the image tower; text towers and losses stay float32"""
     checkpoint_every: int = 80
     """steps between two resumable checkpoints"""
     log_every: int = 10
