@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-METHODS = ("clip", "lgdea")
+METHODS = ("clip", "gloria", "lgdea")
 PRESET_VARIABLE = "LGDEA_PRESET"
 
 
@@ -98,10 +98,10 @@ class GraphConfig:
     mode: Literal["graph", "affinity", "graph*affinity"] = "graph*affinity"
     """relations from the propagated graph (the paper's form), from the cross-modal affinity (E), or their product"""
     graph_exponent: float = 0.5
-    """x in P = graph^x * exp(sharpness * affinity)"""
-    affinity_sharpness: float = 8.0
-    """factor on the z-scored cross-modal affinity before exp"""
-    sinkhorn_steps: int = 20
+    """x in P = graph^x * exp(affinity)"""
+    affinity_sharpness: float = 2.0
+    """log odds of an observation for each standard deviation of an image's response to it"""
+    sinkhorn_steps: int = 0
     """scaling steps that even out how often a report is chosen; 0 leaves the marginals free"""
 
     def __post_init__(self) -> None:
@@ -134,9 +134,11 @@ class LossConfig:
     evidence_alignment: float = 2.0
     """L_evi_align (eq. 16)"""
     local: float = 1.0
-    """E: phrase-to-patch contrast on pairs"""
+    """local contrast on pairs; `lgdea` (E): phrases with patches, `gloria`: sentences with patches"""
     local_unpaired: float = 2.0
     """E: the same on unpaired images, targets from the relations"""
+    same_observation: float = 0.3
+    """E: target of a phrase for an image whose report states the same observation elsewhere (the exact one has 1)"""
     lesion: float = 0.5
     """E: contrast of pooled lesion tokens with pooled phrases of a pair"""
     text: float = 0.25
@@ -147,6 +149,8 @@ class LossConfig:
     """start of the learned temperature of the contrastive terms"""
     local_temperature: float = 0.1
     """temperature of the phrase-to-patch scores"""
+    presence_threshold: float = 0.6
+    """E: phrase-to-patch score at which a phrase is as likely true of an image as not"""
 
     def __post_init__(self) -> None:
         for entry in fields(self):

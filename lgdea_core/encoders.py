@@ -35,6 +35,8 @@ class ImageTower(nn.Module):
 
     A CNN's stages are fused by lateral 1x1 convolutions at the finest grid not above `FINEST_GRID` (as in a feature
     pyramid); a ViT's last layer is one stage. Fixed 2-D sine positions are added, for findings have a side and a zone.
+    The local head leaves out a CNN's last stage, each cell of which sees most of the image: with it patch maps are
+    diffuse (GLoRIA takes its local features before the last stage too).
     """
 
     def __init__(self, config: PreTrainedConfig, dim: int, image_size: int) -> None:
@@ -76,21 +78,23 @@ class ImageTower(nn.Module):
         maps = list({state.shape[-1]: state for state in states if state.shape[-1] <= FINEST_GRID}.values())
         return maps or [states[-1]]
 
-    def _patch_features(
-        self, pixel_values: Float[Tensor, "images 1 height width"]
-    ) -> Float[Tensor, "images patches channels"]:
-        stages = self._stages(pixel_values.expand(-1, self.channels, -1, -1))
-        fused = self.laterals[-1](stages[-1])
-        for lateral, stage in reversed(list(zip(self.laterals[:-1], stages[:-1], strict=True))):  # coarse to fine
-            fused = lateral(stage) + F.interpolate(fused, size=stage.shape[-2:], mode="bilinear")
+    def _fused(self, levels: list[Float[Tensor, "images channels _ _"]]) -> Float[Tensor, "images patches channels"]:
+        """Lateral outputs, finest first, added up coarse to fine."""
+        fused = levels[-1]
+        for level in reversed(levels[:-1]):
+            fused = level + F.interpolate(fused, size=level.shape[-2:], mode="bilinear")
         return self.fuse(fused + self.positions).flatten(2).transpose(1, 2)
 
     def forward(self, pixel_values: Float[Tensor, "images 1 height width"]) -> ImageEmbeddings:
         """Embeddings of standardised grey images; float32 whatever precision the tower ran in."""
         enabled = self.autocast_dtype is not None
         with torch.autocast(pixel_values.device.type, dtype=self.autocast_dtype or torch.bfloat16, enabled=enabled):
-            features = self._patch_features(pixel_values.contiguous(memory_format=torch.channels_last))
-            global_patches, local_patches = self.global_head(features).float(), self.local_head(features).float()
+            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+            stages = self._stages(pixel_values.expand(-1, self.channels, -1, -1))
+            levels = [lateral(stage) for lateral, stage in zip(self.laterals, stages, strict=True)]
+            features = self._fused(levels)
+            near = self._fused(levels[:-1]) if len(levels) > 1 else features
+            global_patches, local_patches = self.global_head(features).float(), self.local_head(near).float()
         return ImageEmbeddings(
             patch_features=features.float(),
             image_embeds=F.normalize(smooth_maximum(global_patches, POOL_SHARPNESS), dim=-1),

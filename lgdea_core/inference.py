@@ -94,12 +94,12 @@ def report_evidence(
     return (evidence.report_phrases @ assignments / np.maximum(counts, 1)).astype(np.float32)
 
 
-def statement_embeddings(
+def observation_embeddings(
     evidence: EvidenceIndex, phrase_embeds: Float[Tensor, "phrases dim"]
-) -> Float[Tensor, "statements dim"]:
-    """Mean embedding of each statement's phrases, L2-normalised."""
-    sums = torch.zeros(len(evidence.statements), phrase_embeds.shape[1])
-    sums.index_add_(0, torch.from_numpy(evidence.phrase_statement), phrase_embeds)
+) -> Float[Tensor, "observations dim"]:
+    """Mean embedding of the phrases of each of `evidence.observation_names`, L2-normalised."""
+    sums = torch.zeros(len(evidence.observation_names), phrase_embeds.shape[1])
+    sums.index_add_(0, torch.from_numpy(evidence.statement_observation[evidence.phrase_statement]), phrase_embeds)
     return F.normalize(sums, dim=-1)
 
 

@@ -5,6 +5,7 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def relation_contrastive_loss(
@@ -94,6 +95,57 @@ def phrase_patch_scores(
     """
     logits = torch.einsum("nd,ipd->inp", phrase_embeds / temperature, patch_embeds)
     return temperature * (logits.logsumexp(dim=2) - math.log(patch_embeds.shape[1]))
+
+
+def presence_loss(
+    logits: Float[Tensor, "images phrases"],
+    probabilities: Float[Tensor, "images phrases"],
+    weights: Float[Tensor, "phrases"],
+) -> Float[Tensor, ""]:
+    """Binary cross entropy of every image with every phrase, as in SigLIP (Zhai et al., ICCV 2023), soft targets (E).
+
+        loss = sum_{i, n} w_n BCE(sigmoid(logits[i, n]), R[i, n]) / sum_{i, n} w_n R[i, n]
+
+    Args:
+        logits: of "the phrase is true of the image".
+        probabilities: `R` in [0, 1]; a target, so no gradient flows into it.
+        weights: `w`, 0 or 1; a phrase of weight 0 does not count.
+
+    Returns:
+        Nats for each expected positive; the sum itself where less than one is expected.
+    """
+    probabilities = probabilities.detach()  # a target
+    costs = F.binary_cross_entropy_with_logits(logits, probabilities, reduction="none")
+    return (weights * costs).sum() / (weights * probabilities).sum().clamp(min=1)
+
+
+def attended_similarity(
+    text_embeds: Float[Tensor, "sentences dim"],
+    patch_embeds: Float[Tensor, "images patches dim"],
+    temperature: float,
+) -> Float[Tensor, "images sentences"]:
+    """Cosine of each sentence with what it attends to in each image (GLoRIA, Huang et al. 2021, section 3.2).
+
+        a[i, s, p] = softmax_p(z_s . f_ip / tau)
+        m[i, s]    = cos(z_s, sum_p a[i, s, p] f_ip)
+
+    Args:
+        text_embeds: `z`, L2-normalised.
+        patch_embeds: `f`, L2-normalised.
+        temperature: `tau` of the attention.
+    """
+    similarity = torch.einsum("nd,ipd->inp", text_embeds, patch_embeds)
+    attention = (similarity / temperature).softmax(dim=2)
+    length = torch.einsum("inp,ipd->ind", attention, patch_embeds).norm(dim=2)
+    return (attention * similarity).sum(dim=2) / length.clamp(min=1e-6)
+
+
+def pooled_logits(
+    logits: Float[Tensor, "images sentences"], membership: Float[Tensor, "reports sentences"]
+) -> Float[Tensor, "images reports"]:
+    """`log sum_{s in r} exp(logits[i, s])`: a report matches by its best sentences; far below all where it has none."""
+    inside = torch.where(membership > 0, 0.0, -1e4)
+    return (logits.unsqueeze(1) + inside).logsumexp(dim=2)
 
 
 def consistency_loss(

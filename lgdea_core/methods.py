@@ -10,10 +10,13 @@ from torch.nn import functional as F
 from lgdea_core.config import LossConfig
 from lgdea_core.data.batches import Batch
 from lgdea_core.losses import (
+    attended_similarity,
     consistency_loss,
     contrastive_loss,
     evidence_divergence,
     phrase_patch_scores,
+    pooled_logits,
+    presence_loss,
     prototype_penalty,
     reconstruction_loss,
     relation_contrastive_loss,
@@ -32,6 +35,25 @@ def clip_terms(model: LGDEAModel, batch: Batch, teacher: LGDEAModel) -> Terms:
     images = model.encode_images(batch.pixel_values[:pairs])
     reports = model.encode_texts(batch.report_tokens[:pairs], batch.report_mask[:pairs])
     return {"ita": _pair_loss(images.image_embeds, reports, batch, model.logit_scale)}
+
+
+def gloria_terms(model: LGDEAModel, batch: Batch, teacher: LGDEAModel) -> Terms:
+    """GLoRIA (Huang et al., ICCV 2021): global and local contrast on the known pairs, without evidence.
+
+        m[i, r] = tau * log sum_{s in r} exp(attended_similarity[i, s] / tau)
+
+    Simplified: sentences where GLoRIA has words, and one temperature for all methods where it has three.
+    """
+    pairs, temperature = batch.pairs, model.config.local_temperature
+    images = model.encode_images(batch.pixel_values[:pairs])
+    reports = model.encode_texts(batch.report_tokens[:pairs], batch.report_mask[:pairs])
+    sentences = model.encode_texts(batch.sentence_tokens, batch.sentence_mask)
+    similarity = attended_similarity(sentences, images.patch_embeds, temperature)
+    logits = pooled_logits(similarity / temperature, batch.sentence_membership)
+    return {
+        "ita": _pair_loss(images.image_embeds, reports, batch, model.logit_scale),
+        "local": contrastive_loss(logits, batch.same_report),
+    }
 
 
 def lgdea_terms(model: LGDEAModel, batch: Batch, teacher: LGDEAModel) -> Terms:
@@ -59,7 +81,7 @@ def lgdea_terms(model: LGDEAModel, batch: Batch, teacher: LGDEAModel) -> Terms:
             report_evidence[:pairs], image_evidence[:pairs], torch.ones_like(image_evidence[:pairs, 0])
         )
         terms["lesion"] = _lesion_loss(model, lesions[:pairs], phrases, batch)
-        terms["local"] = _local_loss(model, scores[:pairs], batch.holds_statement[:pairs], batch.localised)
+        terms["local"] = _local_loss(model, scores[:pairs], batch.phrase_targets[:pairs], batch.localised)
     if batch.relations is not None:
         terms["evidence_unpaired"] = evidence_divergence(
             batch.expected_evidence, image_evidence[pairs:], batch.confidence
@@ -72,9 +94,13 @@ def lgdea_terms(model: LGDEAModel, batch: Batch, teacher: LGDEAModel) -> Terms:
     return terms
 
 
-METHOD_TERMS: dict[str, Callable[[LGDEAModel, Batch, LGDEAModel], Terms]] = {"clip": clip_terms, "lgdea": lgdea_terms}
-USES_TEXT_PHASE = {"clip": False, "lgdea": True}
-USES_RELATIONS = {"clip": False, "lgdea": True}
+METHOD_TERMS: dict[str, Callable[[LGDEAModel, Batch, LGDEAModel], Terms]] = {
+    "clip": clip_terms,
+    "gloria": gloria_terms,
+    "lgdea": lgdea_terms,
+}
+USES_TEXT_PHASE = {"clip": False, "gloria": False, "lgdea": True}
+USES_RELATIONS = {"clip": False, "gloria": False, "lgdea": True}
 
 
 def total_loss(terms: Terms, weights: LossConfig, ramp: float) -> Float[Tensor, ""]:
@@ -127,8 +153,14 @@ def _local_loss(
     relations: Float[Tensor, "images phrases"],
     localised: Float[Tensor, "phrases"],
 ) -> Float[Tensor, ""]:
-    """E: phrase-to-patch contrast, multi-positive: every image of which the phrase's statement is true."""
-    return contrastive_loss(scores / model.config.local_temperature, relations * localised)
+    """E: half phrase-to-patch contrast, multi-positive: every image of which the phrase is true; half presence.
+
+    The contrast ranks, the presence says where 0 lies, which a similarity map needs.
+    """
+    temperature = model.config.local_temperature
+    contrast = contrastive_loss(scores / temperature, relations * localised)
+    logits = (scores - model.config.presence_threshold) / temperature
+    return 0.5 * (contrast + presence_loss(logits, relations, localised))
 
 
 def _teacher_loss(

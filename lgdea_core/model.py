@@ -64,6 +64,8 @@ class LGDEAConfig:
     """start of the learned temperature of the contrastive terms"""
     local_temperature: float = 0.1
     """temperature of phrase-to-patch scores"""
+    presence_threshold: float = 0.6
+    """phrase-to-patch score at which a phrase is as likely true of an image as not"""
     local: bool = True
     """whether the local head was trained: if not, grounding reads the global head's patch map"""
     evidence: bool = True
@@ -237,8 +239,9 @@ def build_model(config: RunConfig, texts: list[str]) -> tuple[LGDEAModel, LGDEAP
             image_temperature=parts.image_temperature,
             temperature=config.loss.temperature,
             local_temperature=config.loss.local_temperature,
-            local=config.method == "lgdea" and config.loss.local > 0,
-            evidence=config.method == "lgdea",
+            presence_threshold=config.loss.presence_threshold,
+            local=config.method != "clip" and config.loss.local > 0,
+            evidence=config.method == "lgdea" and config.loss.evidence_paired > 0,
         )
     )
     if parts.image_tower not in BUILT_IMAGE_TOWERS:

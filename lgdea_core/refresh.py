@@ -20,7 +20,7 @@ from lgdea_core.graph import (
     seed_matrix,
     symmetric_normalize,
 )
-from lgdea_core.inference import encode_image_pool, encode_phrases, report_evidence, statement_embeddings
+from lgdea_core.inference import encode_image_pool, encode_phrases, observation_embeddings, report_evidence
 from lgdea_core.model import LGDEAModel
 from lgdea_core.prototypes import assignment_sharpness
 from lgdea_core.relations import CrossAffinity, Relations, combine_relations
@@ -37,8 +37,8 @@ class EvidenceView(NamedTuple):
     image_evidence: Float[np.ndarray, "images prototypes"]
     image_embeds: Float[np.ndarray, "images dim"]
     report_evidence: Float[np.ndarray, "reports prototypes"]
-    responses: Float[np.ndarray, "images statements"]
-    """local response of each image to each statement (E)"""
+    responses: Float[np.ndarray, "images observations"]
+    """local response of each image to each observation (E)"""
     phrase_sharpness: float
     """mean largest membership of a phrase"""
 
@@ -53,8 +53,8 @@ class Graphs(NamedTuple):
 def view_evidence(teacher: LGDEAModel, data: TrainingData, *, progress: bool = False) -> EvidenceView:
     """Evidence distributions of all images (eq. 7) and reports (eq. 8), embeddings and local responses."""
     phrases = encode_phrases(teacher, data)
-    statements = statement_embeddings(data.evidence, phrases)
-    images = encode_image_pool(teacher, data.images, statements, progress=progress)
+    observations = observation_embeddings(data.evidence, phrases)
+    images = encode_image_pool(teacher, data.images, observations, progress=progress)
     reports = report_evidence(teacher, data.evidence, phrases)
     sharpness = float(assignment_sharpness(teacher.assign_phrases(phrases.to(teacher.prototypes.device))))
     return EvidenceView(images.evidence, images.image_embeds, reports, images.responses, sharpness)
@@ -81,14 +81,16 @@ def spread_seeds(graphs: Graphs, data: TrainingData, config: GraphConfig) -> Pro
     )
 
 
-def cross_affinity(view: EvidenceView, data: TrainingData) -> CrossAffinity:
+def cross_affinity(view: EvidenceView, data: TrainingData, sharpness: float) -> CrossAffinity:
     """Affinity of unpaired images with unpaired reports from the local responses (E)."""
-    responses = torch.from_numpy(view.responses[data.unpaired_images])
-    held = data.evidence.report_statements[data.unpaired_reports]
-    counts = np.asarray(held.sum(axis=1)).ravel()
-    scale = np.divide(1, counts, out=np.zeros_like(counts), where=counts > 0)
-    membership = sparse.csr_array(sparse.diags_array(scale) @ held)
-    return CrossAffinity(lambda rows: responses[rows], membership, len(responses))
+    places = data.evidence.localised > 0  # "no finding" has no place in the image, hence no local response
+    held = data.evidence.report_observations[data.unpaired_reports]
+    return CrossAffinity(
+        torch.from_numpy(view.responses[data.unpaired_images][:, places]),
+        held[:, places],
+        np.diff(held.indptr) > 0,
+        sharpness,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +131,7 @@ class RelationState:
     def statement_posterior(
         self, images: Int[np.ndarray, "n"], statements: Int[np.ndarray, "m"]
     ) -> Float[np.ndarray, "n m"]:
-        """Share of an image's relations that go to reports making a statement (E)."""
+        """Share of an image's relations that go to reports making a statement, or nearly so (E)."""
         return self.posterior[self._rows(images)][:, statements]
 
 
@@ -150,7 +152,7 @@ def refresh_relations(
         propagation = spread_seeds(build_graphs(view, graph_config), data, graph_config)
         graph = propagation.unpaired_block()
         stats = {"propagation_steps": propagation.steps, "propagation_converged": int(propagation.converged)}
-    affinity = cross_affinity(view, data) if "affinity" in graph_config.mode else None
+    affinity = cross_affinity(view, data, graph_config.affinity_sharpness) if "affinity" in graph_config.mode else None
     relations = combine_relations(graph_config, graph, affinity)
     choice = relations.expected_evidence(torch.from_numpy(view.report_evidence[data.unpaired_reports]))
     agreement = choice.agreement.numpy()
@@ -169,14 +171,24 @@ def refresh_relations(
         unpaired_reports=data.unpaired_reports,
         evidence=choice.evidence_distribution.numpy().astype(np.float32),
         weights=np.clip(agreement / mean, 0, LARGEST_CONFIDENCE).astype(np.float32),
-        posterior=_posterior(relations, data),
+        posterior=_posterior(relations, data, config.loss.same_observation),
         stats=stats,
     )
 
 
-def _posterior(relations: Relations, data: TrainingData) -> Float[np.ndarray, "unpaired statements"]:
-    held = torch.from_numpy(data.evidence.report_statements[data.unpaired_reports].toarray())
-    return torch.cat([rows.cpu().float() @ held for _, rows in relations.blocks()]).numpy()
+def _posterior(
+    relations: Relations, data: TrainingData, same_observation: float
+) -> Float[np.ndarray, "unpaired statements"]:
+    """What `statement_posterior` reads; `same_observation`: what another place of the same observation counts."""
+    evidence = data.evidence
+    statements = torch.from_numpy(evidence.report_statements[data.unpaired_reports].toarray())
+    observations = torch.from_numpy(evidence.report_observations[data.unpaired_reports].toarray())
+    kinds = torch.from_numpy(evidence.statement_observation)
+    parts = []
+    for _, rows in relations.blocks():
+        rows = rows.cpu().float()
+        parts.append(torch.maximum(rows @ statements, same_observation * (rows @ observations)[:, kinds]))
+    return torch.cat(parts).numpy()
 
 
 def describe(graphs: Graphs, propagation: Propagation) -> dict[str, Any]:

@@ -5,7 +5,7 @@ scaling vector of the reports. All positions count within the unpaired block.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
+from scipy.optimize import brentq
+from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
@@ -20,73 +22,60 @@ from lgdea_core.config import GraphConfig
 
 FLOOR = 1e-4
 """share of a row that the graph spreads evenly over all reports before it is multiplied with the affinity"""
+SHARE_BOUNDS = (1e-3, 1 - 1e-3)
+"""bounds on the share of images that are taken to show an observation"""
 
 
 class CrossAffinity:
-    """Cross-modal evidence affinity `A`, one block of images at a time (E).
+    """Cross-modal evidence affinity `A`: log likelihood ratio of a report's observations in an image (E).
 
-        A[i, r] = row-z-score( mean over the phrases j of report r of (s[i, j] - mean_j) / sd_j )
+        A[i, r] = sum over the observations o of report r of l[i, o]
+        l[i, o] = sharpness * (s[i, o] - mean_o) / sd_o - b_o,   b_o such that mean_i sigmoid(l[i, o]) = share_o
 
-    `s` are phrase responses of the local head; mean and sd of a phrase go over all images, those of a row over all
-    reports with phrases. A phrase that answers alike everywhere adds 0, and a row without contrast is all 0. A report
-    without phrases is -inf: it can never be chosen.
+    `s` are the images' responses to the observations, mean and sd go over the images, and share_o is the share of
+    reports (of those with evidence) that state o. So `exp(A)` weighs reports as naive Bayes does: an observation the
+    image shows speaks for a report, one it does not show against, and a report that all is normal has A = 0. That both
+    pools hold an observation equally often is an assumption. An observation all images answer alike says nothing
+    (l = 0). A report without evidence is -inf: it can never be chosen.
     """
 
     def __init__(
-        self, score_block: Callable[[slice], Tensor], membership: sparse.csr_array, images: int, block_size: int = 512
+        self,
+        responses: Float[Tensor, "images observations"],
+        membership: sparse.csr_array,
+        has_evidence: Bool[np.ndarray, "reports"],
+        sharpness: float,
+        block_size: int = 512,
     ) -> None:
-        """One streaming pass over all images for the statistics of the phrases.
+        """Calibrate the responses.
 
         Args:
-            score_block: phrase responses (images of the slice, phrases), the same each time it is asked: of a model
-                that does not change meanwhile. Its device and dtype are those of all that follows.
-            membership: reports x phrases, 1 / (phrases of the report) where the report holds the phrase.
-            images: number of images.
+            responses: `s`, finite; a target, so no gradient flows into them. Their device is that of all that follows.
+            membership: reports x observations, 1 where the report states the observation.
+            has_evidence: False for a report without evidence; one that all is normal has evidence, but no observation.
+            sharpness: log odds for each standard deviation of a response.
             block_size: images of a block; results do not depend on it.
 
         Raises:
-            ValueError: nothing to relate, rows of `membership` that sum to neither 1 nor 0, responses of the wrong
-                shape or not finite.
+            ValueError: nothing to relate, tables that do not fit, or responses that are not finite.
         """
-        mass = membership.sum(axis=1)
-        if images < 1 or block_size < 1 or not (mass > 0).any():
-            found = f"{images} images, block size {block_size}, {int((mass > 0).sum())} reports with phrases"
-            raise ValueError(f"CrossAffinity: needs images, a block size and reports with phrases; got {found}")
-        if np.abs(mass[mass > 0] - 1).max() > 1e-4:
-            raise ValueError("CrossAffinity: rows of membership must sum to 1, or 0 without phrases; normalise them")
-        self.score_block, self.images, self.block_size = score_block, images, block_size
-        self.reports, self.phrases = membership.shape
-        self._fit()
-        coo = membership.astype(np.float64).tocoo()
-        entries = np.stack([coo.row, coo.col]), coo.data
-        self._membership = torch.sparse_coo_tensor(*entries, coo.shape, check_invariants=True).to(self._mean)
-        self.has_phrases = torch.from_numpy(mass > 0).to(self._mean.device)
-
-    def _scores(self, rows: slice) -> Float[Tensor, "images phrases"]:
-        scores = self.score_block(rows).detach()  # a target: no gradient flows into it
-        if scores.shape != (rows.stop - rows.start, self.phrases) or not scores.isfinite().all():
+        if not len(responses) or block_size < 1 or not has_evidence.any():
+            found = f"{len(responses)} images, block size {block_size}, {int(has_evidence.sum())} reports with evidence"
+            raise ValueError(f"CrossAffinity: needs images, a block size and reports with evidence; got {found}")
+        if membership.shape != (len(has_evidence), responses.shape[1]) or not responses.isfinite().all():
             raise ValueError(
-                f"CrossAffinity: images {rows.start} to {rows.stop} must have finite responses to {self.phrases} "
-                f"phrases, got shape {tuple(scores.shape)}, {int((~scores.isfinite()).sum())} not finite"
+                f"CrossAffinity: expected finite responses to {membership.shape[1]} observations and an entry of "
+                f"has_evidence for {membership.shape[0]} reports, got shapes {tuple(responses.shape)} and "
+                f"{has_evidence.shape}, {int((~responses.isfinite()).sum())} responses not finite"
             )
-        return scores
-
-    def _fit(self) -> None:
-        total = square = shift = None
-        for rows in self.slices():
-            scores = self._scores(rows)
-            dtype = scores.dtype
-            scores = scores.double()
-            if total is None:
-                shift = scores.mean(dim=0)  # near the mean, so that squares do not cancel
-                total, square = torch.zeros_like(shift), torch.zeros_like(shift)
-            total += (scores - shift).sum(dim=0)
-            square += ((scores - shift) ** 2).sum(dim=0)
-        offset = total / self.images
-        deviation = (square / self.images - offset**2).clamp(min=0).sqrt()
-        constant = deviation <= 1e-6 * (shift + offset).abs().clamp(min=1e-6)
-        self._mean = (shift + offset).to(dtype)
-        self._scale = torch.where(constant, 0, 1 / deviation.clamp(min=1e-12)).to(dtype)
+        self.images, self.reports, self.block_size = len(responses), len(has_evidence), block_size
+        shares = membership[has_evidence].mean(axis=0)
+        odds = calibrated_log_odds(responses.detach().double().cpu().numpy(), shares, sharpness)
+        self.log_odds = torch.from_numpy(odds).to(responses)
+        coo = membership.astype(np.float32).tocoo()
+        stated = torch.sparse_coo_tensor(np.stack([coo.row, coo.col]), coo.data, coo.shape, check_invariants=True)
+        self._membership = stated.to(responses)
+        self.has_evidence = torch.from_numpy(has_evidence).to(responses.device)
 
     def slices(self) -> Iterator[slice]:
         """The blocks, in order."""
@@ -94,14 +83,28 @@ class CrossAffinity:
 
     def block(self, rows: slice) -> Float[Tensor, "images reports"]:
         """Affinity of some images with all reports."""
-        standard = (self._scores(rows) - self._mean) * self._scale
-        means = torch.sparse.mm(self._membership, standard.T).T
-        known = means[:, self.has_phrases]
-        centre = known.mean(dim=1, keepdim=True)
-        spread = known.std(dim=1, keepdim=True, correction=0)
-        flat = spread <= 1e-6
-        scored = torch.where(flat, 0, (means - centre) / spread.masked_fill(flat, 1))
-        return scored.masked_fill(~self.has_phrases, -torch.inf)
+        sums = torch.sparse.mm(self._membership, self.log_odds[rows].T).T
+        return sums.masked_fill(~self.has_evidence, -torch.inf)
+
+
+def calibrated_log_odds(
+    responses: Float[np.ndarray, "images observations"], shares: Float[np.ndarray, "observations"], sharpness: float
+) -> Float[np.ndarray, "images observations"]:
+    """`l = sharpness * z - b`: standardised responses, shifted so that the mean of `sigmoid(l)` is the wanted share.
+
+    Shares are kept within `SHARE_BOUNDS`. A response that is the same for all images gives 0.
+    """
+    log_odds = np.zeros_like(responses)
+    for column, share in enumerate(np.clip(shares, *SHARE_BOUNDS)):
+        centred = responses[:, column] - responses[:, column].mean()
+        spread = centred.std()
+        if spread <= 1e-6 * max(1e-6, np.abs(responses[:, column]).max()):
+            continue
+        scaled = sharpness * centred / spread
+        bound = np.abs(scaled).max() + 10  # there the mean lies beyond both SHARE_BOUNDS
+        offset = brentq(lambda b, scaled=scaled, share=share: expit(scaled - b).mean() - share, -bound, bound)
+        log_odds[:, column] = scaled - offset
+    return log_odds
 
 
 class ReportChoice(NamedTuple):
@@ -207,20 +210,19 @@ class GraphRelations(Relations):
 class AffinityRelations(Relations):
     """Relations from the cross-modal affinity, alone or times the propagated graph (E).
 
-        log P = graph_exponent * log(P_graph + floor / reports) + sharpness * A + v,   rows brought to sum 1
+        log P = graph_exponent * log(P_graph + floor / reports) + A + v,   rows brought to sum 1
 
     `v` evens out how often a report is chosen: `sinkhorn_steps` scaling steps towards equal column sums, each one pass
     over all blocks. Equal sums are right only where both pools have the same findings equally often; 0 steps leave
     them free, and `report_marginal` in between is unbalanced transport, which pulls without forcing. An image the graph
-    does not reach is related by its affinity alone; a report without phrases is never chosen.
+    does not reach is related by its affinity alone; a report without evidence is never chosen.
     """
 
     affinity: CrossAffinity
-    sharpness: float
     graph: sparse.csr_array | None = None
     """unpaired block, rows sum to 1 or 0; None: affinity alone"""
     graph_exponent: float = 0.5
-    sinkhorn_steps: int = 20
+    sinkhorn_steps: int = 0
     report_marginal: float = 1.0
     """1 forces equal column sums, 0 ignores them"""
     cache_bytes: int = 2**30
@@ -243,7 +245,7 @@ class AffinityRelations(Relations):
 
     def _logits(self, rows: slice) -> Float[Tensor, "images reports"]:
         """log P without the scaling."""
-        logits = self.sharpness * self.affinity.block(rows)
+        logits = self.affinity.block(rows)
         if self.graph is not None:
             graph = torch.from_numpy(self.graph[rows].toarray()).to(logits)
             logits = logits + self.graph_exponent * torch.log(graph + FLOOR / self.reports)
@@ -260,7 +262,7 @@ class AffinityRelations(Relations):
         return logits
 
     def _sinkhorn(self) -> Float[Tensor, "reports"]:
-        known = self.affinity.has_phrases
+        known = self.affinity.has_evidence
         wanted = np.log(self.images / int(known.sum()))
         scaling = torch.zeros(self.reports, dtype=torch.float64, device=known.device)
         for _ in range(self.sinkhorn_steps):
@@ -311,7 +313,7 @@ def combine_relations(
     if affinity is None or config.mode == "graph":
         return GraphRelations(graph)
     return AffinityRelations(
-        affinity=affinity, sharpness=config.affinity_sharpness, graph=graph if "graph" in config.mode else None,
+        affinity=affinity, graph=graph if "graph" in config.mode else None,
         graph_exponent=config.graph_exponent, sinkhorn_steps=config.sinkhorn_steps,
     )  # fmt: skip
 

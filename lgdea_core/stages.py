@@ -66,8 +66,12 @@ def load_corpus_of(data: DataConfig, seed: int) -> Corpus:
 
 
 def load_inputs(config: RunConfig, *, progress: bool = True) -> Inputs:
-    """Corpus, crops and pools of a run; unreadable images are left out, logged and counted in its exclusions."""
-    corpus = load_corpus_of(config.data, config.seed)
+    """Corpus, crops and pools of a run; see `inputs_of`."""
+    return inputs_of(load_corpus_of(config.data, config.seed), config, progress=progress)
+
+
+def inputs_of(corpus: Corpus, config: RunConfig, *, progress: bool = True) -> Inputs:
+    """Crops and pools of a corpus; unreadable images are left out, logged and counted in its exclusions."""
     store = load_images(corpus, config.data.image_size, project_root() / "data" / "cache", progress)
     if store.excluded:
         readable = corpus.images["image_id"].isin(store.image_ids)

@@ -124,6 +124,7 @@ def train(
     *,
     until: Literal["text", "pairs", "end"] = "end",
     first_graph: sparse.csr_array | None = None,
+    fixed_graph: sparse.csr_array | None = None,
     progress: bool = True,
     after_step: Callable[[int], None] | None = None,
 ) -> tuple[TrainState, pd.DataFrame]:
@@ -140,6 +141,7 @@ def train(
         folder: where the checkpoint lives.
         until: phase after which to stop; "end" trains all steps.
         first_graph: propagated relations (unpaired block) of the teacher at the end of phase "pairs", if already there.
+        fixed_graph: relations (unpaired block) to use instead of any propagation: an experiment's oracle.
         progress: show a bar.
         after_step: called with the number of steps done; an exception from it ends training like a kill.
 
@@ -165,7 +167,7 @@ def train(
         phase = phase_at(state.step, config.method, config.train)
         if phase == "relations" and (relations is None or _refresh_due(state.step, config.train)):
             first = state.step == config.train.text_steps + config.train.pair_steps
-            relations = refresh_relations(state.teacher, data, config, graph=first_graph if first else None)
+            relations = refresh_relations(state.teacher, data, config, graph=first_graph if first else fixed_graph)
         if USES_TEXT_PHASE[config.method] and state.step == config.train.text_steps // 2:
             place_prototypes(state, data, config.seed)
         process = (accelerator.process_index, accelerator.num_processes)
@@ -184,7 +186,7 @@ def train(
 def _check_data(config: RunConfig, data: TrainingData) -> None:
     if not len(data.seed_pairs):
         raise ValueError("training needs at least one known pair, got none; raise paired_ratio or add paired studies")
-    if config.method != "clip" and not data.evidence.phrases:
+    if config.method == "lgdea" and not data.evidence.phrases:
         raise ValueError(f"method {config.method!r} needs evidence, but no report has any; look at evidence.parquet")
     if USES_RELATIONS[config.method] and config.train.relation_steps:
         for name, pool in (("image", data.unpaired_images), ("report", data.unpaired_reports)):

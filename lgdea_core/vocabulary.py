@@ -56,6 +56,9 @@ NIH_FINDINGS = {
 }
 """NIH ChestX-ray14's label -> our observation name. (Open-i's `openi_gld_std14.csv` uses the same labels.)"""
 
+DIAGNOSTIC_FINDINGS = (*dict.fromkeys((*MS_CXR_FINDINGS, *CHEXPERT_FINDINGS[:-1], *NIH_FINDINGS.values())),)
+"""What the evidence space is about: the findings of the field's label sets, support devices left out."""
+
 PHANTOM_FINDINGS = (*MS_CXR_FINDINGS, "nodule", "hernia")
 """What the phantom can paint."""
 

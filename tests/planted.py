@@ -12,7 +12,7 @@ from lgdea_core.evidence.index import index_evidence
 from lgdea_core.model import LGDEAModel, LGDEAProcessor, build_model
 from lgdea_core.training import seed_everything
 
-FINDINGS = ("nodule", "effusion", "mass", "edema")
+FINDINGS = ("nodule", "pneumonia", "mass", "edema")
 SIDES = ("left", "right")
 
 

@@ -17,12 +17,13 @@ from lgdea_core.config import RunConfig
 from lgdea_core.data.pairing import Pools
 from lgdea_core.evidence.index import EvidenceIndex
 from lgdea_core.evidence.sections import readable_sections
-from lgdea_core.vocabulary import NO_FINDING
 
 logger = logging.getLogger("lgdea")
 
 PHRASES_PER_REPORT = 3
 """Phrases of one report in a batch, at most; drawn anew each step."""
+SENTENCES_PER_REPORT = 3
+"""Sentences of one report that `gloria` matches with patches in a batch, at most; drawn anew each step."""
 SENTENCES_KEPT = 0.6
 """Least share of a report's sentences in a batch: single sentences come into distribution, as prompts are."""
 WORDS_DROPPED = 0.3
@@ -96,8 +97,15 @@ class Batch:
     """1 where two phrases say the same"""
     holds_statement: Float[Tensor, "reports phrases"]
     """1 where the report makes the phrase's statement in whatever words"""
+    phrase_targets: Float[Tensor, "reports phrases"]
+    """1 there too, and `LossConfig.same_observation` where the report states the phrase's observation elsewhere"""
     localised: Float[Tensor, "phrases"]
     """0 for "no finding", which has no place in the image"""
+    sentence_tokens: Int[Tensor, "sentences tokens3"] | None = None
+    """distinct sentences of the pairs' reports; only for a method that reads them"""
+    sentence_mask: Bool[Tensor, "sentences tokens3"] | None = None
+    sentence_membership: Float[Tensor, "pairs sentences"] | None = None
+    """1 where the sentence was drawn from the pair's report"""
     clean_pixel_values: Float[Tensor, "unpaired 1 height width"] | None = None
     """unpaired images without augmentation, for the teacher"""
     relations: Float[Tensor, "unpaired unpaired_reports"] | None = None
@@ -200,7 +208,9 @@ def sample_batch(
     report_tokens, report_mask = _report_tokens(data, reports, rng)
     phrase_tokens, phrase_mask = _trimmed(data.phrase_tokens[phrases], data.phrase_mask[phrases])
     statements = data.evidence.phrase_statement[phrases]
-    observations = np.array([data.evidence.statements[statement][0] for statement in statements], dtype=object)
+    kinds = data.evidence.statement_observation[statements]
+    holds_statement = _dense(data.evidence.report_statements[reports][:, statements])
+    holds_observation = _dense(data.evidence.report_observations[reports][:, kinds])
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     crops = data.images[torch.from_numpy(np.concatenate([pairs[:, 0], unpaired]))]
     pixels = grey_levels(crops)
@@ -216,9 +226,12 @@ def sample_batch(
         membership=drawn,
         same_report=torch.from_numpy(pairs[:, 1, None] == pairs[None, :, 1]).float(),
         same_statement=torch.from_numpy(statements[:, None] == statements[None, :]).float(),
-        holds_statement=_dense(data.evidence.report_statements[reports][:, statements]),
-        localised=torch.from_numpy((observations != NO_FINDING).astype(np.float32)),
+        holds_statement=holds_statement,
+        phrase_targets=torch.maximum(holds_statement, config.loss.same_observation * holds_observation),
+        localised=torch.from_numpy(data.evidence.localised[kinds]),
     )
+    if config.method == "gloria":
+        return replace(batch, **_sentences(data, pairs[:, 1], rng))
     if phase != "relations":
         return batch
     return replace(
@@ -236,7 +249,7 @@ def _draw(rng: np.random.Generator, pool: int, wanted: int) -> Int[np.ndarray, "
     return rng.permutation(pool)[:wanted]
 
 
-def _dense(matrix: sparse.csr_matrix) -> Float[Tensor, "rows cols"]:
+def _dense(matrix: sparse.csr_matrix | sparse.csr_array) -> Float[Tensor, "rows cols"]:
     return torch.from_numpy(matrix.toarray())
 
 
@@ -255,6 +268,22 @@ def _draw_phrases(
     membership = torch.zeros(len(reports), len(phrases))
     membership[torch.from_numpy(np.concatenate(owners)), torch.from_numpy(columns)] = 1.0
     return phrases.astype(np.int64), membership
+
+
+def _sentences(data: TrainingData, reports: Int[np.ndarray, "pairs"], rng: np.random.Generator) -> dict[str, Tensor]:
+    """At most `SENTENCES_PER_REPORT` sentences of each report: the distinct ones, and which report each came from."""
+    first, last, padding = data.special_ids
+    drawn = [
+        (row, tuple(data.sentences[report][sentence]))
+        for row, report in enumerate(reports)
+        for sentence in rng.permutation(len(data.sentences[report]))[:SENTENCES_PER_REPORT]
+    ]
+    distinct = {sentence: column for column, sentence in enumerate(dict.fromkeys(sentence for _, sentence in drawn))}
+    membership = torch.zeros(len(reports), len(distinct))
+    for row, sentence in drawn:
+        membership[row, distinct[sentence]] = 1.0
+    tokens, mask = pad_tokens([[first, *sentence[: data.max_tokens - 2], last] for sentence in distinct], padding)
+    return {"sentence_tokens": tokens, "sentence_mask": mask, "sentence_membership": membership}
 
 
 def _report_tokens(

@@ -1,5 +1,6 @@
 """The three tasks of the papers on one split: zero-shot classification, phrase grounding, retrieval."""
 
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -31,7 +32,6 @@ from lgdea_core.evaluation.zero_shot import (
     load_prompts,
     negative_prompts,
     positive_prompts,
-    prompt_scores,
 )
 from lgdea_core.grounding import patch_maps
 from lgdea_core.inference import encode_image_pool, encode_tokens
@@ -111,31 +111,30 @@ def zero_shot_scores(
     crops: UInt8[Tensor, "images height width"],
     findings: Sequence[str],
 ) -> dict[str, Float[np.ndarray, "images findings"]]:
-    """How much each image shows each finding, by prompts alone, one score a channel.
+    """How much each image shows each finding, by prompts alone, one score a channel: the mean over its prompts.
 
-    global: whole images against positive and negative prompts. local, where the method trains a local head: the best
-    patches for the positive prompts. evidence, where it trains prototypes: Bhattacharyya coefficient of the image's
-    evidence with the prompts' assignments.
+    global: cosine with the positive prompts less that with the negative ones. local, where the method trains a local
+    head: response of the best patches to the positive prompts. evidence, where it trains prototypes: Bhattacharyya
+    coefficient of the image's evidence with the assignments of the positive prompts.
     """
     prompts = [(positive_prompts(finding), negative_prompts(finding)) for finding in findings]
     embeds = encode_tokens(model, *processor.tokens([text for pair in prompts for part in pair for text in part]))
     pool = encode_image_pool(model, crops, embeds)
-    channels = {"global": pool.image_embeds @ embeds.numpy().T}
+    ends = np.cumsum([0] + [len(part) for pair in prompts for part in pair])
+    spans = [slice(start, end) for start, end in itertools.pairwise(ends.tolist())]
+    positive, negative = spans[::2], spans[1::2]
+
+    def means(similarity: Float[np.ndarray, "images prompts"], parts: list[slice]) -> np.ndarray:
+        return np.stack([similarity[:, part].mean(axis=1) for part in parts], axis=1)
+
+    similarity = pool.image_embeds @ embeds.numpy().T
+    scores = {"global": means(similarity, positive) - means(similarity, negative)}
     if model.config.local:
-        channels["local"] = pool.responses
+        scores["local"] = means(pool.responses, positive)
     if model.config.evidence:
         with torch.no_grad():
             assignments = model.assign_phrases(embeds.to(model.prototypes.device)).cpu().numpy()
-        channels["evidence"] = np.sqrt(pool.evidence) @ np.sqrt(assignments).T
-    ends = np.cumsum([0] + [len(part) for pair in prompts for part in pair])
-    scores = {}
-    for name, similarity in channels.items():
-        columns = []
-        for start, middle, end in zip(ends[:-2:2], ends[1:-1:2], ends[2::2], strict=True):
-            negative = similarity[:, middle:end]
-            absent = np.zeros_like(negative) if name == "local" else negative  # a negation has no place in the image
-            columns.append(prompt_scores(similarity[:, start:middle], absent))
-        scores[name] = np.stack(columns, axis=1)
+        scores["evidence"] = means(np.sqrt(pool.evidence) @ np.sqrt(assignments).T, positive)
     return scores
 
 

@@ -16,7 +16,6 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy.special import logsumexp
 
 from lgdea_core.evaluation.bootstrap import Interval, Keys, bootstrap_auc, bootstrap_macro_auc
 
@@ -26,6 +25,7 @@ class FindingPrompts:
     """What the prompts of one finding are composed of."""
 
     synonyms: tuple[str, ...]
+    """the first is what positive prompts call it"""
     severities: tuple[str, ...]
     sides: tuple[str, ...]
     zones: tuple[str, ...]
@@ -46,7 +46,7 @@ def load_prompts() -> dict[str, FindingPrompts]:
 
 @cache
 def positive_prompts(finding: str, limit: int = 48) -> tuple[str, ...]:
-    """At most `limit` sentences that state the finding, spread evenly over its synonyms, sides, zones and templates.
+    """At most `limit` phrases that state the finding by name, spread evenly over severities, sides and zones.
 
     The next prompt is always the one whose parts, and pairs of parts, were used least so far (the first in order where
     several are), so the result is the same on every machine and a smaller `limit` gives the beginning of a larger one.
@@ -61,7 +61,13 @@ def positive_prompts(finding: str, limit: int = 48) -> tuple[str, ...]:
     if limit < 1:
         raise ValueError(f"positive_prompts: limit must be at least 1, got {limit}")
     parts = _parts(finding)
-    axes = (("", *parts.severities), ("", *parts.sides), ("", *parts.zones), parts.synonyms, _templates("templates"))
+    axes = (
+        ("", *parts.severities),
+        ("", *parts.sides),
+        ("", *parts.zones),
+        parts.synonyms[:1],
+        _templates("templates"),
+    )
     candidates = [choice for choice in itertools.product(*axes) if any(choice[:3])]
     used: Counter[tuple] = Counter()
     chosen = []
@@ -85,39 +91,6 @@ def bare_prompts(finding: str) -> tuple[str, str]:
     """The bare pair "{finding}" and "no {finding}" (CheXzero); the control that compositional prompts should beat."""
     bare = _prompt_file()["bare"]
     return bare["positive"].format(finding), bare["negative"].format(finding)
-
-
-def prompt_scores(
-    positive: Float[np.ndarray, "images prompts"],
-    negative: Float[np.ndarray, "images negatives"],
-    temperature: float = 0.1,
-) -> Float[np.ndarray, " images"]:
-    """How much more an image resembles the positive prompts of a finding than its negative ones.
-
-        score = LSE(positive) - LSE(negative),   LSE(x) = t * log(mean_j exp(x_j / t))
-
-    A soft maximum over prompts: the largest similarity as `t` goes to 0, the mean as it grows. The mean inside the
-    log makes findings with different numbers of prompts comparable.
-
-    Args:
-        positive: cosine in [-1, 1] with each positive prompt.
-        negative: cosine in [-1, 1] with each negative prompt; several images need at least one.
-        temperature: `t` > 0, in units of the cosine.
-
-    Returns:
-        In [-2, 2].
-
-    Raises:
-        ValueError: `temperature` is not positive, or there is no prompt.
-    """
-    if not temperature > 0:
-        raise ValueError(f"prompt_scores: temperature must be positive, got {temperature}")
-    if not (positive.shape[1] and negative.shape[1]):
-        raise ValueError(
-            f"prompt_scores: expected at least one positive and one negative prompt, got {positive.shape[1]} and "
-            f"{negative.shape[1]}"
-        )
-    return _soft_maximum(positive, temperature) - _soft_maximum(negative, temperature)
 
 
 def fuse_scores(scores: Sequence[Float[np.ndarray, "images findings"]]) -> Float[np.ndarray, "images findings"]:
@@ -214,10 +187,6 @@ def _parts(finding: str) -> FindingPrompts:
 def _parts_and_pairs(choice: tuple[str, ...]) -> list[tuple]:
     parts = list(enumerate(choice))
     return [*parts, *itertools.combinations(parts, 2)]
-
-
-def _soft_maximum(similarity: np.ndarray, temperature: float) -> np.ndarray:
-    return temperature * (logsumexp(similarity / temperature, axis=1) - np.log(similarity.shape[1]))
 
 
 def _standardise(score: np.ndarray) -> np.ndarray:

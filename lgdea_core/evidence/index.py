@@ -1,13 +1,14 @@
 """The evidence of all reports as arrays: distinct phrases, the statements they make, and who holds them."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from scipy import sparse
 
-from lgdea_core.vocabulary import NO_FINDING
+from lgdea_core.vocabulary import DIAGNOSTIC_FINDINGS, NO_FINDING
 
 NORMAL_PHRASE = "no acute cardiopulmonary abnormality"
 """Stands in for a report that reports nothing as present but denies findings; how often is counted."""
@@ -30,6 +31,8 @@ class EvidenceIndex:
     """(reports, phrases), how often"""
     report_statements: sparse.csr_matrix
     """(reports, statements), 0 or 1"""
+    incidental: int
+    """present findings left out: no `DIAGNOSTIC_FINDINGS` (devices, old fractures, a tortuous aorta)"""
     implied_normal: int
     """reports that deny findings and claim none, given `NORMAL_PHRASE`"""
     without_evidence: int
@@ -40,11 +43,37 @@ class EvidenceIndex:
         """Observation of each phrase."""
         return [self.statements[index][0] for index in self.phrase_statement]
 
+    @cached_property
+    def observation_names(self) -> tuple[str, ...]:
+        """The distinct observations, in sorted order."""
+        return tuple(sorted({observation for observation, _, _ in self.statements}))
+
+    @cached_property
+    def statement_observation(self) -> Int[np.ndarray, "statements"]:
+        """Position in `observation_names` of what each statement is about."""
+        position = {observation: index for index, observation in enumerate(self.observation_names)}
+        return np.array([position[observation] for observation, _, _ in self.statements], dtype=np.int64)
+
+    @cached_property
+    def localised(self) -> Float[np.ndarray, "observations"]:
+        """1 for each of `observation_names` that has a place in the image, 0 for "no finding"."""
+        return np.array([name != NO_FINDING for name in self.observation_names], dtype=np.float32)
+
+    @cached_property
+    def report_observations(self) -> sparse.csr_array:
+        """(reports, observations), 1 where the report states the observation of whatever place."""
+        counts = sparse.csr_array(self.report_statements) @ _one_hot(
+            self.statement_observation, len(self.observation_names)
+        )
+        counts.data[:] = 1.0
+        return counts
+
 
 def index_evidence(evidence: pd.DataFrame, report_ids: tuple[str, ...]) -> EvidenceIndex:
-    """Index the present findings of these reports.
+    """Index the present diagnostic findings of these reports.
 
-    Absent and uncertain findings are not lesions and stay out; a report with only absent ones counts as normal.
+    Absent and uncertain findings are not lesions and stay out, as does what is not among `DIAGNOSTIC_FINDINGS`; a
+    report with only absent ones counts as normal.
 
     Args:
         evidence: rows of `evidence.parquet`; rows of other reports are left out.
@@ -52,6 +81,9 @@ def index_evidence(evidence: pd.DataFrame, report_ids: tuple[str, ...]) -> Evide
     """
     row_of = {report_id: row for row, report_id in enumerate(report_ids)}
     known = evidence[evidence["report_id"].isin(row_of)]
+    incidental = ~known["observation"].isin(DIAGNOSTIC_FINDINGS)
+    incidentals = int((incidental & (known["status"] == "present")).sum())
+    known = known[~incidental]
     present = known[known["status"] == "present"]
     claimed = set(known.loc[known["status"] != "absent", "report_id"])
     denied = sorted(set(known["report_id"]) - claimed, key=row_of.__getitem__)
@@ -79,9 +111,35 @@ def index_evidence(evidence: pd.DataFrame, report_ids: tuple[str, ...]) -> Evide
         phrase_statement=np.array([statement for _, statement in phrases], dtype=np.int64),
         report_phrases=membership(phrase_of_row, len(phrases)),
         report_statements=report_statements,
+        incidental=incidentals,
         implied_normal=len(denied),
         without_evidence=len(report_ids) - len(set(rows["report_id"])),
     )
+
+
+def index_reports(reports: list[str], report_ids: tuple[str, ...]) -> EvidenceIndex:
+    """Every report as one phrase that makes a statement of its own: the control without evidence extraction.
+
+    Reports of the same words share it.
+    """
+    texts, text_of = _distinct([" ".join(report.lower().split()) for report in reports])
+    membership = _one_hot(text_of, len(texts))
+    return EvidenceIndex(
+        report_ids=report_ids,
+        phrases=tuple(texts),
+        statements=tuple((text, "", "") for text in texts),
+        phrase_statement=np.arange(len(texts)),
+        report_phrases=sparse.csr_matrix(membership),
+        report_statements=sparse.csr_matrix(membership),
+        incidental=0,
+        implied_normal=0,
+        without_evidence=0,
+    )
+
+
+def _one_hot(columns: Int[np.ndarray, "rows"], width: int) -> sparse.csr_array:
+    ones = np.ones(len(columns), dtype=np.float32)
+    return sparse.csr_array((ones, (np.arange(len(columns)), columns)), shape=(len(columns), width))
 
 
 def _distinct(values: list) -> tuple[list, Int[np.ndarray, "_"]]:

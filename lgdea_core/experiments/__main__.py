@@ -1,0 +1,53 @@
+"""python -m lgdea_core.experiments limited_pairing | ablation [--plan]: train what has no row yet, row by row."""
+
+import argparse
+import logging
+
+from lgdea_core.config import METHODS, PRESETS
+from lgdea_core.experiments.cells import Cell
+from lgdea_core.experiments.plans import ABLATIONS, PAIRED_RATIOS, SEEDS, ablation, limited_pairing
+from lgdea_core.experiments.tables import estimated_minutes, missing_cells, run_cells, table_path
+from lgdea_core.experiments.worlds import WORLDS
+
+
+def main() -> None:
+    """Parse, print the costed plan, train."""
+    arguments = _parser().parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    cells, path = planned(arguments), table_path(arguments.experiment)
+    todo = missing_cells(cells, path)
+    minutes = estimated_minutes(todo, path)
+    for cell, cost in zip(todo, minutes, strict=True):
+        print(f"{cost:6.1f} min  " + "  ".join(str(part) for part in cell.key if part != ""))
+    total = sum(minutes) / arguments.workers
+    print(
+        f"{len(todo)} of {len(cells)} trainings to do, about {total:.0f} min, {arguments.workers} at a time -> {path}"
+    )
+    if not arguments.plan:
+        run_cells(todo, path, arguments.workers)
+
+
+def planned(arguments: argparse.Namespace) -> list[Cell]:
+    """The cells the command line asks for."""
+    common = {"seeds": arguments.seeds, "world": arguments.world, "preset": arguments.preset}
+    if arguments.experiment == "ablation":
+        return ablation(ratios=arguments.ratios or (0.1,), variants=arguments.variants, **common)
+    return limited_pairing(ratios=arguments.ratios or PAIRED_RATIOS, methods=arguments.methods, **common)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lgdea_core.experiments", description=__doc__)
+    parser.add_argument("experiment", choices=("limited_pairing", "ablation"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--ratios", type=float, nargs="+", help="paired ratios")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="of limited_pairing")
+    parser.add_argument("--variants", nargs="+", choices=tuple(ABLATIONS), default=list(ABLATIONS), help="of ablation")
+    parser.add_argument("--world", choices=tuple(WORLDS), default="phantom")
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="demo")
+    parser.add_argument("--workers", type=int, default=2, help="trainings side by side; they share the CPU's threads")
+    parser.add_argument("--plan", action="store_true", help="print what would be trained, with minutes, and stop")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

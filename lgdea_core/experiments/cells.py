@@ -1,0 +1,176 @@
+"""One training of an experiment (a cell), and the row it leaves in a table."""
+
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from lgdea_core.artifacts import git_commit, project_root
+from lgdea_core.config import RunConfig, replace_fields
+from lgdea_core.data.batches import TrainingData, report_sentences
+from lgdea_core.data.corpus import Corpus
+from lgdea_core.data.pairing import Pools
+from lgdea_core.evaluation.harness import evaluate
+from lgdea_core.evidence.extract import extract_evidence
+from lgdea_core.evidence.index import index_reports
+from lgdea_core.experiments.worlds import build_world
+from lgdea_core.methods import USES_RELATIONS
+from lgdea_core.model import LGDEAProcessor
+from lgdea_core.refresh import refresh_relations
+from lgdea_core.relations import relation_quality
+from lgdea_core.stages import (
+    Inputs,
+    Trained,
+    fresh_model,
+    hidden_truth,
+    inputs_of,
+    prepare_training,
+    save_trained,
+)
+from lgdea_core.training import phase_at, train
+
+KEY = ("world", "method", "variant", "paired_ratio", "seed", "preset")
+"""What tells two rows of a table apart."""
+MEASURES = {
+    "cnr": ("grounding", "cnr_signed"),
+    "miou": ("grounding", "miou_biovil_t"),
+    "pointing": ("grounding", "pointing"),
+    "auc": ("zero-shot", "auc"),
+    "auc_global": ("zero-shot", "auc_global"),
+    "precision_at_5": ("retrieval", "precision_at_5"),
+    "recall_at_10": ("retrieval", "recall_at_10"),
+}
+"""column -> (task, metric) of the harness; see the docstrings there for the protocols"""
+RELATION_MEASURES = ("precision_at_1", "base_rate", "label_auc", "pair_lift", "coverage", "max_column_mass")
+"""Columns `relation_<name>`: quality of the last relations against the hidden truth, where the method has any."""
+RESAMPLES = 200
+"""Bootstrap draws of an evaluation; tables hold estimates, and their spread over seeds."""
+COPY = "-copy"
+"""Ends the study_id of a known report that stands in for unpaired ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What one training is, beyond its configuration."""
+
+    config: RunConfig
+    world: str = "phantom"
+    """one of `worlds.WORLDS`"""
+    variant: str = ""
+    """name of the ablation; "" is the method as it is"""
+    shuffled: bool = False
+    """every known pair joins its image to a wrong report"""
+    oracle: bool = False
+    """relations are the true pairs, which no method may know: an upper bound"""
+    whole_reports: bool = False
+    """a report is one phrase, without evidence extraction"""
+    known_reports: bool = False
+    """copies of the paired reports take the place of the unpaired ones"""
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Values of `KEY`."""
+        config = self.config
+        return (self.world, config.method, self.variant, config.data.paired_ratio, config.seed, config.preset)
+
+    @property
+    def folder(self) -> Path:
+        """Where its checkpoint lies while it trains, and its model afterwards."""
+        name = "-".join(str(part) for part in self.key if part != "")
+        return project_root() / "data" / "experiments" / name
+
+
+def run_cell(cell: Cell) -> dict[str, Any]:
+    """Train, evaluate, keep the model, and return the row."""
+    began = time.perf_counter()
+    inputs, trained = train_cell(cell)
+    seconds = time.perf_counter() - began
+    save_trained(trained, cell.folder / "model")
+    metrics = evaluate(trained.state.model, trained.processor, inputs, resamples=RESAMPLES, progress=False)
+    row = dict(zip(KEY, cell.key, strict=True)) | headline_measures(metrics)
+    if USES_RELATIONS[cell.config.method] and cell.config.train.relation_steps and len(inputs.pools.hidden_pairs):
+        row |= _relation_measures(cell, inputs, trained)
+    shutil.rmtree(cell.folder / "training")
+    return row | {
+        "steps": cell.config.train.total_steps,
+        "images_seen": images_seen(cell.config, trained.data),
+        "seconds": round(seconds),
+        "commit": git_commit(project_root()),
+    }
+
+
+def train_cell(cell: Cell) -> tuple[Inputs, Trained]:
+    """Train a cell, or go on where a killed run of it stopped."""
+    config = cell.config
+    inputs = inputs_of(build_world(cell.world, config), config, progress=False)
+    if cell.known_reports:
+        corpus = known_reports_only(inputs.corpus, inputs.pools)
+        inputs = inputs_of(corpus, replace_fields(config, paired_ratio=1.0), progress=False)
+    evidence, _ = extract_evidence(inputs.corpus.studies, config.data.extractor, progress=False)
+    model, processor = fresh_model(config, inputs)
+    data = prepare_training(config, inputs, evidence, processor, shuffled=cell.shuffled)
+    if cell.whole_reports:
+        data = _with_whole_reports(data, inputs, processor)
+    oracle = oracle_relations(inputs, data) if cell.oracle else None
+    folder = cell.folder / "training"
+    state, history = train(config, data, model, folder, fixed_graph=oracle, progress=False)
+    return inputs, Trained(state=state, history=history, processor=processor, data=data, config=config)
+
+
+def headline_measures(metrics: pd.DataFrame) -> dict[str, float]:
+    """The columns of `MEASURES` from an evaluation: macro means over findings, retrieval over all studies."""
+    overall = metrics[metrics["finding"].eq("macro") | metrics["task"].eq("retrieval")]
+    values = overall.set_index(["task", "metric"])["estimate"]
+    return {column: round(float(values[place]), 4) for column, place in MEASURES.items() if place in values.index}
+
+
+def images_seen(config: RunConfig, data: TrainingData) -> int:
+    """Images that all steps together looked at, repeats counted."""
+    size, share = config.train.batch_size, config.train.unpaired_share
+    pairs, unpaired = len(data.seed_pairs), len(data.unpaired_images)
+    extra = round(size * share)
+    of_phase = {"text": 0, "pairs": min(size, pairs), "relations": min(size - extra, pairs) + min(extra, unpaired)}
+    return sum(of_phase[phase_at(step, config.method, config.train)] for step in range(config.train.total_steps))
+
+
+def known_reports_only(corpus: Corpus, pools: Pools) -> Corpus:
+    """The corpus without unpaired reports: images without a known pair relate to copies of the paired reports.
+
+    All pairs that are left are known, so the pools of the result are those at `paired_ratio=1`.
+    """
+    known = set(pools.seed_pairs["report_id"])
+    studies = corpus.studies
+    silent = studies["split"].eq("train") & ~studies["study_id"].isin(known)
+    copies = studies[studies["study_id"].isin(known)]
+    copies = copies.assign(study_id=copies["study_id"] + COPY)
+    without = studies.assign(report=studies["report"].mask(silent, None))
+    return replace(corpus, studies=pd.concat([without, copies], ignore_index=True))
+
+
+def oracle_relations(inputs: Inputs, data: TrainingData) -> sparse.csr_array:
+    """1 for every hidden true pair, within the unpaired block: what no method may know."""
+    pairs, _, _ = hidden_truth(inputs, data)
+    shape = (len(data.unpaired_images), len(data.unpaired_reports))
+    return sparse.csr_array((np.ones(len(pairs)), tuple(pairs.T)), shape=shape)
+
+
+def _with_whole_reports(data: TrainingData, inputs: Inputs, processor: LGDEAProcessor) -> TrainingData:
+    """The training data with each report as its only phrase."""
+    texts = [" ".join(report_sentences(report)) for report in inputs.reports(inputs.pools.report_ids)]
+    index = index_reports(texts, inputs.pools.report_ids)
+    tokens, mask = processor.tokens(list(index.phrases))
+    return replace(data, evidence=index, phrase_tokens=tokens, phrase_mask=mask)
+
+
+def _relation_measures(cell: Cell, inputs: Inputs, trained: Trained) -> dict[str, float | None]:
+    """Quality of the relations that the finished teacher infers; an oracle's are perfect by construction."""
+    if cell.oracle:
+        return {}
+    relations = refresh_relations(trained.state.teacher, trained.data, cell.config).relations
+    quality = relation_quality(relations, *hidden_truth(inputs, trained.data))
+    return {f"relation_{name}": round(quality[name], 4) for name in RELATION_MEASURES}

@@ -1,0 +1,79 @@
+"""Tables of experiments: cells are trained side by side, and each row is written as soon as it is there."""
+
+import logging
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from lgdea_core.artifacts import project_root
+from lgdea_core.experiments.cells import KEY, Cell, run_cell
+from lgdea_core.experiments.worlds import build_world
+
+logger = logging.getLogger("lgdea")
+
+SECONDS_A_STEP = {"clip": 0.28, "gloria": 0.45, "lgdea": 0.5}
+"""Of preset demo, two trainings side by side on two CPU cores: what a plan assumes before a table has rows."""
+
+
+def table_path(name: str) -> Path:
+    """`figures/tables/<name>.csv`."""
+    return project_root() / "figures" / "tables" / f"{name}.csv"
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Rows so far; empty where there is no table yet. An empty variant is "", not missing."""
+    if not path.is_file():
+        return pd.DataFrame(columns=list(KEY))
+    return pd.read_csv(path).fillna({"variant": ""})
+
+
+def add_row(path: Path, row: dict) -> None:
+    """Add a row and keep the table sorted by `KEY`; the file is replaced as a whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    old = read_table(path)
+    table = pd.concat([old, pd.DataFrame([row])], ignore_index=True) if len(old) else pd.DataFrame([row])
+    part = path.with_name(path.name + ".part")
+    table.sort_values(list(KEY), ignore_index=True).to_csv(part, index=False)
+    part.rename(path)
+
+
+def missing_cells(cells: Sequence[Cell], path: Path) -> list[Cell]:
+    """The cells that have no row yet."""
+    done = set(read_table(path)[list(KEY)].itertuples(index=False, name=None))
+    return [cell for cell in cells if cell.key not in done]
+
+
+def estimated_minutes(cells: Sequence[Cell], path: Path) -> list[float]:
+    """Minutes each cell should take: the median of its method's rows, else `SECONDS_A_STEP`."""
+    table = read_table(path)
+    measured = table.groupby(["method", "preset"])["seconds"].median() if "seconds" in table else {}
+    minutes = []
+    for cell in cells:
+        config = cell.config
+        guess = SECONDS_A_STEP[config.method] * config.train.total_steps
+        minutes.append(float(measured.get((config.method, config.preset), guess)) / 60)
+    return minutes
+
+
+def run_cells(cells: Sequence[Cell], path: Path, workers: int) -> None:
+    """Train the cells without a row, `workers` at a time, each with its share of the CPU's threads.
+
+    A killed run loses what was training (and goes on from its checkpoint); rows are never lost.
+    """
+    todo = missing_cells(cells, path)
+    for world, config in {(cell.world, cell.config.seed): (cell.world, cell.config) for cell in todo}.values():
+        build_world(world, config)
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        futures = [pool.submit(run_cell, cell) for cell in todo]
+        for future in tqdm(as_completed(futures), total=len(todo), unit="training", desc=path.stem):
+            row = future.result()
+            add_row(path, row)
+            logger.info("%s", row)
