@@ -49,12 +49,12 @@ class GroundingRow(NamedTuple):
 
 def figure_report_evidence(report: str, evidence: pd.DataFrame, columns: int = 88, caption: str = "") -> Figure:
     """A report, `columns` characters a line, its evidence (start, end, status) highlighted by status (LGDEA eq. 1)."""
-    lines = len(_wrap(report, columns))
+    lines = len(wrap(report, columns))
     width, height = columns * MONOSPACE_WIDTH * 9 / 72 + 0.4, lines * 0.2 + 0.7
     figure = Figure(figsize=(width, height))
     axis = figure.add_axes((0.2 / width, 0.3 / height, 1 - 0.4 / width, lines * 0.2 / height))
-    _draw_report(axis, report, evidence, columns, size=9.0)
-    figure.legend(handles=_status_handles(), loc="upper right", ncols=3, frameon=False, fontsize=8)
+    draw_report(axis, report, evidence, columns, size=9.0)
+    figure.legend(handles=status_handles(), loc="upper right", ncols=3, frameon=False, fontsize=8)
     figure.text(0.2 / width, 0.08 / height, caption, fontsize=7, color=GREY)
     return figure
 
@@ -262,8 +262,8 @@ def figure_hero(
     """The whole way in one banner: a report, its evidence (start, end, status), where `method` sees each phrase."""
     figure, columns = Figure(figsize=(11.0, 3.0)), 56
     axis = figure.add_axes((0.015, 0.08, 0.37, 0.78))
-    _draw_report(axis, report, evidence, columns, size=0.37 * 11 * 72 / columns / MONOSPACE_WIDTH, lines=12)
-    figure.legend(handles=_status_handles(), loc="upper left", ncols=3, frameon=False, fontsize=8)
+    draw_report(axis, report, evidence, columns, size=0.37 * 11 * 72 / columns / MONOSPACE_WIDTH, lines=12)
+    figure.legend(handles=status_handles(), loc="upper left", ncols=3, frameon=False, fontsize=8)
     arrow = {"arrowstyle": "simple,head_width=12,head_length=10,tail_width=4", "color": GREY}
     figure.add_artist(FancyArrowPatch((0.395, 0.47), (0.455, 0.47), transform=figure.transFigure, **arrow))
     figure.text(0.425, 0.56, "evidence\nphrases", ha="center", fontsize=8, color=GREY)
@@ -314,10 +314,10 @@ def _captioned(figure: Figure, caption: str) -> Figure:
 
 
 def _folded(text: str, columns: int) -> str:
-    return "\n".join(line for _, line in _wrap(text, columns))
+    return "\n".join(line for _, line in wrap(text, columns))
 
 
-def _wrap(text: str, columns: int) -> list[tuple[int, str]]:
+def wrap(text: str, columns: int) -> list[tuple[int, str]]:
     """Lines of at most `columns` characters with the offset at which each starts; longer words are broken."""
     pattern = re.compile(rf"[^\n]{{1,{columns}}}(?=\s|$)|[^\n]{{{columns}}}|[^\n]+|\n\n")
     lines = []
@@ -327,11 +327,11 @@ def _wrap(text: str, columns: int) -> list[tuple[int, str]]:
     return lines
 
 
-def _draw_report(
+def draw_report(
     axis: Axes, report: str, evidence: pd.DataFrame, columns: int, size: float, lines: int | None = None
 ) -> None:
     """Text on a grid of characters, so that a phrase's offsets say where its highlight goes; centred in `lines`."""
-    wrapped = _wrap(report, columns)[:lines]
+    wrapped = wrap(report, columns)[:lines]
     margin = ((lines or len(wrapped)) - len(wrapped)) / 2
     axis.set(xlim=(0, columns), ylim=(len(wrapped) + margin, -margin))
     axis.set_axis_off()
@@ -348,7 +348,7 @@ def _draw_report(
                       va="center_baseline", parse_math=False)  # fmt: skip
 
 
-def _status_handles() -> list[Patch]:
+def status_handles() -> list[Patch]:
     return [
         Patch(facecolor=(colour, 0.3), edgecolor=colour, linestyle=STATUS_LINES[status], label=status)
         for status, colour in STATUS_COLOURS.items()

@@ -326,12 +326,13 @@ def relation_quality(
 ) -> dict[str, Any]:
     """How good relations are, against a truth that training never sees.
 
-    precision_at_k: share with the image's very set of findings among its k best related reports, over reached images;
-    base_rate: that share for a random pair. label_auc: ROC AUC of the relation-weighted mean of report labels for the
-    image's own label, mean over findings with both values; auc by finding. pair_lift: mean relation of a hidden true
-    pair, times the reports (1 is chance); pair_recall_at_10: share of hidden pairs whose report is among the image's
-    ten best. coverage: share of images with any relation. max_column_mass: the largest column sum over the mean one.
-    effective_reports: mean of exp(entropy). What has no case to count is None.
+    precision_at_k: share with the image's very set of findings among its k best related reports, over reached
+    images; base_rate: that share for a random pair; commonest_rate: that share if every image got the commonest set
+    of the reports, which a model that knows nothing can reach. label_auc: ROC AUC of the relation-weighted mean of
+    report labels for the image's own label, mean over findings with both values; auc by finding. pair_lift: mean
+    relation of a hidden true pair, times the reports (1 is chance); pair_recall_at_10: share of hidden pairs whose
+    report is among the image's ten best. coverage: share of images with any relation. max_column_mass: the largest
+    column sum over the mean one. effective_reports: mean of exp(entropy). What has no case to count is None.
 
     Args:
         relations: of the unpaired block.
@@ -379,6 +380,7 @@ def relation_quality(
         "precision_at_1": _mean(same[:, :1]),
         "precision_at_10": _mean(same),
         "base_rate": float(frequencies[0] @ frequencies[1]),
+        "commonest_rate": float(frequencies[0][frequencies[1].argmax()]),
         "label_auc": _mean(np.array([value for value in auc if value is not None])),
         "auc_by_finding": auc,
         "pair_lift": _mean(np.concatenate(weight) * relations.reports),

@@ -1,12 +1,13 @@
-"""python -m lgdea_core.experiments limited_pairing | ablation [--plan]: train what has no row yet, row by row."""
+"""python -m lgdea_core.experiments limited_pairing | ablation | relations [--plan]: make the rows that are missing."""
 
 import argparse
 import logging
 
-from lgdea_core.config import METHODS, PRESETS
+from lgdea_core.config import METHODS, PRESETS, RunConfig
 from lgdea_core.experiments.cells import Cell
 from lgdea_core.experiments.plans import ABLATIONS, PAIRED_RATIOS, SEEDS, ablation, limited_pairing
-from lgdea_core.experiments.tables import estimated_minutes, missing_cells, run_cells, table_path
+from lgdea_core.experiments.relations import measure_relations
+from lgdea_core.experiments.tables import estimated_minutes, missing_cells, read_table, run_cells, summary, table_path
 from lgdea_core.experiments.worlds import WORLDS
 
 
@@ -14,7 +15,14 @@ def main() -> None:
     """Parse, print the costed plan, train."""
     arguments = _parser().parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    if arguments.experiment == "relations":
+        for config in relation_configs(arguments):
+            measure_relations(config, arguments.world)
+        return
     cells, path = planned(arguments), table_path(arguments.experiment)
+    if arguments.summary:
+        print(summary(read_table(path)).to_string(index=False))
+        return
     todo = missing_cells(cells, path)
     minutes = estimated_minutes(todo, path)
     for cell, cost in zip(todo, minutes, strict=True):
@@ -35,9 +43,18 @@ def planned(arguments: argparse.Namespace) -> list[Cell]:
     return limited_pairing(ratios=arguments.ratios or PAIRED_RATIOS, methods=arguments.methods, **common)
 
 
+def relation_configs(arguments: argparse.Namespace) -> list[RunConfig]:
+    """The warm models whose relations are measured."""
+    return [
+        RunConfig.from_preset(arguments.preset, paired_ratio=ratio, seed=seed)
+        for ratio in arguments.ratios or (0.1,)
+        for seed in arguments.seeds
+    ]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lgdea_core.experiments", description=__doc__)
-    parser.add_argument("experiment", choices=("limited_pairing", "ablation"))
+    parser.add_argument("experiment", choices=("limited_pairing", "ablation", "relations"))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--ratios", type=float, nargs="+", help="paired ratios")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="of limited_pairing")
@@ -45,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--world", choices=tuple(WORLDS), default="phantom")
     parser.add_argument("--preset", choices=tuple(PRESETS), default="demo")
     parser.add_argument("--workers", type=int, default=2, help="trainings side by side; they share the CPU's threads")
+    parser.add_argument("--summary", action="store_true", help="print mean ± sd over the seeds of the table and stop")
     parser.add_argument("--plan", action="store_true", help="print what would be trained, with minutes, and stop")
     return parser
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from lgdea_core.artifacts import git_commit, project_root
+from lgdea_core.artifacts import git_commit, project_root, runs_folder
 from lgdea_core.config import RunConfig, replace_fields
 from lgdea_core.data.batches import TrainingData, report_sentences
 from lgdea_core.data.corpus import Corpus
@@ -46,7 +46,15 @@ MEASURES = {
     "recall_at_10": ("retrieval", "recall_at_10"),
 }
 """column -> (task, metric) of the harness; see the docstrings there for the protocols"""
-RELATION_MEASURES = ("precision_at_1", "base_rate", "label_auc", "pair_lift", "coverage", "max_column_mass")
+RELATION_MEASURES = (
+    "precision_at_1",
+    "base_rate",
+    "commonest_rate",
+    "label_auc",
+    "pair_lift",
+    "coverage",
+    "max_column_mass",
+)
 """Columns `relation_<name>`: quality of the last relations against the hidden truth, where the method has any."""
 RESAMPLES = 200
 """Bootstrap draws of an evaluation; tables hold estimates, and their spread over seeds."""
@@ -82,7 +90,7 @@ class Cell:
     def folder(self) -> Path:
         """Where its checkpoint lies while it trains, and its model afterwards."""
         name = "-".join(str(part) for part in self.key if part != "")
-        return project_root() / "data" / "experiments" / name
+        return runs_folder() / "experiments" / name
 
 
 def run_cell(cell: Cell) -> dict[str, Any]:

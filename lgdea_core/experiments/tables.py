@@ -6,13 +6,14 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
 from lgdea_core.artifacts import project_root
-from lgdea_core.experiments.cells import KEY, Cell, run_cell
+from lgdea_core.experiments.cells import KEY, MEASURES, Cell, run_cell
 from lgdea_core.experiments.worlds import build_world
 
 logger = logging.getLogger("lgdea")
@@ -26,21 +27,30 @@ def table_path(name: str) -> Path:
     return project_root() / "figures" / "tables" / f"{name}.csv"
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, key: Sequence[str] = KEY) -> pd.DataFrame:
     """Rows so far; empty where there is no table yet. An empty variant is "", not missing."""
     if not path.is_file():
-        return pd.DataFrame(columns=list(KEY))
+        return pd.DataFrame(columns=list(key))
     return pd.read_csv(path).fillna({"variant": ""})
 
 
-def add_row(path: Path, row: dict) -> None:
-    """Add a row and keep the table sorted by `KEY`; the file is replaced as a whole."""
+def add_row(path: Path, row: dict[str, Any], key: Sequence[str] = KEY) -> None:
+    """Add a row and keep the table sorted by its key; the file is replaced as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    old = read_table(path)
+    old = read_table(path, key)
     table = pd.concat([old, pd.DataFrame([row])], ignore_index=True) if len(old) else pd.DataFrame([row])
     part = path.with_name(path.name + ".part")
-    table.sort_values(list(KEY), ignore_index=True).to_csv(part, index=False)
+    table.sort_values(list(key), ignore_index=True).to_csv(part, index=False)
     part.rename(path)
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean and standard deviation (of the sample, n - 1) over seeds as "mean ± sd", and how many seeds."""
+    groups = table.groupby([name for name in KEY if name != "seed"], sort=True)
+    columns = [name for name in table.columns if name in MEASURES or name.startswith("relation_")]
+    mean, spread = groups[columns].mean(), groups[columns].std()
+    cells = {name: [f"{m:.3f} ± {s:.3f}" for m, s in zip(mean[name], spread[name], strict=True)] for name in columns}
+    return pd.DataFrame({"seeds": groups["seed"].nunique()} | cells, index=mean.index).reset_index()
 
 
 def missing_cells(cells: Sequence[Cell], path: Path) -> list[Cell]:

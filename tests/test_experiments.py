@@ -1,0 +1,169 @@
+"""Experiments: what is planned, that rows are made once and kept, and what the switches of an ablation do."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lgdea_core.config import METHODS
+from lgdea_core.data.phantom import PhantomConfig, build_phantom
+from lgdea_core.experiments.cells import (
+    KEY,
+    MEASURES,
+    Cell,
+    headline_measures,
+    images_seen,
+    known_reports_only,
+    run_cell,
+    train_cell,
+)
+from lgdea_core.experiments.plans import ABLATIONS, PAPER_TERMS, SEEDS, ablation, limited_pairing
+from lgdea_core.experiments.tables import add_row, estimated_minutes, missing_cells, read_table, run_cells, summary
+from lgdea_core.stages import inputs_of
+
+
+@pytest.fixture(autouse=True)
+def own_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LGDEA_RUNS", str(tmp_path / "runs"))  # workers inherit it
+
+
+def row_of(cell: Cell, **values: object) -> dict[str, object]:
+    return dict(zip(KEY, cell.key, strict=True)) | {"auc": 0.5, "seconds": 60} | values
+
+
+# ---- plans
+
+
+def test_the_curve_has_every_method_ratio_and_seed_on_one_budget() -> None:
+    plan = limited_pairing()
+    assert len(plan) == len({cell.key for cell in plan}) == 5 * len(SEEDS) * len(METHODS)
+    assert len({cell.config.train.total_steps for cell in plan}) == 1
+    assert len({(cell.config.data.image_size, cell.config.train.batch_size) for cell in plan}) == 1
+    assert len({repr(dataclasses.replace(cell.config.model)) for cell in plan}) == 1
+
+
+def test_with_all_pairs_known_nothing_is_left_to_relate() -> None:
+    for cell in limited_pairing(seeds=(1,)):
+        assert (cell.config.train.relation_steps == 0) == (cell.config.data.paired_ratio == 1)
+
+
+def test_ablations_take_as_many_steps_as_the_method_and_differ_from_it() -> None:
+    whole = limited_pairing(seeds=(1,), ratios=(0.1,), methods=("lgdea",))[0]
+    plan = ablation(seeds=(1,))
+    assert {cell.config.train.total_steps for cell in plan} == {whole.config.train.total_steps}
+    fields = ("config", "shuffled", "oracle", "whole_reports", "known_reports")
+    assert len({tuple(repr(getattr(cell, name)) for name in fields) for cell in [whole, *plan]}) == len(ABLATIONS) + 1
+
+
+def test_the_papers_terms_are_all_that_is_left_of_them() -> None:
+    cell = next(cell for cell in ablation(seeds=(1,)) if cell.variant == "paper's terms")
+    assert all(getattr(cell.config.loss, term) == 0 for term in PAPER_TERMS)
+    assert cell.config.graph.mode == "graph"
+
+
+def test_an_unknown_ablation_is_named() -> None:
+    with pytest.raises(ValueError, match=r"unknown variants \['no such'\]; known: without unpaired images"):
+        ablation(variants=("no such",))
+
+
+# ---- tables
+
+
+def test_a_row_that_is_there_is_not_planned_again(tmp_path: Path) -> None:
+    path, plan = tmp_path / "tables" / "t.csv", limited_pairing(seeds=(1,))
+    add_row(path, row_of(plan[3]))
+    add_row(path, row_of(plan[0]))
+    assert {cell.key for cell in missing_cells(plan, path)} == {cell.key for cell in plan} - {plan[0].key, plan[3].key}
+    assert not list(path.parent.glob("*.part"))
+    table = read_table(path)
+    assert table[list(KEY)].equals(table.sort_values(list(KEY), ignore_index=True)[list(KEY)])
+
+
+def test_a_plan_costs_what_earlier_rows_took(tmp_path: Path) -> None:
+    path, plan = tmp_path / "t.csv", limited_pairing(seeds=(1, 2), ratios=(0.1,))
+    for cell, seconds in zip(plan[:3], (60, 120, 180), strict=True):
+        add_row(path, row_of(cell, seconds=seconds))
+    minutes = dict(zip((cell.config.method for cell in plan[3:]), estimated_minutes(plan[3:], path), strict=True))
+    assert minutes == {"clip": 1.0, "gloria": 2.0, "lgdea": 3.0}
+
+
+def test_the_summary_is_mean_and_sample_deviation_over_seeds() -> None:
+    plan = limited_pairing(seeds=(1, 2, 3), ratios=(0.1,), methods=("clip",))
+    rows = [row_of(cell, auc=value) for cell, value in zip(plan, (0.5, 0.6, 0.7), strict=True)]
+    found = summary(pd.DataFrame(rows))
+    assert found[["seeds", "auc"]].to_dict("records") == [{"seeds": 3, "auc": "0.600 ± 0.100"}]
+
+
+# ---- cells
+
+
+def test_measures_are_the_macro_means_of_the_harness() -> None:
+    rows = [{"task": task, "metric": metric, "finding": "macro", "estimate": at} for at, (task, metric) in
+            enumerate(MEASURES.values())]  # fmt: skip
+    rows = [row | ({"finding": "all"} if row["task"] == "retrieval" else {}) for row in rows]
+    distractor = {"task": "grounding", "metric": "cnr_signed", "finding": "edema", "estimate": 99.0}
+    assert headline_measures(pd.DataFrame([distractor, *rows])) == dict(
+        zip(MEASURES, range(len(MEASURES)), strict=True)
+    )
+
+
+def test_without_unpaired_reports_images_relate_to_copies_of_the_known_ones(tmp_path: Path) -> None:
+    config = limited_pairing(seeds=(0,), ratios=(0.2,), methods=("lgdea",), preset="ci")[0].config
+    corpus = build_phantom(PhantomConfig(studies=60), tmp_path / "world")
+    pools = inputs_of(corpus, config, progress=False).pools
+    known = set(pools.seed_pairs["report_id"])
+    changed = known_reports_only(corpus, pools)
+    train = changed.studies[changed.studies["split"] == "train"].set_index("study_id")
+    written = set(train.index[train["report"].notna()])
+    assert written == known | {f"{report_id}-copy" for report_id in known}
+    for report_id in known:
+        assert train.loc[f"{report_id}-copy", "report"] == train.loc[report_id, "report"]
+    assert set(changed.split("test").studies["study_id"]) == set(corpus.split("test").studies["study_id"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(ABLATIONS))
+def test_every_ablation_trains_and_leaves_a_row(name: str) -> None:
+    cell = ablation(seeds=(5,), variants=(name,), preset="ci")[0]
+    row = run_cell(cell)
+    assert row["variant"] == name
+    assert row["steps"] == 30
+    assert all(np.isfinite(row[measure]) for measure in MEASURES)
+    assert (cell.folder / "model" / "model.safetensors").is_file()
+    assert not (cell.folder / "training").exists()
+
+
+@pytest.mark.slow
+def test_the_oracle_relates_every_image_to_its_own_report() -> None:
+    cell = ablation(seeds=(5,), variants=("relations: oracle",), preset="ci")[0]
+    _, trained = train_cell(cell)
+    assert trained.history["effective_reports"].dropna().iloc[-1] == pytest.approx(1)
+    assert trained.history["reached_images"].dropna().iloc[-1] == 1
+
+
+@pytest.mark.slow
+def test_images_seen_counts_what_the_batches_hold() -> None:
+    for cell in limited_pairing(seeds=(5,), ratios=(0.02,), methods=("clip", "lgdea"), preset="ci"):
+        _, trained = train_cell(cell)
+        pairs = len(trained.data.seed_pairs)
+        schedule = cell.config.train
+        later = {"clip": pairs, "lgdea": min(8, pairs) + 8}[cell.config.method]
+        first = {"clip": pairs, "lgdea": 0}[cell.config.method]
+        expected = schedule.text_steps * first + schedule.pair_steps * pairs + schedule.relation_steps * later
+        assert images_seen(cell.config, trained.data) == expected
+
+
+@pytest.mark.slow
+def test_rows_are_made_once_by_two_workers(tmp_path: Path) -> None:
+    path, plan = tmp_path / "t.csv", limited_pairing(seeds=(5,), ratios=(0.1,), preset="ci")
+    run_cells(plan[:1], path, workers=2)
+    kept = read_table(path)
+    run_cells(plan, path, workers=2)
+    table = read_table(path)
+    assert sorted(table["method"]) == sorted(METHODS)
+    assert table[table["method"] == plan[0].config.method]["seconds"].tolist() == kept["seconds"].tolist()
+    again = path.read_bytes()
+    run_cells(plan, path, workers=2)
+    assert path.read_bytes() == again
