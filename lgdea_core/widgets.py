@@ -14,7 +14,10 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from scipy import sparse
 
+from lgdea_core.evidence.extract import accept_findings, make_extractor
+from lgdea_core.evidence.schema import EVIDENCE_COLUMNS
 from lgdea_core.figures import GroundingRow, figure_grounding_grid, figure_report_evidence
+from lgdea_core.figures_evidence import figure_extractors
 from lgdea_core.figures_explore import figure_prototype_neighbours, figure_seed_reach, figure_term_by_variant
 from lgdea_core.graph import seed_matrix
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
@@ -30,6 +33,13 @@ LONGEST_WALK = 6
 NONNEGATIVE = ("prototypes", "Grad-CAM")
 """Overlays that are no cosines: they run over [0, 1]."""
 SCREEN_DPI = 90
+FORM_COLUMNS = 88
+"""characters a line of a pasted report"""
+EXAMPLE_REPORT = (
+    "FINDINGS: The heart is mildly enlarged. There is a small left pleural effusion with adjacent basilar atelectasis; "
+    "pneumonia cannot be excluded. No pneumothorax.\nIMPRESSION: Mild cardiomegaly and small left effusion."
+)
+"""An invented report: what the form holds until another one is pasted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +109,13 @@ def draw_report(studies: pd.DataFrame, evidence: pd.DataFrame, study_id: str) ->
     return figure_report_evidence(report, found, caption=f"study {study_id}, {len(found)} statements")
 
 
+def draw_extractors(studies: pd.DataFrame, readings: Mapping[str, pd.DataFrame], study_id: str) -> Figure:
+    """One study's report as several extractors read it; `readings` holds the evidence table of each by name."""
+    report = studies.loc[studies["study_id"] == study_id, "report"].iloc[0]
+    found = {name: evidence[evidence["report_id"] == study_id] for name, evidence in readings.items()}
+    return figure_extractors(report, found, caption=f"study {study_id}")
+
+
 def draw_prototype(space: EvidenceSpace, prototype: int, title: str = "") -> Figure:
     """What lies nearest to one prototype: phrases, and of each image at most one lesion token."""
     point = space.prototype_points[prototype] / np.linalg.norm(space.prototype_points[prototype])
@@ -144,6 +161,34 @@ def evidence_explorer(studies: pd.DataFrame, evidence: pd.DataFrame, study_ids: 
 
     chosen = ipywidgets.Dropdown(options=list(study_ids), description="report")
     return _explorer(lambda study_id: draw_report(studies, evidence, study_id), study_id=chosen)
+
+
+def evidence_form(extractor: str = "lexicon", report: str = EXAMPLE_REPORT) -> "ipywidgets.VBox":
+    """Paste a report, press the button, and see its evidence as a picture and as a table.
+
+    Rules keep nothing of it; a language model's answer goes to its store.
+
+    Args:
+        extractor: see `make_extractor`.
+        report: text to begin with.
+    """
+    import ipywidgets
+
+    model = make_extractor(extractor)
+    text = ipywidgets.Textarea(value=report, rows=6, layout=ipywidgets.Layout(width="100%"))
+    button = ipywidgets.Button(description="extract evidence")
+    picture, table = ipywidgets.Image(format="png"), ipywidgets.HTML()
+
+    def read(_: object = None) -> None:
+        found = accept_findings(text.value, model.extract([text.value])[0], {})
+        evidence = pd.DataFrame([finding.model_dump() for finding in found], columns=list(EVIDENCE_COLUMNS[1:]))
+        picture.value = _png(figure_extractors(text.value, {extractor: evidence}, FORM_COLUMNS))
+        shown = evidence.assign(phrase=evidence["phrase"].str.split().str.join(" ")).fillna("")
+        table.value = shown.to_html(index=False)  # which escapes what was pasted
+
+    button.on_click(read)
+    read()
+    return ipywidgets.VBox([text, button, picture, table])
 
 
 def prototype_explorer(space: EvidenceSpace, names: Sequence[str]) -> "ipywidgets.VBox":

@@ -81,21 +81,30 @@ def propagation_limit(
 
 
 def cross_affinity(
-    scores: Float[Tensor, "images phrases"], phrases_of: list[list[int]]
+    responses: Float[Tensor, "images observations"], stated: list[list[int] | None], sharpness: float
 ) -> Float[Tensor, "images reports"]:
-    """Row z-score of the mean standardised response to a report's phrases, loop by loop; -inf without phrases."""
-    standard = torch.zeros_like(scores)
-    for phrase in range(scores.shape[1]):
-        column = scores[:, phrase]
+    """Sum of the calibrated log odds of what a report states, loop by loop; -inf for a report without evidence (None).
+
+    The offset is found by halving an interval 200 times.
+    """
+    known = [report for report, observations in enumerate(stated) if observations is not None]
+    affinity = torch.full((len(responses), len(stated)), -torch.inf, dtype=responses.dtype)
+    affinity[:, known] = 0
+    for observation in range(responses.shape[1]):
+        column = responses[:, observation]
         deviation = column.std(correction=0)
-        if deviation > 1e-9:
-            standard[:, phrase] = (column - column.mean()) / deviation
-    affinity = torch.full((len(scores), len(phrases_of)), -torch.inf, dtype=scores.dtype)
-    known = [report for report, phrases in enumerate(phrases_of) if phrases]
-    for image in range(len(scores)):
-        means = torch.stack([standard[image, phrases_of[report]].mean() for report in known])
-        spread = means.std(correction=0)
-        affinity[image, known] = (means - means.mean()) / spread if spread > 1e-9 else torch.zeros_like(means)
+        if deviation <= 1e-9:
+            continue
+        share = sum(observation in stated[report] for report in known) / len(known)
+        share = min(max(share, 1e-3), 1 - 1e-3)
+        scaled = sharpness * (column - column.mean()) / deviation
+        low, high = float(scaled.min()) - 50, float(scaled.max()) + 50
+        for _ in range(200):
+            middle = (low + high) / 2
+            low, high = (middle, high) if float((scaled - middle).sigmoid().mean()) > share else (low, middle)
+        for report in known:
+            if observation in stated[report]:
+                affinity[:, report] += scaled - middle
     return affinity
 
 

@@ -1,5 +1,7 @@
 """Batches: the same for the same step, true to the pairing, and never more than the pools hold."""
 
+from dataclasses import fields, replace
+
 import numpy as np
 import pytest
 import torch
@@ -52,6 +54,98 @@ def test_same_statement_is_an_equivalence_over_the_batchs_phrases(data: Training
     assert torch.equal((same @ same > 0).float(), same)
 
 
+@pytest.mark.parametrize("same_observation", [0.0, 0.3, 1.0])
+def test_a_phrase_is_wanted_in_full_where_it_is_stated_and_in_part_where_its_observation_is(
+    data: TrainingData, same_observation: float
+) -> None:
+    run = config(same_observation=same_observation, batch_size=24, pair_steps=1)
+    batch = sample_batch(data, run, 0, "pairs")
+    evidence, seen = data.evidence, set()
+    for row in range(batch.pairs):  # all pairs; which report that is follows from what it holds
+        own = [
+            evidence.statements[evidence.phrase_statement[batch.phrases[n]]] for n in batch.membership[row].nonzero()
+        ]
+        for column, phrase in enumerate(batch.phrases):
+            statement = evidence.statements[evidence.phrase_statement[phrase]]
+            exact, near = statement in own, statement[0] in [observation for observation, _, _ in own]
+            wanted = 1.0 if exact else same_observation if near else 0.0
+            assert batch.phrase_targets[row, column].item() == pytest.approx(wanted)
+            assert batch.holds_statement[row, column].item() == exact
+            seen.add((exact, near))
+    assert seen == {(True, True), (False, True), (False, False)}
+
+
+def test_only_no_finding_has_no_place_in_the_image() -> None:
+    world = PlantedWorld(40, seed=0)
+    world.evidence.loc[::2, "status"] = "absent"
+    data = world.training(24, world.model(config())[1].tokenizer)
+    batch = sample_batch(data, config(), 0, "pairs")
+    observations = [data.evidence.observations[phrase] for phrase in batch.phrases]
+    assert batch.localised.tolist() == [float(name != "no finding") for name in observations]
+    assert set(batch.localised.tolist()) == {0.0, 1.0}
+
+
+# ---- sentences of `gloria`
+
+
+def sentences_of(batch: Batch) -> list[tuple[int, ...]]:
+    return [tuple(ids[mask].tolist()) for ids, mask in zip(batch.sentence_tokens, batch.sentence_mask, strict=True)]
+
+
+def test_gloria_sees_the_batch_of_clip_and_sentences_besides(data: TrainingData) -> None:
+    clip, lgdea, gloria = (sample_batch(data, config(method), 3, "pairs") for method in ("clip", "lgdea", "gloria"))
+    assert lgdea.sentence_tokens is clip.sentence_tokens is None
+    for entry in fields(Batch):
+        ours, theirs = getattr(gloria, entry.name), getattr(clip, entry.name)
+        if entry.name.startswith("sentence"):
+            assert ours is not None, entry.name
+        elif isinstance(ours, torch.Tensor):
+            assert torch.equal(ours, theirs), entry.name
+
+
+def test_sentences_are_distinct_and_belong_to_the_reports_that_say_them(data: TrainingData) -> None:
+    batch = sample_batch(data, config("gloria"), 3, "pairs")
+    texts = sentences_of(batch)
+    assert len(set(texts)) == len(texts)
+    assert batch.sentence_membership.shape == (batch.pairs, len(texts))
+    first, last, _ = data.special_ids
+    everything = {(first, *sentence, last) for report in data.sentences for sentence in report}
+    assert set(texts) <= everything
+    intact = [column for column in range(len(texts)) if batch.sentence_membership[:, column].all()]
+    assert len(intact) == 1  # "The bones are intact." is one sentence of all reports, not one negative of each other
+    for row in range(batch.pairs):
+        statement = data.evidence.phrases[batch.phrases[batch.membership[row].argmax()]]
+        tokens = data.phrase_tokens[batch.phrases[batch.membership[row].argmax()]]
+        said = {token for column in batch.sentence_membership[row].nonzero() for token in texts[column]}
+        assert set(tokens[tokens != data.special_ids[2]].tolist()) <= said, statement
+
+
+def test_sentences_are_drawn_anew_each_step_and_at_most_so_many(data: TrainingData) -> None:
+    long = replace(data, sentences=[[[7, report, number] for number in range(8)] for report in range(40)])
+    drawn = [sample_batch(long, config("gloria"), step, "pairs") for step in (0, 0, 1)]
+    for batch in drawn:
+        assert (batch.sentence_membership.sum(dim=1) == batches.SENTENCES_PER_REPORT).all()
+    assert sentences_of(drawn[0]) == sentences_of(drawn[1]) != sentences_of(drawn[2])
+
+
+def test_a_long_sentence_is_cut_and_a_report_without_sentences_has_none(data: TrainingData) -> None:
+    odd = replace(data, sentences=[[] if report % 2 else [[7] * 100] for report in range(40)])
+    batch = sample_batch(odd, config("gloria"), 0, "pairs")
+    assert sentences_of(batch) == [(data.special_ids[0], *[7] * (data.max_tokens - 2), data.special_ids[1])]
+    assert set(batch.sentence_membership.sum(dim=1).tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.xfail(raises=IndexError, strict=True, reason="training_data tokenises an empty list of phrases")
+def test_a_batch_does_not_need_evidence() -> None:
+    world = PlantedWorld(40, seed=0)
+    world.evidence = world.evidence.iloc[:0]
+    data = world.training(24, world.model(config())[1].tokenizer)
+    for method in ("clip", "gloria"):
+        batch = sample_batch(data, config(method), 0, "pairs")
+        assert batch.pairs == 16
+        assert batch.phrase_targets.shape == (len(batch.report_tokens), 0)
+
+
 def test_word_dropping_keeps_cls_and_hides_only_real_tokens() -> None:
     mask = torch.tensor([[True] * 6 + [False] * 2, [True] * 3 + [False] * 5])
     generator = torch.Generator().manual_seed(0)
@@ -99,3 +193,11 @@ def test_moving_a_batch_keeps_what_is_no_tensor(data: TrainingData) -> None:
     assert isinstance(moved, Batch)
     assert moved.pairs == batch.pairs
     assert np.array_equal(moved.phrases, batch.phrases)
+
+
+def test_moving_a_batch_moves_all_its_tensors(data: TrainingData) -> None:
+    moved = sample_batch(data, config("gloria"), 0, "pairs").to(torch.device("meta"))
+    tensors = {entry.name: getattr(moved, entry.name) for entry in fields(Batch)}
+    devices = {name: value.device.type for name, value in tensors.items() if isinstance(value, torch.Tensor)}
+    assert {"pixel_values", "phrase_targets", "sentence_tokens", "sentence_membership"} <= set(devices)
+    assert set(devices.values()) == {"meta"}

@@ -6,10 +6,12 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import torch
+from planted import PlantedWorld, config
 from sklearn.metrics import roc_auc_score
 
+from lgdea_core.data.batches import pixel_values
+from lgdea_core.evaluation.harness import zero_shot_scores
 from lgdea_core.evaluation.zero_shot import (
     auc_table,
     bare_prompts,
@@ -17,8 +19,8 @@ from lgdea_core.evaluation.zero_shot import (
     load_prompts,
     negative_prompts,
     positive_prompts,
-    prompt_scores,
 )
+from lgdea_core.model import LGDEAModel, LGDEAProcessor
 from lgdea_core.vocabulary import CHEXPERT_FINDINGS, MS_CXR_FINDINGS, NIH_FINDINGS, NO_FINDING, PHANTOM_FINDINGS
 
 FINDINGS = sorted({*MS_CXR_FINDINGS, *NIH_FINDINGS.values(), *PHANTOM_FINDINGS, *CHEXPERT_FINDINGS} - {NO_FINDING})
@@ -27,15 +29,12 @@ FINDINGS = sorted({*MS_CXR_FINDINGS, *NIH_FINDINGS.values(), *PHANTOM_FINDINGS, 
 @pytest.mark.parametrize("finding", FINDINGS)
 def test_prompts_state_and_deny_every_finding(finding: str) -> None:
     positive, negative, parts = positive_prompts(finding), negative_prompts(finding), load_prompts()[finding]
-    assert 24 <= len(positive) <= 48
     assert len(set(positive)) == len(positive)
-    assert any(prompt.startswith("there is ") for prompt in positive)
-    assert any(prompt.endswith(" is seen") for prompt in positive)
-    modifiers = (*parts.severities, *parts.sides, *parts.zones)
     for prompt in positive:
-        assert any(modifier in prompt for modifier in modifiers)  # never a bare word
-        assert any(synonym in prompt for synonym in parts.synonyms)
-        assert not set(prompt.split()) & {"no", "without", "not"}
+        assert prompt.endswith(f" {parts.synonyms[0]}")  # the plain name, in no frame sentence, never a bare word
+        modifiers = prompt.removesuffix(parts.synonyms[0]).strip()
+        assert any(modifier in modifiers for modifier in (*parts.severities, *parts.sides, *parts.zones))
+        assert not set(prompt.split()) & {"no", "without", "not", "there", "is", "seen"}
         assert "  " not in prompt
     assert all("no " in prompt for prompt in negative)
     assert {f"no {name}" for name in parts.negated} <= set(negative)
@@ -43,12 +42,23 @@ def test_prompts_state_and_deny_every_finding(finding: str) -> None:
 
 
 @pytest.mark.parametrize("finding", FINDINGS)
-def test_prompts_are_spread_over_all_parts(finding: str) -> None:
+def test_prompts_are_all_there_are_up_to_the_limit(finding: str) -> None:
     parts, prompts = load_prompts()[finding], positive_prompts(finding)
-    for options in (parts.synonyms, parts.severities, parts.sides, parts.zones):
-        uses = [sum(option in prompt for prompt in prompts) for option in options]
+    combinations = np.prod([len(axis) + 1 for axis in (parts.severities, parts.sides, parts.zones)]) - 1
+    assert len(prompts) == min(48, combinations)
+    assert positive_prompts(finding, limit=2) == prompts[:2]
+    assert set(prompts) <= set(positive_prompts(finding, limit=1000))
+    assert len(positive_prompts(finding, limit=1000)) == combinations
+
+
+@pytest.mark.parametrize("finding", FINDINGS)
+def test_prompts_are_spread_over_severities_sides_and_zones(finding: str) -> None:
+    parts, prompts = load_prompts()[finding], positive_prompts(finding)
+    modifiers = [prompt.removesuffix(parts.synonyms[0]) for prompt in prompts]
+    for options in (parts.severities, parts.sides, parts.zones):
+        uses = [sum(option in words for words in modifiers) for option in options]
         assert all(uses), f"{options} used {uses} times"
-    assert positive_prompts(finding, limit=10) == prompts[:10]
+        assert max(uses, default=0) - min(uses, default=0) <= 1, f"{options} used {uses} times"
 
 
 @pytest.mark.parametrize("finding", ["pleural effusion", "atelectasis", "nodule", "fibrosis"])
@@ -63,26 +73,53 @@ def test_bare_prompts_are_the_control() -> None:
     assert bare_prompts("edema") == ("edema", "no edema")
 
 
-def test_prompt_scores_by_hand_and_limits() -> None:
-    positive, negative = np.array([[0.5, 0.1], [0.2, 0.2]]), np.array([[0.1], [0.3]])
-    first = 0.1 * math.log((math.exp(5) + math.exp(1)) / 2) - 0.1
-    np.testing.assert_allclose(prompt_scores(positive, negative, 0.1), [first, -0.1], atol=1e-12)
-    np.testing.assert_allclose(prompt_scores(positive, negative, 1e-4), [0.4, -0.1], atol=1e-3)  # maximum
-    np.testing.assert_allclose(prompt_scores(positive, negative, 1e4), [0.2, -0.1], atol=1e-4)  # mean
+# ---- channels of a model
 
 
-@settings(max_examples=50, deadline=None)
-@given(seed=st.integers(0, 1000), copies=st.integers(1, 5), temperature=st.floats(0.01, 10))
-def test_prompt_scores_do_not_depend_on_repeated_or_reordered_prompts(
-    seed: int, copies: int, temperature: float
-) -> None:
-    generator = np.random.default_rng(seed)
-    positive, negative = generator.uniform(-1, 1, (4, 6)), generator.uniform(-1, 1, (4, 3))
-    scores = prompt_scores(positive, negative, temperature)
-    again = prompt_scores(np.tile(positive[:, ::-1], copies), negative, temperature)
-    np.testing.assert_allclose(again, scores, atol=1e-9)
-    np.testing.assert_allclose(prompt_scores(negative, positive, temperature), -scores, atol=1e-9)
-    assert (np.abs(scores) <= 2).all()
+def tiny(method: str) -> tuple[LGDEAModel, LGDEAProcessor, torch.Tensor]:
+    world = PlantedWorld(6, seed=0)
+    model, processor = world.model(config(method))
+    return model.eval().requires_grad_(False), processor, world.images
+
+
+@pytest.mark.parametrize(
+    ("method", "channels"),
+    [("clip", {"global"}), ("gloria", {"global", "local"}), ("lgdea", {"global", "local", "evidence"})],
+)
+def test_a_method_is_scored_by_the_channels_it_trains(method: str, channels: set[str]) -> None:
+    model, processor, images = tiny(method)
+    scores = zero_shot_scores(model, processor, images, ["nodule", "edema", "cardiomegaly"])
+    assert set(scores) == channels
+    assert all(score.shape == (6, 3) and np.isfinite(score).all() for score in scores.values())
+
+
+def test_every_channel_is_the_mean_over_its_prompts_image_by_image() -> None:
+    model, processor, images = tiny("lgdea")
+    findings = ["edema", "hernia", "pleural effusion"]
+    scores = zero_shot_scores(model, processor, images, findings)
+    seen = model.encode_images(pixel_values(images))
+    evidence = model.image_evidence(model.lesion_tokens(seen.patch_features))
+    temperature = model.config.local_temperature
+    for (image, whole), (column, finding) in itertools.product(enumerate(seen.image_embeds), enumerate(findings)):
+        found = {"global": [], "local": [], "evidence": []}
+        for prompt in positive_prompts(finding):
+            text = model.encode_texts(*processor.tokens([prompt]))
+            found["global"].append(float(whole @ text[0]))
+            patches = (seen.patch_embeds[image] @ text[0] / temperature).exp().mean()
+            found["local"].append(temperature * math.log(patches))
+            found["evidence"].append(float((evidence[image] * model.assign_phrases(text)[0]).sqrt().sum()))
+        denied = [float(whole @ model.encode_texts(*processor.tokens([text]))[0]) for text in negative_prompts(finding)]
+        expected = {channel: np.mean(values) for channel, values in found.items()}
+        expected["global"] -= np.mean(denied)
+        for channel, value in expected.items():
+            assert scores[channel][image, column] == pytest.approx(value, abs=1e-5), channel
+
+
+def test_a_findings_score_does_not_depend_on_the_other_findings() -> None:
+    model, processor, images = tiny("lgdea")
+    several = zero_shot_scores(model, processor, images, ["mass", "hernia", "edema"])
+    for channel, scores in zero_shot_scores(model, processor, images, ["hernia"]).items():
+        np.testing.assert_allclose(scores[:, 0], several[channel][:, 1], atol=1e-6)
 
 
 def test_fused_scores_weigh_every_score_alike() -> None:
@@ -133,10 +170,6 @@ def test_errors() -> None:
         positive_prompts("unicorn")
     with pytest.raises(ValueError, match=r"limit must be at least 1, got 0"):
         positive_prompts("edema", limit=0)
-    with pytest.raises(ValueError, match=r"temperature must be positive, got 0"):
-        prompt_scores(np.zeros((1, 1)), np.zeros((1, 1)), 0.0)
-    with pytest.raises(ValueError, match=r"at least one positive and one negative prompt, got 2 and 0"):
-        prompt_scores(np.zeros((1, 2)), np.zeros((1, 0)))
     with pytest.raises(ValueError, match=r"score 1 has 1 values not finite"):
         fuse_scores([np.zeros((2, 1)), np.array([[np.nan], [0.0]])])
     with pytest.raises(ValueError, match=r"expected at least one score"):

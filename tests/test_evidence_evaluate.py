@@ -1,26 +1,35 @@
-"""Evaluation against labels: counting rules by hand, and the real Open-i reports where they are."""
+"""Evaluation against labels and codes: counting rules by hand, and the real Open-i reports where they are."""
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from lgdea_core.evidence.evaluate import (
-    LABEL_OBSERVATIONS,
-    evaluate_extractor,
-    evaluate_openi,
-    main,
+from lgdea_core.evidence import evaluate
+from lgdea_core.evidence.answers import Reply
+from lgdea_core.evidence.evaluate import disagreement_page, evaluate_reading, evaluation_table, main, read_texts
+from lgdea_core.evidence.extract import make_extractor
+from lgdea_core.evidence.labels import LABEL_OBSERVATIONS
+from lgdea_core.evidence.llm import LanguageModelExtractor, Settle
+from lgdea_core.evidence.mesh import Attributes
+from lgdea_core.evidence.passage import Passage
+from lgdea_core.evidence.prompt import Prompt
+from lgdea_core.evidence.reference import (
+    Reference,
+    find_reference,
+    openi_reference,
+    phantom_reference,
     readable_text,
 )
-from lgdea_core.evidence.extract import make_extractor
 from lgdea_core.evidence.schema import Finding
 from lgdea_core.vocabulary import NIH_FINDINGS
 
 BAR = 0.88
 """micro F1 the rule extractor must reach on real reports"""
+HEADER = "filename," + ",".join(NIH_FINDINGS) + ",normal"
 
 
 class Recorder:
@@ -38,16 +47,45 @@ def labels(*positive: tuple[str, ...]) -> pd.DataFrame:
     return pd.DataFrame([{label: float(label in row) for label in LABEL_OBSERVATIONS} for row in positive])
 
 
+def reference(texts: Sequence[str], truth: pd.DataFrame) -> Reference:
+    ids = tuple(f"r{number}" for number in range(len(texts)))
+    attributes = tuple({} for _ in texts)
+    return Reference(name="hand-made", report_ids=ids, texts=tuple(texts), labels=truth, attributes=attributes)
+
+
+def evaluated(texts: Sequence[str], truth: pd.DataFrame, extractor: str = "lexicon") -> dict:
+    known = reference(texts, truth)
+    return evaluate_reading(read_texts(make_extractor(extractor), known.texts), known)
+
+
+def openi_folder(root: Path) -> Path:
+    """Three reports: one of all parts, one without labels, one without sections."""
+    (root / "ecgen-radiology").mkdir(parents=True)
+    bodies = {
+        "CXR1": "<AbstractText Label='INDICATION'>secret nodule</AbstractText>"
+        "<AbstractText Label='COMPARISON'>secret mass</AbstractText>"
+        "<AbstractText Label='FINDINGS'>Small left effusion.</AbstractText>"
+        "<AbstractText Label='IMPRESSION'>Effusion.</AbstractText>",
+        "CXR2": "<AbstractText Label='FINDINGS'>Clear lungs.</AbstractText>",
+        "CXR3": "<AbstractText Label='INDICATION'>cough</AbstractText>",
+    }
+    for name, body in bodies.items():
+        mesh = "<MeSH><major>Pleural Effusion/left/small</major><major>Secret/coded nodule</major></MeSH>"
+        text = f"<eCitation><uId id='{name}'/><Abstract>{body}</Abstract>{mesh}</eCitation>"
+        (root / "ecgen-radiology" / f"{name[3:]}.xml").write_text(text)
+    rows = [f"{name}," + ",".join("1" if label == "Effusion" else "0" for label in NIH_FINDINGS) for name in bodies]
+    (root / "openi_gld_std14.csv").write_text("\n".join([HEADER, rows[0] + ",0", rows[2] + ",0"]) + "\n")
+    return root
+
+
 def test_every_label_has_a_row_in_the_table() -> None:
     assert set(LABEL_OBSERVATIONS) == set(NIH_FINDINGS.values())
 
 
 def test_scores_by_hand() -> None:
     # effusion: 1 hit, 1 miss; edema: 1 false alarm; the uncertain nodule counts as not stated and is a miss
-    reports = ["Effusion. Edema.", "Clear lungs.", "Possible nodule."]
-    result = evaluate_extractor(
-        make_extractor("lexicon"), reports, labels(("pleural effusion",), ("pleural effusion",), ("nodule",))
-    )
+    truth = labels(("pleural effusion",), ("pleural effusion",), ("nodule",))
+    result = evaluated(["Effusion. Edema.", "Clear lungs.", "Possible nodule."], truth)
     assert result["micro"] == pytest.approx({"precision": 1 / 2, "recall": 1 / 3, "f1": 2 / 5})
     effusion = {"precision": 1.0, "recall": 0.5, "f1": 2 / 3, "positives": 2}
     assert result["per_finding"]["pleural effusion"] == pytest.approx(effusion)
@@ -56,33 +94,168 @@ def test_scores_by_hand() -> None:
 
 
 def test_macro_takes_findings_with_five_positives_only() -> None:
-    reports = ["Effusion."] * 5 + ["Clear lungs."] * 4
     truth = labels(*[("pleural effusion",)] * 5, *[("edema",)] * 4)
-    result = evaluate_extractor(make_extractor("lexicon"), reports, truth)
+    result = evaluated(["Effusion."] * 5 + ["Clear lungs."] * 4, truth)
     assert result["macro_findings"] == 1
     assert result["macro"]["f1"] == 1
     assert result["micro"]["recall"] == pytest.approx(5 / 9)
 
 
 def test_hiatal_hernias_do_not_count_and_others_do() -> None:
-    reports = ["Large hiatal hernia.", "Diaphragmatic hernia."]
-    result = evaluate_extractor(make_extractor("lexicon"), reports, labels((), ("hernia",)))
+    result = evaluated(["Large hiatal hernia.", "Diaphragmatic hernia."], labels((), ("hernia",)))
     assert result["per_finding"]["hernia"]["f1"] == 1
 
 
-def test_the_extractor_sees_findings_and_impression_only() -> None:
+def test_nothing_stated_and_nothing_true_scores_0() -> None:
+    result = evaluated(["Clear lungs."], labels(()))
+    assert result["micro"] == {"precision": 0, "recall": 0, "f1": 0}
+    assert result["macro"] == {"precision": 0, "recall": 0, "f1": 0}
+
+
+def test_attributes_are_scored_beside_the_labels() -> None:
+    known = Reference(
+        name="hand-made",
+        report_ids=("r0",),
+        texts=("Small left effusion.",),
+        labels=labels(("pleural effusion",)),
+        attributes=({"effusion": Attributes(side=frozenset({"left"}), severity=frozenset({"severe"}))},),
+    )
+    result = evaluate_reading(read_texts(make_extractor("lexicon"), known.texts), known)
+    assert result["attributes"]["side"]["f1"] == 1
+    assert result["attributes"]["severity"]["f1"] == 0
+
+
+def test_the_extractor_sees_findings_and_impression_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder()
-    report = "INDICATION: nodule.\nCOMPARISON: mass.\nFINDINGS: Clear.\nIMPRESSION: Normal."
-    evaluate_extractor(recorder, [report], labels(()))
-    assert recorder.seen == ["FINDINGS: Clear.\nIMPRESSION: Normal."]
+    monkeypatch.setattr(evaluate, "make_extractor", lambda name: recorder)
+    main(["--root", str(openi_folder(tmp_path)), "--json", str(tmp_path / "out.json")])
+    assert recorder.seen == ["FINDINGS: Small left effusion.\nIMPRESSION: Effusion."]  # no MeSH code, no indication
+    assert readable_text("INDICATION: nodule.\nCOMPARISON: mass.\nFINDINGS: Clear.") == "FINDINGS: Clear."
     assert readable_text("MESH: nodule") == ""
 
 
-def test_labels_must_fit_the_reports() -> None:
-    with pytest.raises(ValueError, match=r"one row a report \(2\)"):
-        evaluate_extractor(Recorder(), ["a", "b"], labels(()))
+def test_the_command_writes_what_the_issue_fixes(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out.json"
+    main(["--extractor", "keywords", "--root", str(openi_folder(tmp_path / "openi")), "--json", str(out)])
+    result = json.loads(out.read_text())
+    for scores in (result["micro"], result["macro"]):
+        assert set(scores) == {"precision", "recall", "f1"}
+    assert set(result["per_finding"]) == set(LABEL_OBSERVATIONS)
+    assert result["micro"] == {"precision": 1, "recall": 1, "f1": 1}
+    assert (result["extractor"], result["reports"], result["left_out"]) == ("keywords", 1, 2)
+    assert result["reports_per_second"] > 0
+    assert result["attributes"]["side"] == {"precision": 0, "recall": 0, "f1": 0, "values": 1}
+    assert "agreement" not in result
+    assert [path.name for path in out.parent.iterdir()] == ["out.json"]
+
+
+def test_the_command_compares_with_another_extractor_and_writes_the_page(tmp_path: Path) -> None:
+    page = tmp_path / "page" / "worst.md"
+    root = openi_folder(tmp_path / "openi")
+    main(
+        ["--extractor", "lexicon", "--root", str(root), "--json", str(tmp_path / "out.json"), "--agreement", "keywords",
+         "--disagreements", str(page)]
+    )  # fmt: skip
+    agreement = json.loads((tmp_path / "out.json").read_text())["agreement"]
+    assert agreement["other"] == "keywords"
+    assert agreement["per_observation"]["pleural effusion"]["present"] == 1
+    assert "0 reports differ" in page.read_text()
+
+
+class Babbler:
+    """A backend whose every answer is senseless."""
+
+    name = "openai:babbler"
+
+    def run(self, passages: Iterator[Passage], prompt: Prompt, settle: Settle) -> None:
+        for passage in passages:
+            settle(passage, [Reply(text="no JSON", finish="stop", prompt_tokens=1, completion_tokens=1, seconds=0.0)])
+
+
+def test_a_language_models_rejected_answers_are_counted(tmp_path: Path) -> None:
+    model = LanguageModelExtractor(Babbler(), store=tmp_path / "answers.sqlite")
+    reading = read_texts(model, ["FINDINGS: Effusion.", "FINDINGS: No mass."])
+    assert reading.findings == ([], [])
+    assert sum(reading.rejected.values()) == 2
+
+
+def test_an_openi_folder_without_labels_is_refused(tmp_path: Path) -> None:
+    root = openi_folder(tmp_path)
+    (root / "openi_gld_std14.csv").write_text(HEADER + "\n")
+    with pytest.raises(ValueError, match=r"no labels; openi_gld_std14\.csv must lie beside"):
+        openi_reference(root)
+
+
+def test_the_page_lists_the_worst_reports_first_and_holds_no_text() -> None:
+    texts = ["Unspeakable effusion.", "Unspeakable edema and mass.", "Clear lungs.", "No mass.", "No mass, no edema."]
+    known = reference(texts, labels((), ("nodule", "mass"), (), (), ()))
+    readings = {name: read_texts(make_extractor(name), texts) for name in ("lexicon", "keywords")}
+    page = disagreement_page(known, readings, "lexicon", "keywords")
+    labelled, compared = page.split("## Against `keywords`")
+    assert [line for line in labelled.splitlines() if line.startswith("| r")] == [
+        "| report | label missed | stated without the label |",
+        "| r1 | nodule | edema |",
+        "| r0 |  | pleural effusion |",
+    ]
+    assert [line for line in compared.splitlines() if line.startswith("| r")][1:] == [
+        "| r4 | edema: absent / present, mass: absent / present |",
+        "| r2 | no finding: present / unmentioned |",
+        "| r3 | mass: absent / present |",
+    ]  # the two agree on r0 and r1
+    assert "nspeakable" not in page
+    assert disagreement_page(known, readings, "lexicon") == labelled
+
+
+def test_the_page_is_cut_at_the_worst(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "WORST_REPORTS", 2)
+    texts = ["Effusion."] * 3
+    page = disagreement_page(
+        reference(texts, labels((), (), ())), {"lexicon": read_texts(make_extractor("lexicon"), texts)}, "lexicon"
+    )
+    assert "3 reports differ, the 2 worst" in page
+    assert page.count("| r") - 1 == 2
+
+
+def test_the_table_sets_extractors_side_by_side_and_leaves_labels_without_positives_out() -> None:
+    texts, truth = ["Effusion.", "No effusion."], labels(("pleural effusion",), ())
+    table = evaluation_table({name: evaluated(texts, truth, name) for name in ("lexicon", "keywords")})
+    assert table.loc[("label", "pleural effusion"), ("lexicon", "precision")] == 1
+    assert table.loc[("label", "pleural effusion"), ("keywords", "precision")] == 0.5
+    assert table.loc[("14 labels", "micro"), ("keywords", "recall")] == 1
+    assert [row for kind, row in table.index if kind == "label"] == ["pleural effusion"]
+    assert [row for kind, row in table.index if kind == "attribute"] == ["anatomy", "side", "severity"]
+
+
+def test_the_truth_must_fit_the_reports() -> None:
+    with pytest.raises(ValueError, match="got 2 ids, 2 texts, 1 rows"):
+        reference(["a", "b"], labels(()))
     with pytest.raises(ValueError, match="no column \\['edema'\\]"):
-        evaluate_extractor(Recorder(), ["a"], labels(()).drop(columns="edema"))
+        reference(["a"], labels(()).drop(columns="edema"))
+
+
+def test_the_phantoms_truth_has_the_same_form_and_the_rules_read_it() -> None:
+    known = phantom_reference(80, seed=3)
+    result = evaluate_reading(read_texts(make_extractor("lexicon"), known.texts), known)
+    control = evaluate_reading(read_texts(make_extractor("keywords"), known.texts), known)
+    assert known.name.startswith("phantom")
+    assert min(result["micro"]["f1"], *(result["attributes"][name]["f1"] for name in ("side", "severity"))) > 0.97
+    assert result["attributes"]["side"]["values"] > 50
+    assert control["micro"]["f1"] < 0.7
+    assert control["attributes"]["side"]["f1"] < 0.1
+
+
+def test_openi_is_taken_where_the_data_folder_has_it(tmp_path: Path) -> None:
+    openi_folder(tmp_path / "openi")
+    assert find_reference(tmp_path, reports=9).name.startswith("Open-i")
+    assert find_reference(tmp_path / "elsewhere", reports=9).name.startswith("phantom")
+    assert len(find_reference(None, reports=9).texts) == 9
+
+
+def test_the_first_reports_of_a_reference_and_the_others_are_left_out() -> None:
+    known = phantom_reference(5).first(2)
+    assert len(known.texts) == len(known.labels) == len(known.attributes) == len(known.report_ids) == 2
+    assert known.left_out == 3
+    assert known.first(9).left_out == 3
 
 
 def openi_root() -> Path:
@@ -96,11 +269,18 @@ def openi_root() -> Path:
 
 @pytest.mark.slow
 def test_real_reports_are_read_well_and_without_negation_they_are_not(tmp_path: Path) -> None:
-    root = openi_root()
-    main(["--root", str(root), "--json", str(tmp_path / "out" / "lexicon.json")])
-    result = json.loads((tmp_path / "out" / "lexicon.json").read_text())
+    out, page = tmp_path / "lexicon.json", tmp_path / "page.md"
+    main(
+        ["--root", str(openi_root()), "--json", str(out), "--agreement", "keywords", "--disagreements", str(page)]
+    )  # fmt: skip
+    result = json.loads(out.read_text())
     assert result["micro"]["f1"] >= BAR
     assert result["rejected"] == {}
     assert result["reports"] > 1000
-    control = evaluate_openi("keywords", root)
+    assert min(result["attributes"][name]["f1"] for name in ("anatomy", "side", "severity")) > 0.8
+    known = openi_reference(openi_root())
+    control = evaluate_reading(read_texts(make_extractor("keywords"), known.texts), known)
     assert control["micro"]["f1"] < 0.4
+    assert max(control["attributes"][name]["f1"] for name in ("anatomy", "side", "severity")) < 0.2
+    sentences = {sentence.strip() for text in known.texts for sentence in text.split(".") if len(sentence) > 25}
+    assert not any(sentence in page.read_text() for sentence in sentences)

@@ -3,12 +3,21 @@
 import logging
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from lgdea_core.evidence import extract
-from lgdea_core.evidence.extract import EXTRACTORS, extract_evidence, make_extractor
+from lgdea_core.evidence.extract import (
+    EXTRACTORS,
+    EvidenceExtractor,
+    extract_evidence,
+    main,
+    make_extractor,
+    write_evidence,
+)
+from lgdea_core.evidence.llm import LanguageModelExtractor
 from lgdea_core.evidence.schema import EVIDENCE_COLUMNS, Finding
 
 SECRET = "Zyzzogeton"
@@ -78,10 +87,38 @@ def test_an_extractor_that_skips_reports_is_refused(monkeypatch: pytest.MonkeyPa
         extract_evidence(STUDIES, progress=False)
 
 
-@pytest.mark.parametrize("name", ["transformers:m", "openai:m", "Lexicon", ""])
+@pytest.mark.parametrize("name", ["transformers", "transformers:", "openai:", "vllm:m", "Lexicon", ""])
 def test_unknown_extractors_are_refused_with_what_there_is(name: str) -> None:
-    with pytest.raises(ValueError, match="available: lexicon"):
+    with pytest.raises(ValueError, match=r"available: lexicon.*, transformers:MODEL .*, openai:MODEL "):
         make_extractor(name)
+
+
+def test_language_models_are_chosen_by_the_same_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
+    for name in ("openai:org/model:tag", "transformers:org/model"):
+        model = make_extractor(name)
+        assert isinstance(model, LanguageModelExtractor)
+        assert isinstance(model, EvidenceExtractor)
+        assert model.extract(["", "INDICATION: cough."]) == [[], []]  # nothing to ask: no server, no weights
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_evidence_is_written_whole_in_either_form(tmp_path: Path, suffix: str) -> None:
+    table, _ = extract_evidence(STUDIES, progress=False)
+    path = tmp_path / f"evidence{suffix}"
+    write_evidence(table, path)
+    read = pd.read_parquet(path) if suffix == ".parquet" else pd.read_json(path, lines=True)
+    pd.testing.assert_frame_equal(read.fillna(""), table.fillna(""), check_dtype=False)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    with pytest.raises(ValueError, match=r"ends in \.parquet or \.jsonl"):
+        write_evidence(table, tmp_path / "evidence.csv")
+
+
+def test_the_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    assert all(option in shown for option in ("--extractor", "--corpus", "--root", "--out", "openai:MODEL"))
 
 
 def test_missing_columns_are_named() -> None:

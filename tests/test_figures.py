@@ -157,7 +157,7 @@ def test_highlights_cover_exactly_the_phrases_whatever_the_line_breaks(columns: 
 @settings(deadline=None)
 @given(text=st.text(alphabet="ab .\n", max_size=60), columns=st.integers(3, 20))
 def test_wrapping_loses_no_character_and_keeps_offsets(text: str, columns: int) -> None:
-    lines = figures._wrap(text, columns)
+    lines = figures.wrap(text, columns)
     assert all(len(line) <= columns for _, line in lines)
     assert all(text[offset : offset + len(line)] == line for offset, line in lines)
     assert "".join(line for _, line in lines).replace(" ", "").replace("\n", "") == "".join(text.split())

@@ -2,14 +2,18 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import BertConfig, BertModel, ResNetConfig, ResNetModel, ViTConfig, ViTModel
 
 from lgdea_core.config import RunConfig
-from lgdea_core.encoders import sine_positions, smooth_maximum
+from lgdea_core.data.images import crop_image
+from lgdea_core.encoders import ImageEmbeddings, ImageTower, sine_positions, smooth_maximum
 from lgdea_core.lesions import LesionQueries
 from lgdea_core.model import LGDEAModel, LGDEAProcessor, build_model, train_tokenizer
 
@@ -80,6 +84,112 @@ def test_lesion_tokens_do_not_depend_on_the_order_of_patches() -> None:
     torch.testing.assert_close(tokens, shuffled, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(attention[:, :, order], moved, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(attention.sum(dim=2), torch.ones(2, 4))
+
+
+# ---- what the local head sees
+
+
+VIT = ViTConfig(
+    hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=64, patch_size=8
+)
+STAGES = (8, 16, 24)
+
+
+def tower(kind: str) -> ImageTower:
+    torch.manual_seed(0)
+    sizes = list(STAGES if kind == "cnn" else STAGES[:1])
+    cnn = ResNetConfig(
+        num_channels=1, embedding_size=8, hidden_sizes=sizes, depths=[1] * len(sizes), layer_type="basic"
+    )
+    return ImageTower(VIT if kind == "vit" else cnn, dim=12, image_size=64).eval()
+
+
+def moved_by(kind: str, part: Callable[[ImageTower], nn.Module]) -> set[str]:
+    """Names of the embeddings of fixed images that change with a part's weights."""
+    module = tower(kind)
+    images = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        before = module(images)
+        for weight in part(module).parameters():
+            weight += 0.1
+        after = module(images)
+    return {name for name in ImageEmbeddings._fields if not torch.equal(getattr(before, name), getattr(after, name))}
+
+
+WHOLE = {"patch_features", "image_embeds", "global_patch_embeds"}
+
+
+def test_the_local_head_does_not_see_the_last_stage_of_a_cnn() -> None:
+    assert len(tower("cnn").laterals) == len(STAGES)
+    assert moved_by("cnn", lambda tower: tower.laterals[-1]) == WHOLE
+    assert moved_by("cnn", lambda tower: tower.backbone.encoder.stages[-1]) == WHOLE
+    assert moved_by("cnn", lambda tower: tower.laterals[:-1]) == {*WHOLE, "patch_embeds"}
+    assert moved_by("cnn", lambda tower: tower.laterals[-2]) == {*WHOLE, "patch_embeds"}
+    assert moved_by("cnn", lambda tower: tower.fuse) == {*WHOLE, "patch_embeds"}
+    assert moved_by("cnn", lambda tower: tower.local_head) == {"patch_embeds"}
+    assert moved_by("cnn", lambda tower: tower.global_head) == WHOLE - {"patch_features"}
+
+
+@pytest.mark.parametrize("kind", ["vit", "one stage"])
+def test_where_there_is_one_stage_both_heads_see_it(kind: str) -> None:
+    module = tower(kind)
+    assert len(module.laterals) == 1
+    seen = module(torch.randn(2, 1, 64, 64))
+    for embeds, head in ((seen.patch_embeds, module.local_head), (seen.global_patch_embeds, module.global_head)):
+        torch.testing.assert_close(embeds, F.normalize(head(seen.patch_features), dim=-1))
+    assert moved_by(kind, lambda tower: tower.laterals[-1]) == {*WHOLE, "patch_embeds"}
+
+
+def test_a_local_loss_trains_every_stage_but_the_last() -> None:
+    module = tower("cnn")
+    module(torch.randn(2, 1, 64, 64)).patch_embeds[..., 0].sum().backward()
+    moved = [lateral.weight.grad is not None for lateral in module.laterals]
+    assert moved == [True, True, False]
+
+
+def test_gradcam_reads_the_features_of_the_image_embedding(tiny: tuple) -> None:
+    # the fusing layer runs twice, for both heads: the map must be that of the global head's run
+    pytest.importorskip("pytorch_grad_cam")
+    from lgdea_core.grounding import gradcam
+
+    model, processor = tiny
+    film = torch.rand(64, 64, generator=torch.Generator().manual_seed(0))
+    runs: list[Tensor] = []
+    hook = model.image_tower.fuse.register_forward_hook(lambda module, inputs, output: runs.append(output))
+    model.eval()
+    crops = torch.from_numpy(crop_image(film.numpy(), 64)).unsqueeze(0)
+    text = model.encode_texts(*processor.tokens(["left effusion"]))[0]
+    cosine = model.encode_images(processor.pixel_values(crops)).image_embeds[0] @ text
+    hook.remove()
+    (slope,) = torch.autograd.grad(cosine, runs[0])
+    heat = (slope.mean(dim=(2, 3), keepdim=True) * runs[0]).sum(dim=1).relu()[0].detach()
+    found = torch.from_numpy(gradcam(model, processor, film.numpy(), "left effusion"))
+    coarse = F.adaptive_avg_pool2d(found[None], heat.shape[-1])[0]
+    assert torch.corrcoef(torch.stack([coarse.flatten(), heat.flatten()]))[0, 1] > 0.95
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "local", "evidence"),
+    [
+        ("clip", {}, False, False),
+        ("gloria", {}, True, False),
+        ("gloria", {"local": 0.0}, False, False),
+        ("lgdea", {}, True, True),
+        ("lgdea", {"mode": "graph", "local": 0.0}, False, True),
+        ("lgdea", {"evidence_paired": 0.0}, True, False),
+    ],
+)
+def test_a_model_knows_which_of_its_heads_are_trained(
+    method: str, changes: dict[str, float | str], local: bool, evidence: bool
+) -> None:
+    model, _ = build_model(RunConfig.from_preset("ci", method=method, **changes), REPORTS)
+    assert (model.config.local, model.config.evidence) == (local, evidence)
+    images = model.eval().encode_images(torch.randn(1, 1, 64, 64))
+    grounded = images.patch_embeds if local else images.global_patch_embeds
+    assert torch.equal(model.grounding_patches(images), grounded)
+
+
+# ---- folders
 
 
 def test_a_saved_model_loads_to_the_same_embeddings(tiny: tuple, tmp_path: Path) -> None:

@@ -1,43 +1,61 @@
 """Cross-modal affinity, Sinkhorn in a stream, what training reads from relations, and their quality."""
 
+import itertools
 import json
-from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import pytest
 import reference
 import torch
+from planted import PlantedWorld, config
 from scipy import sparse
 from torch import Tensor
 
 from lgdea_core.config import GraphConfig
+from lgdea_core.data.batches import TrainingData
+from lgdea_core.evidence.index import index_evidence
+from lgdea_core.refresh import EvidenceView, cross_affinity, refresh_relations
 from lgdea_core.relations import (
     AffinityRelations,
     CrossAffinity,
     GraphRelations,
     Relations,
+    calibrated_log_odds,
     combine_relations,
     relation_quality,
 )
 
-PHRASES_OF = [[0], [1, 2], [2, 3, 4], [], [4], [0, 5], [5]]
-"""phrases of seven reports; the fourth has none"""
+STATED = [[0], [1, 2], [2, 3, 4], None, [4], [0, 5], []]
+"""observations of seven reports; the fourth has no evidence, the last says that all is normal"""
+KNOWN = [0, 1, 2, 4, 5, 6]
 
 
-def random_scores(images: int = 11, phrases: int = 6, seed: int = 0) -> Tensor:
-    return torch.randn(images, phrases, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+def random_responses(images: int = 11, observations: int = 6, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(images, observations, generator=generator, dtype=torch.float64)
 
 
-def membership(phrases_of: list[list[int]] = PHRASES_OF, phrases: int = 6) -> sparse.csr_array:
-    matrix = np.zeros((len(phrases_of), phrases))
-    for report, held in enumerate(phrases_of):
-        matrix[report, held] = 1 / max(1, len(held))
+def membership(stated: list[list[int] | None] = STATED, observations: int = 6) -> sparse.csr_array:
+    matrix = np.zeros((len(stated), observations))
+    for report, held in enumerate(stated):
+        matrix[report, held or []] = 1
     return sparse.csr_array(matrix)
 
 
-def make_affinity(scores: Tensor | None = None, block_size: int = 4) -> CrossAffinity:
-    scores = random_scores() if scores is None else scores
-    return CrossAffinity(lambda rows: scores[rows], membership(), len(scores), block_size)
+def make_affinity(
+    responses: Tensor | None = None,
+    sharpness: float = 2.0,
+    block_size: int = 4,
+    stated: list[list[int] | None] = STATED,
+) -> CrossAffinity:
+    responses = random_responses() if responses is None else responses
+    has_evidence = np.array([held is not None for held in stated])
+    return CrossAffinity(responses, membership(stated, responses.shape[1]), has_evidence, sharpness, block_size)
+
+
+def whole(affinity: CrossAffinity) -> Tensor:
+    return affinity.block(slice(0, affinity.images))
 
 
 def random_graph(images: int = 11, reports: int = 7, seed: int = 3) -> sparse.csr_array:
@@ -52,69 +70,123 @@ def every_row(relations: Relations) -> Tensor:
     return relations.rows(np.arange(relations.images))
 
 
-def count_calls(function: Callable[[slice], Tensor]) -> tuple[Callable[[slice], Tensor], list[slice]]:
-    calls: list[slice] = []
-
-    def counted(rows: slice) -> Tensor:
-        calls.append(rows)
-        return function(rows)
-
-    return counted, calls
-
-
 # ---- affinity
 
 
 @pytest.mark.parametrize("block_size", [1, 4, 11, 100])
 def test_the_affinity_is_that_of_the_reference_whatever_the_blocks(block_size: int) -> None:
-    scores = random_scores()
-    affinity = make_affinity(scores, block_size)
+    responses = random_responses()
+    affinity = make_affinity(responses, 3.0, block_size)
     found = torch.cat([affinity.block(rows) for rows in affinity.slices()])
-    torch.testing.assert_close(found, reference.cross_affinity(scores, PHRASES_OF), rtol=0, atol=1e-10)
-    known = found[:, affinity.has_phrases]
-    torch.testing.assert_close(known.mean(dim=1), torch.zeros(11, dtype=torch.float64), rtol=0, atol=1e-10)
+    torch.testing.assert_close(found, reference.cross_affinity(responses, STATED, 3.0), rtol=0, atol=1e-9)
+
+
+def test_the_affinity_by_hand() -> None:
+    # two images one standard deviation either side, half of the reports state it: l = -s and s
+    responses = torch.tensor([[4.0], [6.0]], dtype=torch.float64)
+    affinity = make_affinity(responses, 1.5, stated=[[0], [], None])
+    expected = torch.tensor([[-1.5, 0.0, -torch.inf], [1.5, 0.0, -torch.inf]], dtype=torch.float64)
+    torch.testing.assert_close(whole(affinity), expected, rtol=0, atol=1e-9)
+    rows = every_row(AffinityRelations(affinity=affinity))
+    torch.testing.assert_close(rows[1, 0], torch.tensor(1.5, dtype=torch.float64).sigmoid(), rtol=0, atol=1e-9)
+
+
+def test_relations_weigh_reports_as_naive_bayes_does() -> None:
+    # one report of each set of three observations: the row is the product of the observations' odds, stated or not
+    sets = [list(held) for size in range(4) for held in itertools.combinations(range(3), size)]
+    affinity = make_affinity(random_responses(9, 3), stated=sets)
+    rows, present = every_row(AffinityRelations(affinity=affinity)), affinity.log_odds.sigmoid()
+    for image, (report, held) in itertools.product(range(9), enumerate(sets)):
+        factors = [present[image, o] if o in held else 1 - present[image, o] for o in range(3)]
+        assert float(rows[image, report]) == pytest.approx(float(torch.stack(factors).prod()), abs=1e-9)
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 2.0, 50.0])
+def test_as_many_images_show_an_observation_as_reports_state_it(sharpness: float) -> None:
+    affinity = make_affinity(random_responses(40), sharpness)
+    shares = membership().toarray()[KNOWN].mean(axis=0)
+    shown = affinity.log_odds.sigmoid().mean(dim=0)
+    torch.testing.assert_close(shown, torch.from_numpy(shares).double(), rtol=0, atol=1e-6)
+
+
+def test_shares_of_none_and_all_are_kept_off_the_ends() -> None:
+    responses, shares = random_responses(30, 2).numpy(), np.array([0.0, 1.0])
+    odds = calibrated_log_odds(responses, shares, 2.0)
+    assert np.isfinite(odds).all()
+    np.testing.assert_allclose((1 / (1 + np.exp(-odds))).mean(axis=0), [0.001, 0.999], atol=1e-9)
+
+
+def test_the_affinity_ignores_scale_and_offset_of_a_response() -> None:
+    responses = random_responses()
+    changed = responses * torch.tensor([1.0, 2.0, 3.0, 0.5, 10.0, 1.0]) + torch.tensor([1e3, 0, -5.0, 2.0, 0, 1.0])
+    torch.testing.assert_close(whole(make_affinity(changed)), whole(make_affinity(responses)), rtol=0, atol=1e-8)
+    turned = responses * torch.tensor([-1.0, 1, 1, 1, 1, 1])
+    assert not torch.allclose(whole(make_affinity(turned))[:, 0], whole(make_affinity(responses))[:, 0])
+
+
+def test_the_affinity_follows_the_order_of_images_and_reports() -> None:
+    responses, generator = random_responses(), torch.Generator().manual_seed(1)
+    images, reports = torch.randperm(11, generator=generator), torch.randperm(7, generator=generator).tolist()
+    found = whole(make_affinity(responses[images], stated=[STATED[report] for report in reports]))
+    torch.testing.assert_close(found, whole(make_affinity(responses))[images][:, reports], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 7.3, -1e4])
+def test_an_observation_all_images_answer_alike_says_nothing(value: float) -> None:
+    responses = random_responses()
+    responses[:, 2] = value
+    silent = [None if held is None else [o for o in held if o != 2] for held in STATED]
+    torch.testing.assert_close(
+        whole(make_affinity(responses)), whole(make_affinity(responses, stated=silent)), rtol=0, atol=1e-9
+    )
+    flat = whole(make_affinity(torch.full((11, 6), value, dtype=torch.float64)))
+    assert bool((flat[:, KNOWN] == 0).all())
+
+
+def test_a_normal_report_has_affinity_zero_and_one_without_evidence_is_never_chosen() -> None:
+    affinity = make_affinity()
+    found = whole(affinity)
+    assert bool((found[:, 6] == 0).all())
     assert bool((found[:, 3] == -torch.inf).all())
+    assert bool(found[:, [0, 1, 2, 4, 5]].isfinite().all())
+    relations = AffinityRelations(affinity=affinity, sinkhorn_steps=5)
+    assert float(every_row(relations)[:, 3].max()) == 0
+    assert not (relations.sample_reports(np.repeat(np.arange(11), 200), np.random.default_rng(0)) == 3).any()
 
 
-def test_the_affinity_ignores_scale_and_offset_of_a_phrase() -> None:
-    scores = random_scores()
-    changed = scores * torch.tensor([1.0, 2.0, 3.0, 0.5, 10.0, 1.0]) + torch.tensor([1e3, 0.0, -5.0, 2.0, 0.0, 1.0])
-    expected, found = make_affinity(scores).block(slice(0, 11)), make_affinity(changed).block(slice(0, 11))
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-8)
+def test_without_any_localised_observation_all_reports_with_evidence_are_alike() -> None:
+    stated: list[list[int] | None] = [[], None, []]
+    rows = every_row(AffinityRelations(affinity=make_affinity(random_responses(5, 0), stated=stated)))
+    torch.testing.assert_close(rows, torch.tensor([[0.5, 0, 0.5]], dtype=torch.float64).expand(5, 3))
 
 
-def test_a_phrase_that_answers_alike_everywhere_says_nothing() -> None:
-    scores = random_scores()
-    scores[:, 1] = 7.3
-    found = make_affinity(scores).block(slice(0, 11))
-    torch.testing.assert_close(found, reference.cross_affinity(scores, PHRASES_OF), rtol=0, atol=1e-10)
-    flat = make_affinity(torch.full((11, 6), 0.1, dtype=torch.float64)).block(slice(0, 11))
-    assert bool((flat[:, [0, 1, 2, 4, 5, 6]] == 0).all())
+def test_no_gradient_reaches_the_responses() -> None:
+    assert not whole(make_affinity(random_responses().requires_grad_())).requires_grad
 
 
-def test_no_gradient_reaches_the_scores() -> None:
-    scores = random_scores().requires_grad_()
-    assert not make_affinity(scores).block(slice(0, 11)).requires_grad
-
-
-def test_the_affinity_refuses_broken_scores_and_membership() -> None:
-    scores = random_scores()
-    scores[5, 2] = torch.nan
-    with pytest.raises(ValueError, match=r"images 4 to 8 must have finite responses to 6 phrases.*1 not finite"):
-        make_affinity(scores)
-    with pytest.raises(ValueError, match=r"responses to 6 phrases, got shape \(4, 5\)"):
-        make_affinity(random_scores(phrases=5))
-    with pytest.raises(ValueError, match=r"rows of membership must sum to 1, or 0"):
-        CrossAffinity(lambda rows: scores[rows], membership() * 2, 11)
-    with pytest.raises(ValueError, match=r"needs images, a block size and reports with phrases; got 11 images"):
-        CrossAffinity(lambda rows: scores[rows], membership([[], []]), 11)
+def test_the_affinity_refuses_what_does_not_fit() -> None:
+    responses, known = random_responses(), np.array([held is not None for held in STATED])
+    broken = responses.clone()
+    broken[5, 2] = torch.nan
+    with pytest.raises(ValueError, match=r"expected finite responses to 6 observations.*1 responses not finite"):
+        make_affinity(broken)
+    with pytest.raises(ValueError, match=r"to 6 observations .* for 7 reports, got shapes \(11, 5\) and \(7,\)"):
+        CrossAffinity(random_responses(observations=5), membership(), known, 2.0)
+    with pytest.raises(ValueError, match=r"for 7 reports, got shapes \(11, 6\) and \(6,\), 0 responses not finite"):
+        CrossAffinity(responses, membership(), known[:6], 2.0)
+    with pytest.raises(ValueError, match=r"got 11 images, block size 512, 0 reports with evidence"):
+        CrossAffinity(responses, membership(), np.zeros(7, dtype=bool), 2.0)
+    with pytest.raises(ValueError, match=r"needs images, a block size and reports with evidence; got 0 images"):
+        make_affinity(responses[:0])
+    with pytest.raises(ValueError, match=r"block size 0"):
+        make_affinity(responses, block_size=0)
 
 
 # ---- combination and Sinkhorn
 
 
 def dense_logits(graph: sparse.csr_array | None, sharpness: float, exponent: float) -> Tensor:
-    logits = sharpness * reference.cross_affinity(random_scores(), PHRASES_OF)
+    logits = reference.cross_affinity(random_responses(), STATED, sharpness)
     if graph is not None:
         logits = logits + exponent * (reference.dense(graph) + 1e-4 / graph.shape[1]).log()
     return logits
@@ -128,8 +200,7 @@ def test_streaming_sinkhorn_is_the_dense_one(
 ) -> None:
     graph = random_graph() if with_graph else None
     relations = AffinityRelations(
-        affinity=make_affinity(),
-        sharpness=3.0,
+        affinity=make_affinity(sharpness=3.0),
         graph=graph,
         graph_exponent=0.5,
         sinkhorn_steps=steps,
@@ -144,67 +215,64 @@ def test_streaming_sinkhorn_is_the_dense_one(
 
 def test_sinkhorn_evens_out_the_columns_and_says_how_far_it_is() -> None:
     # with a report that every image prefers, rows alone give it most of the mass
-    scores = random_scores(40)
-    free = AffinityRelations(affinity=make_affinity(scores), sharpness=4.0, sinkhorn_steps=0)
-    even = AffinityRelations(affinity=make_affinity(scores), sharpness=4.0, sinkhorn_steps=200)
-    known = even.affinity.has_phrases
-    wanted = 40 / int(known.sum())
+    affinity = make_affinity(random_responses(40), 4.0)
+    free, even = AffinityRelations(affinity=affinity), AffinityRelations(affinity=affinity, sinkhorn_steps=400)
+    wanted = 40 / len(KNOWN)
     assert float(every_row(free).sum(dim=0).max()) > 1.3 * wanted
     torch.testing.assert_close(
-        every_row(even).sum(dim=0)[known], torch.full((6,), wanted, dtype=torch.float64), rtol=1e-3, atol=0
+        every_row(even).sum(dim=0)[KNOWN], torch.full((6,), wanted, dtype=torch.float64), rtol=1e-3, atol=0
     )
     assert even.marginal_errors[0] == pytest.approx(float(every_row(free).sum(dim=0).max()) / wanted - 1)
     assert even.marginal_errors[-1] < 1e-3 < even.marginal_errors[0]
     assert free.marginal_errors == []
 
 
-def test_rows_sum_to_one_and_a_report_without_phrases_is_never_chosen() -> None:
-    relations = AffinityRelations(affinity=make_affinity(), sharpness=8.0, graph=random_graph())
-    rows = every_row(relations)
+def test_rows_sum_to_one_and_an_unreached_image_is_related_by_its_affinity_alone() -> None:
+    affinity = make_affinity(sharpness=8.0)
+    rows = every_row(AffinityRelations(affinity=affinity, graph=random_graph()))
     torch.testing.assert_close(rows.sum(dim=1), torch.ones(11, dtype=torch.float64))
     assert bool((rows[:, 3] == 0).all())
-    assert float(rows[2].max()) > 0  # not reached by the graph, related by its affinity
+    alone = every_row(AffinityRelations(affinity=affinity))
+    torch.testing.assert_close(rows[2], alone[2], rtol=0, atol=1e-9)
+    assert not torch.allclose(rows[0], alone[0])
 
 
 def test_sinkhorn_survives_reports_out_of_reach_of_float32() -> None:
-    scores = random_scores(30).float()
-    relations = AffinityRelations(affinity=make_affinity(scores), sharpness=200.0, sinkhorn_steps=30)
-    rows = every_row(relations)
+    affinity = make_affinity(random_responses(30).float(), 200.0)
+    rows = every_row(AffinityRelations(affinity=affinity, sinkhorn_steps=30))
     assert bool(rows.isfinite().all())
     torch.testing.assert_close(rows.sum(dim=1), torch.ones(30))
 
 
 def test_float32_follows_float64() -> None:
     graph = random_graph()
-    double = AffinityRelations(affinity=make_affinity(), sharpness=8.0, graph=graph)
-    single = AffinityRelations(affinity=make_affinity(random_scores().float()), sharpness=8.0, graph=graph)
+    double = AffinityRelations(affinity=make_affinity(), graph=graph, sinkhorn_steps=20)
+    single = AffinityRelations(affinity=make_affinity(random_responses().float()), graph=graph, sinkhorn_steps=20)
     assert every_row(single).dtype == torch.float32
     torch.testing.assert_close(every_row(single).double(), every_row(double), rtol=1e-3, atol=1e-5)
 
 
-def test_the_cache_spares_scores_within_its_budget() -> None:
-    scores = random_scores()
+def test_the_cache_spares_blocks_within_its_budget() -> None:
     per_block = 4 * 7 * 8
     calls_of = {}
     for cache_bytes in (0, per_block, 2**30):
-        score_block, calls = count_calls(lambda rows: scores[rows])
-        affinity = CrossAffinity(score_block, membership(), 11, block_size=4)
-        calls.clear()
-        AffinityRelations(affinity=affinity, sharpness=2.0, sinkhorn_steps=5, cache_bytes=cache_bytes)
+        affinity, calls = make_affinity(), []
+        block = affinity.block
+        affinity.block = lambda rows, block=block, calls=calls: calls.append(rows) or block(rows)
+        AffinityRelations(affinity=affinity, sinkhorn_steps=5, cache_bytes=cache_bytes)
         calls_of[cache_bytes] = len(calls)
     assert calls_of == {0: 15, per_block: 11, 2**30: 3}  # three blocks, five steps
 
 
 def test_modes_take_their_parts() -> None:
-    graph, affinity = random_graph(), make_affinity()
+    graph, affinity = random_graph(), make_affinity(sharpness=3.0)
     only_graph = combine_relations(GraphConfig(mode="graph"), graph, affinity)
     assert isinstance(only_graph, GraphRelations)
     torch.testing.assert_close(every_row(only_graph), reference.dense(graph))
-    only_affinity = combine_relations(GraphConfig(mode="affinity", affinity_sharpness=2.0), graph, affinity)
-    expected = reference.sinkhorn(dense_logits(None, 2.0, 0.5), 20)
-    torch.testing.assert_close(every_row(only_affinity), expected, rtol=0, atol=1e-8)
+    only_affinity = combine_relations(GraphConfig(mode="affinity"), graph, affinity)
+    torch.testing.assert_close(every_row(only_affinity), dense_logits(None, 3.0, 0).softmax(dim=1), rtol=0, atol=1e-8)
     both = combine_relations(GraphConfig(mode="graph*affinity", graph_exponent=0.7, sinkhorn_steps=3), graph, affinity)
-    expected = reference.sinkhorn(dense_logits(graph, 8.0, 0.7), 3)
+    expected = reference.sinkhorn(dense_logits(graph, 3.0, 0.7), 3)
     torch.testing.assert_close(every_row(both), expected, rtol=0, atol=1e-8)
 
 
@@ -214,9 +282,72 @@ def test_modes_refuse_missing_or_foreign_parts() -> None:
     with pytest.raises(ValueError, match=r"mode 'graph' needs each of its parts; graph missing"):
         combine_relations(GraphConfig(mode="graph"), affinity=make_affinity())
     with pytest.raises(ValueError, match=r"graph must be 11 images x 7 reports like the affinity, got \(11, 6\)"):
-        AffinityRelations(affinity=make_affinity(), sharpness=1.0, graph=random_graph(reports=6))
+        AffinityRelations(affinity=make_affinity(), graph=random_graph(reports=6))
     with pytest.raises(ValueError, match=r"report_marginal in \[0, 1\], got 20 and 1.5"):
-        AffinityRelations(affinity=make_affinity(), sharpness=1.0, report_marginal=1.5)
+        AffinityRelations(affinity=make_affinity(), sinkhorn_steps=20, report_marginal=1.5)
+    with pytest.raises(ValueError, match=r"sinkhorn_steps must be >= 0, .* got -1 and 1.0"):
+        AffinityRelations(affinity=make_affinity(), sinkhorn_steps=-1)
+
+
+# ---- from what the teacher sees
+
+
+def pools(seed: int = 0) -> tuple[EvidenceView, TrainingData]:
+    """Seven images and six reports, the first of each a pair; the last report is without evidence."""
+    columns = ["report_id", "phrase", "observation", "laterality", "region", "status"]
+    rows = [
+        ("a", "left nodule", "nodule", "left", None, "present"),
+        ("b", "left nodule", "nodule", "left", None, "present"),
+        ("c", "right nodule", "nodule", "right", None, "present"),
+        ("c", "mass", "mass", None, None, "present"),
+        ("d", "no edema", "edema", None, None, "absent"),
+        ("e", "edema", "edema", None, None, "present"),
+    ]
+    evidence = index_evidence(pd.DataFrame(rows, columns=columns), tuple("abcdef"))
+    none = torch.zeros(len(evidence.phrases), 1, dtype=torch.long)
+    data = TrainingData(
+        images=torch.zeros(7, 4, 4, dtype=torch.uint8),
+        sentences=[[[1]]] * 6,
+        evidence=evidence,
+        phrase_tokens=none,
+        phrase_mask=none.bool(),
+        seed_pairs=np.array([[0, 0]]),
+        special_ids=(0, 1, 2),
+        max_tokens=8,
+    )
+    rng = np.random.default_rng(seed)
+    responses = rng.normal(size=(7, len(evidence.observation_names)))
+    return EvidenceView(np.ones((7, 2)), np.ones((7, 3)), np.ones((6, 2)), responses, 1.0), data
+
+
+def test_the_affinity_reads_the_unpaired_pools_and_the_observations_that_have_a_place() -> None:
+    view, data = pools()
+    assert data.evidence.observation_names == ("edema", "mass", "no finding", "nodule")
+    affinity = cross_affinity(view, data, 3.0)
+    stated = [[2], [1, 2], [], [0], None]  # of edema, mass, nodule; b to f
+    expected = reference.cross_affinity(torch.from_numpy(view.responses[1:][:, [0, 1, 3]]), stated, 3.0)
+    torch.testing.assert_close(whole(affinity), expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("same_observation", [0.0, 0.3, 1.0])
+def test_the_posterior_is_the_exact_statements_share_or_part_of_the_observations(same_observation: float) -> None:
+    world, run = PlantedWorld(40, seed=0), config(same_observation=same_observation)
+    model, processor = world.model(run)
+    data = world.training(24, processor.tokenizer)
+    state = refresh_relations(model.requires_grad_(False), data, run)
+    statements, held = data.evidence.statements, data.evidence.report_statements.toarray() > 0
+    rows, asked = np.array([3, 0, 7]), np.array([5, 0, 1, 4])
+    found = state.statement_posterior(data.unpaired_images[rows], asked)
+    elsewhere = 0
+    for image, statement in itertools.product(range(3), range(4)):
+        wanted, exact, near = statements[asked[statement]], 0.0, 0.0
+        for weight, report in zip(state.relations.rows(rows)[image].tolist(), data.unpaired_reports, strict=True):
+            made = [statements[number] for number in np.flatnonzero(held[report])]
+            exact += weight * (wanted in made)
+            near += weight * (wanted[0] in [observation for observation, _, _ in made])
+        assert found[image, statement] == pytest.approx(max(exact, same_observation * near), abs=1e-5)
+        elsewhere += near > exact
+    assert elsewhere  # else the second share was never asked
 
 
 # ---- what training reads
@@ -227,7 +358,7 @@ def relations(request: pytest.FixtureRequest) -> Relations:
     if request.param == "graph":
         return GraphRelations(random_graph())
     cache_bytes = 0 if request.param == "no cache" else 2**20
-    return AffinityRelations(affinity=make_affinity(), sharpness=2.0, graph=random_graph(), cache_bytes=cache_bytes)
+    return AffinityRelations(affinity=make_affinity(), graph=random_graph(), cache_bytes=cache_bytes)
 
 
 def test_any_rows_are_those_of_the_whole(relations: Relations) -> None:
@@ -331,6 +462,7 @@ def test_quality_by_hand() -> None:
     assert quality["precision_at_1"] == pytest.approx(2 / 3)  # images 0 and 3; image 1 prefers a normal report
     assert quality["precision_at_10"] == pytest.approx(3 / 6)  # of the six relations there are
     assert quality["base_rate"] == pytest.approx(4 / 16)
+    assert quality["commonest_rate"] == pytest.approx(1 / 4)  # half of the reports are normal, image 3 alone is
     # finding 0: scores .6, 0, 0 of images 0, 1, 3; finding 1: .4, .1, .2, true for image 1 alone
     assert quality["auc_by_finding"] == [1.0, 0.0]
     assert quality["label_auc"] == 0.5
@@ -353,6 +485,7 @@ def test_quality_tells_true_relations_from_shuffled_ones() -> None:
     assert good["precision_at_1"] == 1
     assert good["label_auc"] > 0.95
     assert abs(bad["precision_at_1"] - bad["base_rate"]) < 0.1
+    assert bad["commonest_rate"] > bad["base_rate"] + 0.05  # what the commonest set alone reaches is more than chance
     assert abs(bad["label_auc"] - 0.5) < 0.1
     assert good["pair_lift"] is None
 

@@ -181,7 +181,7 @@ def test_every_import_of_the_package_is_a_requirement() -> None:
 def test_constraints_pin_every_requirement() -> None:
     def names(file: str) -> set[str]:
         lines = [line.split("#")[0].strip() for line in (ROOT / file).read_text().splitlines()]
-        return {re.split(r"[<>=]", line)[0].strip().lower().replace("_", "-") for line in lines if line}
+        return {re.split(r"[<>=\[]", line)[0].strip().lower().replace("_", "-") for line in lines if line}
 
     assert names("requirements.txt") - names("constraints.txt") == set()
 

@@ -26,15 +26,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "images").mkdir(parents=True)
     world = PlantedWorld(STUDIES, seed=3)
     kinds, sides = np.divmod(world.labels, len(SIDES))
-    names = {"nodule": "nodule", "effusion": "pleural effusion", "mass": "mass", "edema": "edema"}
     studies, labels, boxes = [], [], []
     for i, (image, kind, side) in enumerate(zip(world.images.numpy(), kinds, sides, strict=True)):
         Image.fromarray(np.kron(image, np.ones((2, 2), dtype=np.uint8))).save(folder / "images" / f"s{i}.png")
         split = ("train", "train", "test")[i % 3]
-        finding = names[FINDINGS[kind]]
+        finding = FINDINGS[kind]
         report = f"FINDINGS: There is a {SIDES[side]} {finding}."
         studies.append((f"s{i}", f"p{i}", split, report, f"images/s{i}.png"))
-        labels += [(f"s{i}", name, int(name == finding)) for name in names.values()]
+        labels += [(f"s{i}", name, int(name == finding)) for name in FINDINGS]
         top, left = 2 + 16 * kind, 36 if side == 0 else 4
         boxes.append((f"s{i}", f"{SIDES[side]} {finding}", finding, left, top, left + 26, top + 12))
     (folder / "images" / "s1.png").write_bytes((folder / "images" / "s1.png").read_bytes()[:300])

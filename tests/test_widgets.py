@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import ipywidgets
 import numpy as np
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 
 from lgdea_core import widgets
 from lgdea_core.config import RunConfig
+from lgdea_core.evidence.schema import Finding
 from lgdea_core.graph import knn_affinity, propagation_trace, seed_matrix, symmetric_normalize
 from lgdea_core.model import LGDEAModel, LGDEAProcessor, build_model
 from lgdea_core.stages import GroundingSample
@@ -79,6 +81,68 @@ def test_another_report_shows_its_own_evidence() -> None:
     evidence = pd.DataFrame(rows, columns=["report_id", "start", "end", "status"])
     explorer = widgets.evidence_explorer(studies, evidence, ["s1", "s2"])
     assert changes(explorer, 0, "s2")
+
+
+def test_two_extractors_of_one_report_stand_side_by_side() -> None:
+    studies = pd.DataFrame({"study_id": list(REPORTS), "report": list(REPORTS.values())})
+    rows = [("s1", 10, 38, "present"), ("s2", 10, 25, "absent")]
+    evidence = pd.DataFrame(rows, columns=["report_id", "start", "end", "status"])
+    figure = widgets.draw_extractors(studies, {"lexicon": evidence, "none": evidence.iloc[:0]}, "s2")
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["lexicon: 1 statements", "none: 0 statements"]
+    assert "pneumothorax." in [text.get_text() for text in figure.axes[0].texts]  # s2's own report
+    assert "study s2" in [text.get_text() for text in figure.texts]
+
+
+def form_parts(form: ipywidgets.VBox) -> tuple[ipywidgets.Textarea, ipywidgets.Button, bytes, str]:
+    text, button, picture, table = form.children
+    return text, button, bytes(picture.value), table.value
+
+
+def test_a_pasted_report_shows_its_evidence_when_the_button_is_pressed() -> None:
+    form = widgets.evidence_form()
+    text, button, first, table = form_parts(form)
+    assert first.startswith(b"\x89PNG")
+    assert "cardiomegaly" in table  # the invented report it begins with
+    text.value = REPORTS["s1"]
+    assert form_parts(form)[2:] == (first, table)  # not before the button
+    button.click()
+    *_, picture, table = form_parts(form)
+    assert picture != first
+    for word in ("pleural effusion", "left", "mild", "present", "Small left pleural effusion"):
+        assert f"<td>{word}</td>" in table
+    assert "cardiomegaly" not in table
+    assert "None" not in table
+    assert "NaN" not in table
+
+
+def test_the_form_reads_with_the_extractor_it_was_given() -> None:
+    form = widgets.evidence_form("keywords", REPORTS["s2"])
+    assert "<td>present</td>" in form_parts(form)[3]  # no sense of denial
+
+
+def test_the_form_shows_a_long_phrase_whole_and_runs_nothing_that_was_pasted(monkeypatch: pytest.MonkeyPatch) -> None:
+    phrase = f"<script>x</script> {'very ' * 30}small effusion"
+    found = Finding(observation="pleural effusion", status="present", phrase=phrase, start=0, end=len(phrase))
+    reader = SimpleNamespace(extract=lambda reports: [[found] for _ in reports])
+    monkeypatch.setattr(widgets, "make_extractor", lambda name: reader)
+    table = form_parts(widgets.evidence_form("any", phrase))[3]
+    assert "<script>" not in table
+    assert f"&lt;script&gt;x&lt;/script&gt; {'very ' * 30}small effusion" in table
+
+
+def test_the_form_drops_a_phrase_that_is_not_in_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    invented = Finding(observation="mass", status="present", phrase="mass", start=0, end=4)
+    reader = SimpleNamespace(extract=lambda reports: [[invented] for _ in reports])
+    monkeypatch.setattr(widgets, "make_extractor", lambda name: reader)
+    assert "mass" not in form_parts(widgets.evidence_form("any", "Clear."))[3]
+
+
+def test_an_empty_form_shows_an_empty_table() -> None:
+    form = widgets.evidence_form()
+    text, button, *_ = form_parts(form)
+    text.value = ""
+    button.click()
+    assert "<td>" not in form_parts(form)[3]
 
 
 def test_another_prototype_has_other_neighbours(space: EvidenceSpace) -> None:

@@ -1,191 +1,176 @@
-"""How well an extractor reads real reports: findings of Open-i against the labels made from its manual MeSH coding.
+"""How well an extractor reads real reports: against Open-i's 14 labels and MeSH codes, and against another extractor.
 
     python -m lgdea_core.evidence.evaluate --extractor lexicon --root OPENI_FOLDER --json OUT
+        [--agreement keywords+negspacy] [--disagreements PAGE.md]
 
-Counting rules (protocol "open-i 14, uncertain as absent"):
-
-- A report is positive for a label if a finding of the row in `LABEL_OBSERVATIONS` has status present. Uncertain counts
-  as not positive: the coders indexed what a report asserts ("scarring or atelectasis" too) and left out what it only
-  considers ("may represent atelectasis"). A label 0 means not coded, so mentioned-as-absent and unmentioned are one.
-- The extractor is handed FINDINGS and IMPRESSION and nothing else of a report.
-- Micro pools all (report, label) decisions; macro is the mean over labels with at least `MACRO_POSITIVES` positives.
-- Reports without labels, or without either section, are left out and counted.
+OUT holds micro, macro and per_finding (protocol: `labels`), attributes (anatomy, side and severity; protocol: `mesh`),
+agreement (definitions: `agreement`), reports and reports_per_second. An extractor is handed FINDINGS and IMPRESSION and
+nothing else of a report. Reports without labels, or without either section, are left out and counted.
 """
 
 import argparse
-import importlib
 import json
 import logging
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from lgdea_core.evidence.agreement import differing, score_agreement, status_table
+from lgdea_core.evidence.counts import ratio
 from lgdea_core.evidence.extract import EvidenceExtractor, accept_findings, make_extractor
+from lgdea_core.evidence.labels import LABEL_OBSERVATIONS, score_labels, stated_labels
+from lgdea_core.evidence.llm import LanguageModelExtractor
+from lgdea_core.evidence.mesh import ATTRIBUTES, score_attributes, stated_attributes
+from lgdea_core.evidence.reference import Reference, openi_reference
 from lgdea_core.evidence.schema import Finding
-from lgdea_core.evidence.sections import readable_sections
-from lgdea_core.vocabulary import NIH_FINDINGS
 
-LABEL_OBSERVATIONS: dict[str, tuple[str, ...]] = {
-    "atelectasis": ("atelectasis", "collapse"),
-    "cardiomegaly": ("cardiomegaly",),
-    "consolidation": ("consolidation",),
-    "edema": ("edema",),
-    "pleural effusion": ("pleural effusion",),
-    "emphysema": ("emphysema",),
-    "fibrosis": ("fibrosis",),
-    "hernia": ("hernia",),
-    "infiltration": ("infiltration",),
-    "mass": ("mass",),
-    "nodule": ("nodule",),
-    "pleural thickening": ("pleural thickening",),
-    "pneumonia": ("pneumonia",),
-    "pneumothorax": ("pneumothorax",),
-}
-"""Label -> observations that count for it. Not counted although near, because the coders have codes of their own for
-them: lung opacity, marking, scar and calcification (granulomas) for infiltration, fibrosis and nodule; blunt for
-pleural effusion; hyperinflate for emphysema; engorgement for edema."""
-
-UNCOUNTED_WORDS: dict[str, tuple[str, ...]] = {"hernia": ("hiatal", "hiatus", "hital")}
-"""Label -> words of a phrase that keep it from counting. The publisher's column Hernia is 0 in every report, even those
-coded "Hernia, Hiatal": hiatal hernias are not what it means."""
-
-MACRO_POSITIVES = 5
+WORST_REPORTS = 50
+"""Lines of each table of the page of disagreements."""
 
 _logger = logging.getLogger("lgdea")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counts:
-    """Decisions on one label, or on all."""
+class Reading:
+    """What an extractor made of some texts."""
 
-    true_positives: int
-    false_positives: int
-    false_negatives: int
-
-    @property
-    def scores(self) -> dict[str, float]:
-        """Precision, recall and F1, each 0 where it has no denominator."""
-        hits = self.true_positives
-        return {
-            "precision": _ratio(hits, hits + self.false_positives),
-            "recall": _ratio(hits, hits + self.false_negatives),
-            "f1": _ratio(2 * hits, 2 * hits + self.false_positives + self.false_negatives),
-        }
+    findings: tuple[list[Finding], ...]
+    """accepted ones, one list a text"""
+    rejected: dict[str, int]
+    """findings refused, and a language model's answers, by reason"""
+    seconds: float
+    """wall time of the extraction alone"""
 
 
-def readable_text(report: str) -> str:
-    """FINDINGS and IMPRESSION of a report under their headers, and nothing else of it."""
-    sections = readable_sections(report)
-    return "\n".join(f"{section.kind.upper()}: {report[section.start : section.end]}" for section in sections)
+def read_texts(extractor: EvidenceExtractor, texts: Sequence[str]) -> Reading:
+    """Ask an extractor once, for all texts; findings whose phrase is not verbatim are refused.
 
-
-def evaluate_extractor(extractor: EvidenceExtractor, reports: Sequence[str], labels: pd.DataFrame) -> dict[str, Any]:
-    """Precision, recall and F1 of an extractor (protocol: see the module).
-
-    Args:
-        extractor: asked once, for all reports.
-        reports: full texts, in the order of `labels`.
-        labels: one row a report, one 0/1 column for each of `LABEL_OBSERVATIONS`.
-
-    Raises:
-        ValueError: reports and labels differ in number, or a label column is missing.
+    What a language model answered before comes from its store, so its seconds are those of what was missing.
     """
-    missing = [label for label in LABEL_OBSERVATIONS if label not in labels.columns]
-    if missing or len(labels) != len(reports):
-        raise ValueError(
-            f"evaluate_extractor: expected one row a report ({len(reports)}) and a column for each label, got "
-            f"{len(labels)} rows and no column {missing}"
-        )
-    texts = [readable_text(report) for report in reports]
     began = time.perf_counter()
     answers = extractor.extract(texts)
     seconds = time.perf_counter() - began
-    rejected: dict[str, int] = {}
+    rejected = dict(extractor.rejected) if isinstance(extractor, LanguageModelExtractor) else {}
     accepted = [accept_findings(text, findings, rejected) for text, findings in zip(texts, answers, strict=True)]
-    counts = {label: _count(label, accepted, labels[label] == 1) for label in LABEL_OBSERVATIONS}
-    return _summary(counts, len(reports), seconds, rejected)
+    return Reading(findings=tuple(accepted), rejected=rejected, seconds=seconds)
 
 
-def _count(label: str, answers: Sequence[Sequence[Finding]], truth: pd.Series) -> Counts:
-    stated = pd.Series([any(_counts_for(label, finding) for finding in findings) for findings in answers], dtype=bool)
-    truth = truth.reset_index(drop=True)
-    return Counts(
-        true_positives=int((stated & truth).sum()),
-        false_positives=int((stated & ~truth).sum()),
-        false_negatives=int((~stated & truth).sum()),
-    )
-
-
-def _counts_for(label: str, finding: Finding) -> bool:
-    words = finding.phrase.lower()
-    return (
-        finding.status == "present"
-        and finding.observation in LABEL_OBSERVATIONS[label]
-        and not any(word in words for word in UNCOUNTED_WORDS.get(label, ()))
-    )
-
-
-def _summary(counts: dict[str, Counts], reports: int, seconds: float, rejected: dict[str, int]) -> dict[str, Any]:
-    pooled = Counts(
-        true_positives=sum(count.true_positives for count in counts.values()),
-        false_positives=sum(count.false_positives for count in counts.values()),
-        false_negatives=sum(count.false_negatives for count in counts.values()),
-    )
-    positives = {label: count.true_positives + count.false_negatives for label, count in counts.items()}
-    frequent = [counts[label].scores for label in counts if positives[label] >= MACRO_POSITIVES]
+def evaluate_reading(reading: Reading, reference: Reference) -> dict[str, Any]:
+    """Scores of a reading of a reference's texts, by label and by attribute."""
+    stated = [stated_attributes(findings) for findings in reading.findings]
     return {
-        "protocol": "open-i 14, uncertain as absent",
-        "micro": pooled.scores,
-        "macro": {
-            name: _ratio(sum(scores[name] for scores in frequent), len(frequent))
-            for name in ("precision", "recall", "f1")
-        },
-        "macro_findings": len(frequent),
-        "per_finding": {label: {**counts[label].scores, "positives": positives[label]} for label in counts},
-        "rejected": rejected,
-        "reports": reports,
-        "reports_per_second": _ratio(reports, seconds),
+        "truth": reference.name,
+        **score_labels(stated_labels(reading.findings), reference.labels),
+        "attributes": score_attributes(stated, reference.attributes),
+        "rejected": reading.rejected,
+        "reports": len(reference.report_ids),
+        "reports_per_second": ratio(len(reference.report_ids), reading.seconds),
+        "left_out": reference.left_out,
     }
 
 
-def evaluate_openi(extractor: str, root: Path) -> dict[str, Any]:
-    """`evaluate_extractor` on the labelled reports of an Open-i folder.
+def evaluation_table(results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Results of several extractors side by side: a row each for micro, macro, every label with a positive, attributes.
 
-    Raises:
-        FileNotFoundError: the folder holds no reports.
-        ValueError: no such extractor, or none of the reports has labels.
+    Args:
+        results: `evaluate_reading` by name of the extractor, all on one reference.
     """
-    model = make_extractor(extractor)
-    load_corpus = importlib.import_module("lgdea_core.data.corpora").load_corpus  # evidence needs no corpus otherwise
-    corpus = load_corpus("openi", root)
-    table = corpus.labels[corpus.labels["finding"].isin(NIH_FINDINGS.values())]
-    if table.empty:
-        raise ValueError(f"{root}: no labels; openi_gld_std14.csv must lie beside ecgen-radiology/")
-    labels = table.pivot(index="study_id", columns="finding", values="value")
-    studies = corpus.studies[corpus.studies["report"].notna()].set_index("study_id")
-    ids = [study_id for study_id in studies.index if study_id in labels.index]
-    result = evaluate_extractor(model, list(studies.loc[ids, "report"]), labels.loc[ids])
-    return {"extractor": extractor, **result, "left_out": len(corpus.studies) - len(ids)}
+    columns = {}
+    for name, result in results.items():
+        rows = {("14 labels", which): result[which] for which in ("micro", "macro")}
+        rows |= {("label", label): scores for label, scores in result["per_finding"].items() if scores["positives"]}
+        rows |= {("attribute", attribute): result["attributes"][attribute] for attribute in ATTRIBUTES}
+        columns |= {
+            (name, score): {row: values[score] for row, values in rows.items()}
+            for score in ("precision", "recall", "f1")
+        }
+    return pd.DataFrame(columns)
 
 
-def _ratio(part: int | float, whole: int | float) -> float:
-    return part / whole if whole else 0.0
+def disagreement_page(
+    reference: Reference, readings: Mapping[str, Reading], extractor: str, other: str | None = None
+) -> str:
+    """Markdown: the reports on which an extractor and the labels differ most, then those where two extractors do.
+
+    Report ids, labels and observations only, never a word of a report.
+    """
+    mine = stated_labels(readings[extractor].findings)
+    lines = [f"# Where `{extractor}` disagrees", "", f"Truth: {reference.name}. {len(mine)} reports.", ""]
+    lines += _label_table(reference, mine)
+    if other is not None:
+        lines += _observation_table(reference, readings, extractor, other)
+    return "\n".join(lines) + "\n"
+
+
+def _label_table(reference: Reference, mine: pd.DataFrame) -> list[str]:
+    wrong = []
+    for report_id, said, true in zip(
+        reference.report_ids, mine.to_dict("records"), (reference.labels == 1).to_dict("records"), strict=True
+    ):
+        missed = [label for label in LABEL_OBSERVATIONS if true[label] and not said[label]]
+        alarms = [label for label in LABEL_OBSERVATIONS if said[label] and not true[label]]
+        if missed or alarms:
+            wrong.append((report_id, ", ".join(missed), ", ".join(alarms), len(missed) + len(alarms)))
+    worst = sorted(wrong, key=lambda row: -row[-1])[:WORST_REPORTS]
+    return [
+        f"## Against the labels: {len(wrong)} reports differ, the {len(worst)} worst",
+        "",
+        "| report | label missed | stated without the label |",
+        "|---|---|---|",
+        *(f"| {report_id} | {missed} | {alarms} |" for report_id, missed, alarms, _ in worst),
+        "",
+    ]
+
+
+def _observation_table(reference: Reference, readings: Mapping[str, Reading], extractor: str, other: str) -> list[str]:
+    tables = (status_table(readings[name].findings) for name in (extractor, other))
+    pairs = zip(reference.report_ids, differing(*tables), strict=True)
+    wrong = [(report_id, differences) for report_id, differences in pairs if differences]
+    worst = sorted(wrong, key=lambda row: -len(row[1]))[:WORST_REPORTS]
+    return [
+        f"## Against `{other}`: {len(wrong)} reports differ, the {len(worst)} worst",
+        "",
+        f"| report | observation: `{extractor}` / `{other}` |",
+        "|---|---|",
+        *(
+            f"| {report_id} | {', '.join(f'{name}: {one} / {two}' for name, (one, two) in differences.items())} |"
+            for report_id, differences in worst
+        ),
+        "",
+    ]
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluate an extractor on Open-i and write the result as JSON."""
     parser = argparse.ArgumentParser(prog="python -m lgdea_core.evidence.evaluate", description=main.__doc__)
-    parser.add_argument("--extractor", default="lexicon", help="see lgdea_core.evidence.extract.EXTRACTORS")
+    parser.add_argument("--extractor", default="lexicon", help="see lgdea_core.evidence.extract.make_extractor")
     parser.add_argument("--root", type=Path, required=True, help="folder with ecgen-radiology/ and the label table")
     parser.add_argument("--json", type=Path, required=True, help="file to write")
+    parser.add_argument("--agreement", metavar="OTHER", help="another extractor, to compare with")
+    parser.add_argument("--disagreements", type=Path, metavar="PAGE", help="Markdown file to write: the worst reports")
     options = parser.parse_args(arguments)
-    result = evaluate_openi(options.extractor, options.root)
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    reference = openi_reference(options.root)
+    names = [options.extractor, *([options.agreement] if options.agreement else [])]
+    readings = {name: read_texts(make_extractor(name), reference.texts) for name in names}
+    result = {"extractor": options.extractor, **evaluate_reading(readings[options.extractor], reference)}
+    if options.agreement:
+        tables = (status_table(readings[name].findings) for name in names)
+        result["agreement"] = {"other": options.agreement, **score_agreement(*tables)}
+    _write(options.json, json.dumps(result, indent=2) + "\n")
+    if options.disagreements:
+        _write(options.disagreements, disagreement_page(reference, readings, *names))
     _logger.info(
         "evaluate: micro F1 %.3f of %d reports, written to %s", result["micro"]["f1"], result["reports"], options.json
     )

@@ -1,25 +1,44 @@
-"""Evidence of many reports by an exchangeable extractor (LGDEA eq. 1)."""
+"""Evidence of many reports by an exchangeable extractor (LGDEA eq. 1).
 
+python -m lgdea_core.evidence.extract --extractor openai:MODEL --corpus openi --root FOLDER --out evidence.parquet
+"""
+
+import argparse
 import importlib
+import json
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import pandas as pd
 import spacy
 from tqdm.auto import tqdm
 
+from lgdea_core.evidence.answers import HALLUCINATED, REPEATED
 from lgdea_core.evidence.lexicon import LexiconExtractor, default_lexicon
+from lgdea_core.evidence.llm import LanguageModelExtractor
 from lgdea_core.evidence.schema import EVIDENCE_COLUMNS, Finding
 from lgdea_core.evidence.sections import readable_sections
+from lgdea_core.evidence.store import AnswerStats
 
 EXTRACTORS = ("lexicon", "keywords", "keywords+negspacy")
-"""Names `make_extractor` knows. The keyword ones are controls: what the rules of `lexicon` are worth."""
+"""Rule extractors by name. The keyword ones are controls: what the rules of `lexicon` are worth."""
+
+BACKENDS = {
+    "transformers": ("lgdea_core.evidence.transformers_backend", "TransformersBackend"),
+    "openai": ("lgdea_core.evidence.openai_backend", "OpenAIBackend"),
+}
+"""First part of a language model's name, `transformers:MODEL` or `openai:MODEL` -> class of where that model runs;
+imported when asked for"""
 
 REPORTS_PER_CALL = 256
 """Reports handed to an extractor at once."""
+
+SUFFIXES = (".parquet", ".jsonl")
+"""Of the files evidence is written to."""
 
 _logger = logging.getLogger("lgdea")
 
@@ -50,7 +69,9 @@ class ExtractionStats:
     without_evidence: int
     """reports, the empty ones too, that gave no accepted finding"""
     rejected: dict[str, int] = field(default_factory=dict)
-    """findings refused, by reason"""
+    """findings refused, and a language model's answers, by reason"""
+    answers: AnswerStats | None = None
+    """what a language model answered about these reports, in this run or before; None for rules"""
     seconds: float
     """wall time of the extraction"""
 
@@ -97,16 +118,25 @@ class KeywordExtractor:
 
 
 def make_extractor(name: str) -> EvidenceExtractor:
-    """An extractor by its name.
+    """An extractor by its name: one of `EXTRACTORS`, or a language model as `transformers:MODEL` or `openai:MODEL`.
+
+    A language model is loaded, or its server greeted, when the first report has to be asked about.
 
     Raises:
-        ValueError: no such extractor.
+        ValueError: no such extractor; or OPENAI_BASE_URL is not set, see `openai_backend`.
     """
     if name == "lexicon":
         return LexiconExtractor()
     if name in ("keywords", "keywords+negspacy"):
         return KeywordExtractor(negation=name.endswith("negspacy"))
-    raise ValueError(f"no evidence extractor {name!r}; available: {', '.join(EXTRACTORS)}")
+    kind, _, model = name.partition(":")
+    if kind in BACKENDS and model:
+        module, backend = BACKENDS[kind]
+        return LanguageModelExtractor(getattr(importlib.import_module(module), backend)(model))
+    raise ValueError(
+        f"no evidence extractor {name!r}; available: {', '.join(EXTRACTORS)}, transformers:MODEL (hub id or folder), "
+        "openai:MODEL (name on the server at OPENAI_BASE_URL)"
+    )
 
 
 def extract_evidence(
@@ -115,7 +145,7 @@ def extract_evidence(
     """Findings of all reports of a table of studies, one row each, in the order of the studies.
 
     A study without a report is skipped and counted. A phrase that is not in the report at its offsets is a
-    hallucination: its finding is rejected and counted.
+    hallucination: its finding is rejected and counted. A language model is asked only for what its store lacks.
 
     Args:
         studies: needs the columns study_id and report (text or missing).
@@ -127,17 +157,23 @@ def extract_evidence(
 
     Raises:
         ValueError: a column is missing, or the extractor is unknown or did not answer for every report.
+        RuntimeError: a language model cannot be asked, or stopped answering.
     """
     missing = [column for column in ("study_id", "report") if column not in studies.columns]
     if missing:
         raise ValueError(f"extract_evidence: table studies lacks column(s) {missing}; it has {list(studies.columns)}")
     model = make_extractor(extractor)
+    language_model = model if isinstance(model, LanguageModelExtractor) else None
     written = studies.loc[studies["report"].notna(), ["study_id", "report"]]
     ids, reports = list(written["study_id"]), list(written["report"])
     rows, rejected, without_evidence, began = [], {}, 0, time.perf_counter()
+    read = model.extract
+    if language_model:
+        language_model.ask(reports, progress)  # all at once: batches would wait for their slowest report
+        read, rejected = language_model.read, language_model.rejected
     for start in tqdm(range(0, len(reports), REPORTS_PER_CALL), disable=not progress, desc="evidence", unit="batch"):
         batch = reports[start : start + REPORTS_PER_CALL]
-        for study_id, report, findings in zip(ids[start:], batch, _answers(model, batch, extractor), strict=False):
+        for study_id, report, findings in zip(ids[start:], batch, _answers(read, batch, extractor), strict=False):
             accepted = accept_findings(report, findings, rejected)
             without_evidence += not accepted
             rows += [_row(study_id, finding) for finding in accepted]
@@ -149,6 +185,7 @@ def extract_evidence(
         findings=len(rows),
         without_evidence=without_evidence,
         rejected=rejected,
+        answers=language_model.statistics() if language_model else None,
         seconds=time.perf_counter() - began,
     )
     _logger.info("evidence: %s", stats)
@@ -160,9 +197,9 @@ def accept_findings(report: str, findings: Sequence[Finding], rejected: dict[str
     accepted: dict[Finding, None] = {}
     for finding in findings:
         if report[finding.start : finding.end] != finding.phrase:
-            reason = "wrong offsets" if finding.phrase in report else "phrase not in report"
+            reason = "wrong offsets" if finding.phrase in report else HALLUCINATED
         elif finding in accepted:
-            reason = "repeated"
+            reason = REPEATED
         else:
             accepted[finding] = None
             continue
@@ -170,8 +207,30 @@ def accept_findings(report: str, findings: Sequence[Finding], rejected: dict[str
     return list(accepted)
 
 
-def _answers(model: EvidenceExtractor, batch: Sequence[str], name: str) -> list[list[Finding]]:
-    answers = model.extract(batch)
+def write_evidence(evidence: pd.DataFrame, path: Path) -> None:
+    """Write the table as parquet, or as one JSON object a line, whichever the name ends in.
+
+    Raises:
+        ValueError: it ends in neither.
+    """
+    _check_suffix(path)
+    part = path.with_name(f".{path.name}.part")
+    if path.suffix == ".parquet":
+        evidence.to_parquet(part, index=False)
+    else:
+        evidence.to_json(part, orient="records", lines=True, force_ascii=False)
+    part.replace(path)
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"evidence file {path}: expected a name that ends in {' or '.join(SUFFIXES)}; rename it")
+
+
+def _answers(
+    read: Callable[[Sequence[str]], list[list[Finding]]], batch: Sequence[str], name: str
+) -> list[list[Finding]]:
+    answers = read(batch)
     if len(answers) != len(batch):
         raise ValueError(f"extractor {name!r} returned {len(answers)} answers for {len(batch)} reports")
     return answers
@@ -179,3 +238,33 @@ def _answers(model: EvidenceExtractor, batch: Sequence[str], name: str) -> list[
 
 def _row(study_id: str, finding: Finding) -> tuple:
     return (study_id, *(getattr(finding, column) for column in EVIDENCE_COLUMNS[1:]))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Extract the evidence of a corpus into a table, with what was counted as JSON beside it.
+
+    A language model's answers are kept in the store (LGDEA_EVIDENCE_STORE): killed at any point, the same command asks
+    only for what is missing, and one whose answers are all stored exports them without a model.
+    """
+    parser = argparse.ArgumentParser(prog="python -m lgdea_core.evidence.extract", description=main.__doc__)
+    parser.add_argument(
+        "--extractor", default="lexicon", help="lexicon, transformers:MODEL, openai:MODEL (at OPENAI_BASE_URL), ..."
+    )
+    parser.add_argument("--corpus", required=True, help="layout of the folder, such as openi, or folder for your own")
+    parser.add_argument("--root", type=Path, required=True, help="the corpus's folder")
+    parser.add_argument("--out", type=Path, required=True, help="evidence.parquet or evidence.jsonl to write")
+    options = parser.parse_args(arguments)
+    _check_suffix(options.out)
+    load_corpus = importlib.import_module("lgdea_core.data.corpora").load_corpus  # evidence needs no corpus otherwise
+    evidence, stats = extract_evidence(load_corpus(options.corpus, options.root).studies, options.extractor)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_evidence(evidence, options.out)
+    counted = options.out.with_suffix(".stats.json")
+    counted.write_text(json.dumps(asdict(stats), indent=2) + "\n", encoding="utf-8")
+    _logger.info("evidence: %d findings written to %s, counts to %s", len(evidence), options.out, counted)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s")
+    _logger.setLevel(logging.INFO)  # and not the root: the HTTP client has a line for every request
+    main()

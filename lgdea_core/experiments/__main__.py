@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import sys
 
 from lgdea_core.config import METHODS, PRESETS, RunConfig
 from lgdea_core.experiments.cells import Cell
@@ -21,18 +22,20 @@ def main() -> None:
         return
     cells, path = planned(arguments), table_path(arguments.experiment)
     if arguments.summary:
-        print(summary(read_table(path)).to_string(index=False))
+        _say(summary(read_table(path)).to_string(index=False))
         return
     todo = missing_cells(cells, path)
     minutes = estimated_minutes(todo, path)
     for cell, cost in zip(todo, minutes, strict=True):
-        print(f"{cost:6.1f} min  " + "  ".join(str(part) for part in cell.key if part != ""))
+        _say(f"{cost:6.1f} min  " + "  ".join(str(part) for part in cell.key if part != ""))
     total = sum(minutes) / arguments.workers
-    print(
-        f"{len(todo)} of {len(cells)} trainings to do, about {total:.0f} min, {arguments.workers} at a time -> {path}"
-    )
+    _say(f"{len(todo)} of {len(cells)} trainings to do, about {total:.0f} min, {arguments.workers} at a time -> {path}")
     if not arguments.plan:
         run_cells(todo, path, arguments.workers)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
 
 
 def planned(arguments: argparse.Namespace) -> list[Cell]:

@@ -1,0 +1,212 @@
+"""The extractor that asks a language model: it asks what is missing, stores every answer, and reads findings back."""
+
+import logging
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from tqdm.auto import tqdm
+
+from lgdea_core.evidence.answers import Reply, judge, locate_statements
+from lgdea_core.evidence.passage import Passage, read_passage
+from lgdea_core.evidence.prompt import Prompt, load_prompt
+from lgdea_core.evidence.schema import Finding
+from lgdea_core.evidence.store import AnswerStats, AnswerStore, Question, passage_hash, store_path
+
+FAILURES_IN_A_ROW = 100
+"""So many reports without an answer between two answers: the server is gone, it is not the reports."""
+
+log = logging.getLogger("lgdea")
+
+
+class NoAnswerError(Exception):
+    """The model said nothing about a report: transport failed, or the server refused. Its text is the reason."""
+
+
+Outcome = Sequence[Reply] | NoAnswerError
+Settle = Callable[[Passage, Outcome], None]
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Where a model runs."""
+
+    name: str
+    """the extractor's name, which is the model's identity in the store"""
+
+    def run(self, passages: Iterator[Passage], prompt: Prompt, settle: Settle) -> None:
+        """Ask about each passage, and hand every outcome to `settle` as soon as it is there.
+
+        A passage is taken only when it can be asked about. When there are no more, those in flight are finished.
+
+        Raises:
+            RuntimeError: the model cannot be asked at all; raised before a passage is taken, if it shows by then.
+        """
+        ...
+
+
+class LanguageModelExtractor:
+    """Findings of reports by a language model, through the store.
+
+    A passage is asked about once, however many reports share it. A report that stayed without an answer has no
+    findings, is counted in `rejected` as "no answer (reason)", and is asked about again in the next run.
+    """
+
+    def __init__(self, backend: Backend, prompt: Prompt | None = None, store: Path | None = None) -> None:
+        """
+        Args:
+            backend: where the model runs.
+            prompt: None loads the page that came with the package.
+            store: file of answers; None takes `store_path`.
+        """
+        self._backend = backend
+        self._prompt = prompt or load_prompt()
+        self._store = store or store_path()
+        self._question = Question(prompt=self._prompt.digest, model=backend.name)
+        self._asked: set[str] = set()
+        self._unanswered: dict[str, str] = {}
+        self.rejected: dict[str, int] = {}
+        """answers and statements refused among the reports read so far, by reason"""
+
+    def extract(self, reports: Sequence[str]) -> list[list[Finding]]:
+        """Findings of each report, in the order the model stated them. Errors as `ask`."""
+        self.ask(reports)
+        return self.read(reports)
+
+    def ask(self, reports: Sequence[str], progress: bool = False) -> None:
+        """Ask about every report that has no answer in the store; the model is not needed where all have one.
+
+        On Ctrl-C nothing new is asked, what is in flight is finished and stored, and KeyboardInterrupt is raised; on a
+        second Ctrl-C it is raised at once. Works inside a running event loop, such as a notebook's.
+
+        Args:
+            reports: any text; what is sent of it is `Passage.text`.
+            progress: show a bar, with rate and remaining time.
+
+        Raises:
+            RuntimeError: the model cannot be asked or stopped answering; what was answered is stored.
+        """
+        with AnswerStore(self._store) as store:
+            missing, known = self._missing(store, reports)
+            if not missing:
+                return
+            total = len(missing) + known
+            with tqdm(total=total, initial=known, disable=not progress, desc="asking", unit="report") as bar:
+                run = _Run(store, self._question, bar)
+                _interruptible(
+                    lambda stop: self._backend.run(run.passages(missing, reports, stop), self._prompt, run.settle)
+                )
+        self._unanswered = run.unanswered
+        log.info("evidence: %s answered %d passages, %d were known", self._backend.name, run.answered, known)
+        if run.unanswered:
+            run.report_unanswered(known)
+
+    def read(self, reports: Sequence[str]) -> list[list[Finding]]:
+        """Findings of reports that were asked about; refused answers and statements are counted in `rejected`."""
+        with AnswerStore(self._store) as store:
+            return [self._read_one(store, read_passage(report)) for report in reports]
+
+    def statistics(self) -> AnswerStats:
+        """What the store holds about the reports that were asked about, in this run or an earlier one."""
+        with AnswerStore(self._store) as store:
+            return store.statistics(self._question, self._asked)
+
+    def _read_one(self, store: AnswerStore, passage: Passage) -> list[Finding]:
+        if not passage.text:
+            return []
+        key = passage_hash(passage)
+        answer = store.get(self._question, key)
+        if answer is None:
+            self._reject(f"no answer ({self._unanswered.get(key, 'not asked')})")
+            return []
+        if answer.status == "rejected":
+            self._reject(f"answer: {answer.reason}")
+        return locate_statements(answer.statements, passage, self.rejected)
+
+    def _reject(self, reason: str) -> None:
+        self.rejected[reason] = self.rejected.get(reason, 0) + 1
+
+    def _missing(self, store: AnswerStore, reports: Sequence[str]) -> tuple[dict[str, int], int]:
+        """Hash of each unanswered passage -> position of a report with it; and how many passages have an answer.
+
+        Of 400,000 reports only the hashes are kept; each is read again when its turn comes.
+        """
+        passages = ((position, read_passage(report)) for position, report in enumerate(reports))
+        position_of = {passage_hash(passage): position for position, passage in passages if passage.text}
+        self._asked |= position_of.keys()
+        missing = {key: position for key, position in position_of.items() if not store.has(self._question, key)}
+        return missing, len(position_of) - len(missing)
+
+
+class _Run:
+    """One call of a backend: what it has to ask, and what becomes of the outcomes."""
+
+    def __init__(self, store: AnswerStore, question: Question, bar: tqdm) -> None:
+        self._store, self._question, self._bar = store, question, bar
+        self._failed_in_a_row = 0
+        self.answered = 0
+        self.unanswered: dict[str, str] = {}
+        """hash of a passage -> why it has no answer"""
+
+    def passages(self, missing: dict[str, int], reports: Sequence[str], stop: threading.Event) -> Iterator[Passage]:
+        """What is still without an answer, until `stop` is set; in random order, so that processes that share a store
+        seldom have the same passage in flight."""
+        for key in random.sample(list(missing), len(missing)):
+            if stop.is_set():
+                return
+            if self._store.has(self._question, key):  # another process was faster
+                self._bar.update()
+            else:
+                yield read_passage(reports[missing[key]])
+
+    def settle(self, passage: Passage, outcome: Outcome) -> None:
+        """Store an answer, or note why there is none."""
+        self._bar.update()
+        if not isinstance(outcome, NoAnswerError):
+            self._store.put(self._question, passage, judge(outcome))
+            self.answered, self._failed_in_a_row = self.answered + 1, 0
+            return
+        self.unanswered[passage_hash(passage)] = str(outcome)
+        self._failed_in_a_row += 1
+        if self._failed_in_a_row == FAILURES_IN_A_ROW:
+            self._give_up(f"{FAILURES_IN_A_ROW} reports in a row")
+
+    def report_unanswered(self, known: int) -> None:
+        """Warn of reports without an answer; an error where no report has one."""
+        if not self.answered + known:
+            self._give_up("any report")
+        log.warning("evidence: no answer to %d passages (%s); run again", len(self.unanswered), self._reasons)
+
+    @property
+    def _reasons(self) -> str:
+        return ", ".join(f"{reason}: {count}" for reason, count in sorted(Counter(self.unanswered.values()).items()))
+
+    def _give_up(self, what: str) -> None:
+        raise RuntimeError(
+            f"{self._question.model}: no answer to {what} ({self._reasons}); {self.answered} others are answered and "
+            "stored. Look after the server, then run again"
+        )
+
+
+def _interruptible(work: Callable[[threading.Event], None]) -> None:
+    """Run in another thread, where no event loop runs yet; on Ctrl-C ask it to stop, and wait until it has."""
+    stop, done = threading.Event(), Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work(stop))
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="evidence", daemon=True).start()
+    try:
+        done.result()
+    except KeyboardInterrupt:
+        stop.set()
+        log.warning("evidence: stopping; what is in flight is finished and stored")
+        done.result()
+        raise

@@ -1,0 +1,209 @@
+"""Every answer of a language model in one SQLite file, committed when it arrives.
+
+A question is a report's passage (by its sha256), the prompt's digest, the model's name and the schema version; asked
+once, it is never asked again: accepted and rejected answers stay. To ask rejected ones anew, change the prompt, or
+delete them (`sqlite3 evidence.sqlite "DELETE FROM answers WHERE status = 'rejected'"`). What is no answer of the model,
+such as a timeout or a refusal by the server, is not stored and asked again in the next run. The name is the model's
+identity: give changed weights another name.
+
+Raw answers quote reports. Keep the file where the reports may be kept; git ignores it in `data/`. It must lie on a
+local disk, for SQLite's write-ahead log does not work over a network.
+"""
+
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+
+from lgdea_core.artifacts import project_root
+from lgdea_core.evidence.answers import HALLUCINATED, AnswerStatus, Statement, Verdict, locate_statements
+from lgdea_core.evidence.passage import Passage
+from lgdea_core.evidence.schema import SCHEMA_VERSION
+
+STORE_VARIABLE = "LGDEA_EVIDENCE_STORE"
+
+LAYOUT = 1
+"""Of the table below; SQLite's user_version."""
+
+BUSY_SECONDS = 60.0
+"""How long a process waits for another one's write."""
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS answers (
+    report TEXT NOT NULL,             -- sha256 of the passage that was sent
+    prompt TEXT NOT NULL,             -- Prompt.digest
+    model TEXT NOT NULL,              -- name of the extractor, such as openai:m
+    schema_version TEXT NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('accepted', 'repaired', 'rejected')),
+    reason TEXT NOT NULL,             -- why it was rejected, or empty
+    raw TEXT NOT NULL,                -- JSON list of the model's replies: one, or two where a repair was asked for
+    parsed TEXT NOT NULL,             -- JSON list of statements
+    hallucinated INTEGER NOT NULL,    -- statements whose phrase is not in the passage
+    prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    seconds REAL NOT NULL,
+    PRIMARY KEY (report, prompt, model, schema_version)
+) WITHOUT ROWID
+"""
+
+
+_KEY = "report = ? AND prompt = ? AND model = ? AND schema_version = ?"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What all questions of one extractor share: with a report's hash, the key of an answer."""
+
+    prompt: str
+    """`Prompt.digest`"""
+    model: str
+    """name of the extractor"""
+    schema_version: str = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredAnswer:
+    """One answer as it is read back."""
+
+    status: AnswerStatus
+    reason: str
+    statements: tuple[Statement, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerStats:
+    """Sums over stored answers; a passage that several reports share counts once."""
+
+    answers: int
+    accepted: int
+    repaired: int
+    """accepted after one repair request"""
+    rejected: dict[str, int]
+    """by reason"""
+    statements: int
+    """in accepted and repaired answers, the hallucinated ones too"""
+    hallucinated: int
+    """statements whose phrase is not in the passage"""
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    """sum over answers; many are asked at once, so it exceeds the wall time"""
+
+
+def store_path() -> Path:
+    """The environment's LGDEA_EVIDENCE_STORE, else `data/evidence.sqlite`; a relative one starts at the repository."""
+    return project_root() / os.environ.get(STORE_VARIABLE, "data/evidence.sqlite")
+
+
+def passage_hash(passage: Passage) -> str:
+    """The report's part of the key: reports that differ only in what is not sent are one question."""
+    return hashlib.sha256(passage.text.encode()).hexdigest()
+
+
+class AnswerStore:
+    """The file, open; a context manager. Several processes may use one file at the same time.
+
+    Raises:
+        RuntimeError: the file cannot be opened, is no SQLite file, or was laid out by another version of this code.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # used by one thread at a time: that of the backend while it asks, else the caller's
+            self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            self._prepare(path)
+        except (OSError, sqlite3.Error) as error:
+            raise RuntimeError(
+                f"answer store {path}: {error}; name a file on a local disk by {STORE_VARIABLE}, or move this one away"
+            ) from error
+
+    def _prepare(self, path: Path) -> None:
+        layout = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if layout not in (0, LAYOUT):
+            raise RuntimeError(
+                f"answer store {path}: expected layout {LAYOUT}, got {layout}; name another file by {STORE_VARIABLE}"
+            )
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")  # a killed process loses nothing; a power cut the last answers
+        if layout == 0:
+            self._db.execute(_TABLE)
+            self._db.execute(f"PRAGMA user_version = {LAYOUT}")
+
+    def __enter__(self) -> "AnswerStore":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._db.close()
+
+    def put(self, question: Question, passage: Passage, verdict: Verdict) -> None:
+        """Store an answer and commit. Where another process was faster, the first answer stays."""
+        statements = verdict.answer.statements if verdict.answer else []
+        refused: dict[str, int] = {}
+        locate_statements(statements, passage, refused)
+        row = (
+            passage_hash(passage),
+            *asdict(question).values(),
+            verdict.status,
+            verdict.reason,
+            json.dumps([reply.text for reply in verdict.replies]),
+            json.dumps([statement.model_dump() for statement in statements]),
+            refused.get(HALLUCINATED, 0),
+            sum(reply.prompt_tokens for reply in verdict.replies),
+            sum(reply.completion_tokens for reply in verdict.replies),
+            sum(reply.seconds for reply in verdict.replies),
+        )
+        self._db.execute(f"INSERT INTO answers VALUES ({', '.join('?' * len(row))}) ON CONFLICT DO NOTHING", row)
+
+    def get(self, question: Question, report: str) -> StoredAnswer | None:
+        """The answer for a passage's hash, None where there is none yet."""
+        found = self._db.execute(
+            f"SELECT status, reason, parsed FROM answers WHERE {_KEY}", (report, *asdict(question).values())
+        ).fetchone()
+        if found is None:
+            return None
+        status, reason, parsed = found
+        statements = tuple(Statement.model_validate(statement) for statement in json.loads(parsed))
+        return StoredAnswer(status=status, reason=reason, statements=statements)
+
+    def has(self, question: Question, report: str) -> bool:
+        """Whether `get` finds an answer."""
+        key = (report, *asdict(question).values())
+        return self._db.execute(f"SELECT 1 FROM answers WHERE {_KEY}", key).fetchone() is not None
+
+    def statistics(self, question: Question, reports: Iterable[str]) -> AnswerStats:
+        """What is stored for these passages.
+
+        Args:
+            question: whose answers.
+            reports: hashes of passages, each once; those without an answer count nowhere.
+        """
+        self._db.execute("CREATE TEMP TABLE asked (report TEXT PRIMARY KEY)")
+        self._db.executemany("INSERT INTO asked VALUES (?)", ((report,) for report in reports))
+        rows = self._db.execute(
+            "SELECT status, reason, count(*), sum(json_array_length(parsed)), sum(hallucinated), sum(prompt_tokens), "
+            "sum(completion_tokens), sum(seconds) FROM asked JOIN answers USING (report) "
+            "WHERE prompt = ? AND model = ? AND schema_version = ? GROUP BY status, reason ORDER BY status, reason",
+            tuple(asdict(question).values()),
+        ).fetchall()
+        self._db.execute("DROP TABLE asked")
+        count, statements, hallucinated, prompt_tokens, completion_tokens = (
+            sum(row[column] for row in rows) for column in range(2, 7)
+        )
+        return AnswerStats(
+            answers=count,
+            accepted=sum(row[2] for row in rows if row[0] == "accepted"),
+            repaired=sum(row[2] for row in rows if row[0] == "repaired"),
+            rejected={row[1]: row[2] for row in rows if row[0] == "rejected"},
+            statements=statements,
+            hallucinated=hallucinated,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            seconds=float(sum(row[7] for row in rows)),
+        )

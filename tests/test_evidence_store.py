@@ -1,0 +1,179 @@
+"""The store: what the key is, what is kept, what is summed up, and several processes at once."""
+
+import json
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from servers import answer, statement
+
+from lgdea_core.artifacts import project_root
+from lgdea_core.evidence.answers import Reply, Statement, Verdict, judge
+from lgdea_core.evidence.passage import read_passage
+from lgdea_core.evidence.store import AnswerStats, AnswerStore, Question, StoredAnswer, passage_hash, store_path
+
+PASSAGE = read_passage("FINDINGS: Small nodule. Mass.")
+QUESTION = Question(prompt="p", model="openai:m")
+NODULE, MASS, INVENTED = statement("Small nodule"), statement("Mass", "mass"), statement("Huge mass", "mass")
+NOTHING = AnswerStats(
+    answers=0, accepted=0, repaired=0, rejected={}, statements=0, hallucinated=0, prompt_tokens=0,
+    completion_tokens=0, seconds=0.0,
+)  # fmt: skip
+
+
+def verdict(*texts: str) -> Verdict:
+    return judge(
+        [Reply(text=text, finish="stop", prompt_tokens=10, completion_tokens=3, seconds=0.5) for text in texts]
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> AnswerStore:
+    with AnswerStore(tmp_path / "new" / "evidence.sqlite") as opened:
+        yield opened
+
+
+def raw_rows(tmp_path: Path) -> list[tuple]:
+    with sqlite3.connect(tmp_path / "new" / "evidence.sqlite") as connection:
+        return connection.execute("SELECT * FROM answers").fetchall()
+
+
+def test_an_answer_is_read_back_as_it_was_judged(store: AnswerStore) -> None:
+    assert store.get(QUESTION, passage_hash(PASSAGE)) is None
+    assert not store.has(QUESTION, passage_hash(PASSAGE))
+    store.put(QUESTION, PASSAGE, verdict(answer(NODULE, INVENTED)))
+    assert store.has(QUESTION, passage_hash(PASSAGE))
+    assert store.get(QUESTION, passage_hash(PASSAGE)) == StoredAnswer(
+        status="accepted", reason="", statements=(Statement(**NODULE), Statement(**INVENTED))
+    )
+
+
+def test_every_reply_is_kept_raw_and_every_answer_parsed(store: AnswerStore, tmp_path: Path) -> None:
+    store.put(QUESTION, PASSAGE, verdict('Sure \ud800 "ly"', answer(NODULE, INVENTED, INVENTED)))
+    (row,) = raw_rows(tmp_path)
+    assert row[:4] == (passage_hash(PASSAGE), "p", "openai:m", QUESTION.schema_version)
+    assert row[4:6] == ("repaired", "")
+    assert json.loads(row[6]) == ['Sure \ud800 "ly"', answer(NODULE, INVENTED, INVENTED)]
+    assert json.loads(row[7]) == [NODULE, INVENTED, INVENTED]
+    assert row[8:] == (2, 20, 6, 1.0)  # hallucinated, tokens in and out, seconds
+
+
+def test_an_answer_is_on_disk_as_soon_as_it_is_put(store: AnswerStore, tmp_path: Path) -> None:
+    store.put(QUESTION, PASSAGE, verdict(answer()))
+    assert len(raw_rows(tmp_path)) == 1  # seen by another connection while this one is open
+    (mode,) = sqlite3.connect(tmp_path / "new" / "evidence.sqlite").execute("PRAGMA journal_mode").fetchone()
+    assert mode == "wal"
+
+
+def test_the_first_answer_stays(store: AnswerStore) -> None:
+    for given in (answer(NODULE), answer(MASS)):
+        store.put(QUESTION, PASSAGE, verdict(given))
+    assert store.get(QUESTION, passage_hash(PASSAGE)).statements == (Statement(**NODULE),)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Question(prompt="q", model="openai:m"),
+        Question(prompt="p", model="openai:n"),
+        Question(prompt="p", model="openai:m", schema_version="0"),
+    ],
+)
+def test_prompt_model_and_schema_are_part_of_the_key(store: AnswerStore, other: Question) -> None:
+    store.put(QUESTION, PASSAGE, verdict(answer(NODULE)))
+    assert store.get(other, passage_hash(PASSAGE)) is None
+    assert store.statistics(other, [passage_hash(PASSAGE)]) == NOTHING
+    store.put(other, PASSAGE, verdict("no"))
+    assert store.get(QUESTION, passage_hash(PASSAGE)).status == "accepted"
+    assert store.get(other, passage_hash(PASSAGE)).reason == "not JSON"
+
+
+def test_of_a_report_what_is_sent_is_the_key() -> None:
+    same = ["FINDINGS: Nodule.\nMass.", "INDICATION: cough.\nFINDINGS:  Nodule. Mass. ", "Nodule. Mass."]
+    assert len({passage_hash(read_passage(report)) for report in same}) == 1
+    other = ["IMPRESSION: Nodule. Mass.", "FINDINGS: nodule. Mass.", "FINDINGS: Nodule.\nIMPRESSION: Mass."]
+    assert len({passage_hash(read_passage(report)) for report in same + other}) == 4
+
+
+def test_statistics_are_sums_over_the_passages_asked_for(store: AnswerStore) -> None:
+    reports = [read_passage(f"FINDINGS: Small nodule {number}.") for number in range(7)]
+    given = [(answer(NODULE),), ("", answer(NODULE, MASS)), ("no", "no"), ("no", ""), ("", "no"), (answer(),)]
+    for passage, texts in zip(reports, given, strict=False):
+        store.put(QUESTION, passage, verdict(*texts))
+    hashes = [passage_hash(passage) for passage in reports]
+    assert store.statistics(QUESTION, hashes[1:]) == AnswerStats(
+        answers=5, accepted=1, repaired=1, rejected={"empty": 1, "not JSON": 2}, statements=2, hallucinated=1,
+        prompt_tokens=90, completion_tokens=27, seconds=4.5,
+    )  # fmt: skip
+    assert store.statistics(QUESTION, hashes).accepted == 2
+    assert store.statistics(QUESTION, []) == NOTHING
+
+
+def test_the_place_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("LGDEA_EVIDENCE_STORE", raising=False)
+    assert store_path() == project_root() / "data" / "evidence.sqlite"
+    monkeypatch.setenv("LGDEA_EVIDENCE_STORE", "elsewhere/e.sqlite")
+    assert store_path() == project_root() / "elsewhere" / "e.sqlite"
+    monkeypatch.setenv("LGDEA_EVIDENCE_STORE", str(tmp_path / "e.sqlite"))
+    assert store_path() == tmp_path / "e.sqlite"
+
+
+def test_git_ignores_the_default_place() -> None:
+    root = project_root()
+    if not (root / ".git").exists():
+        pytest.skip("not a git checkout")
+    subprocess.run(["git", "-C", str(root), "check-ignore", "-q", "data/evidence.sqlite-wal"], check=True)
+
+
+def test_a_file_that_is_no_store_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("not a database, but long enough to look for a header in it " * 3)
+    before = path.read_bytes()
+    with pytest.raises(
+        RuntimeError, match=r"answer store .*notes\.txt: file is not a database; name a file on a local"
+    ):
+        AnswerStore(path)
+    assert path.read_bytes() == before
+    with pytest.raises(RuntimeError, match="LGDEA_EVIDENCE_STORE"):
+        AnswerStore(tmp_path)
+
+
+def test_a_store_of_another_layout_is_refused(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "e.sqlite") as connection:
+        connection.execute("PRAGMA user_version = 7")
+    with pytest.raises(RuntimeError, match="expected layout 1, got 7"):
+        AnswerStore(tmp_path / "e.sqlite")
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from lgdea_core.evidence.answers import Reply, judge
+from lgdea_core.evidence.passage import read_passage
+from lgdea_core.evidence.store import AnswerStore, Question
+
+path, me = Path(sys.argv[1]), int(sys.argv[2])
+sys.stdin.readline()
+reply = Reply(text='{"statements": []}', finish="stop", prompt_tokens=me, completion_tokens=0, seconds=0.0)
+for number in range(500):
+    if number % 50 == 0:
+        store = AnswerStore(path)
+    store.put(Question(prompt="p", model="m"), read_passage(f"FINDINGS: {number}."), judge([reply]))
+"""
+
+
+@pytest.mark.slow
+def test_processes_write_at_the_same_time(tmp_path: Path) -> None:
+    path = tmp_path / "evidence.sqlite"
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(me)], stdin=subprocess.PIPE) for me in (1, 2, 3)
+    ]
+    for writer in writers:
+        writer.stdin.write(b"go\n")
+        writer.stdin.close()
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    with AnswerStore(path) as store:
+        hashes = [passage_hash(read_passage(f"FINDINGS: {number}.")) for number in range(500)]
+        assert store.statistics(Question(prompt="p", model="m"), hashes).answers == 500
