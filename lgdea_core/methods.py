@@ -50,9 +50,10 @@ def gloria_terms(model: LGDEAModel, batch: Batch, teacher: LGDEAModel) -> Terms:
     sentences = model.encode_texts(batch.sentence_tokens, batch.sentence_mask)
     similarity = attended_similarity(sentences, images.patch_embeds, temperature)
     logits = pooled_logits(similarity / temperature, batch.sentence_membership)
+    speaks = (batch.sentence_membership.sum(dim=1) > 0).float()  # a report without sentences is nobody's partner
     return {
         "ita": _pair_loss(images.image_embeds, reports, batch, model.logit_scale),
-        "local": contrastive_loss(logits, batch.same_report),
+        "local": contrastive_loss(logits, batch.same_report * speaks),
     }
 
 

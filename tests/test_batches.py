@@ -135,7 +135,6 @@ def test_a_long_sentence_is_cut_and_a_report_without_sentences_has_none(data: Tr
     assert set(batch.sentence_membership.sum(dim=1).tolist()) == {0.0, 1.0}
 
 
-@pytest.mark.xfail(raises=IndexError, strict=True, reason="training_data tokenises an empty list of phrases")
 def test_a_batch_does_not_need_evidence() -> None:
     world = PlantedWorld(40, seed=0)
     world.evidence = world.evidence.iloc[:0]

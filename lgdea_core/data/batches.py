@@ -156,7 +156,8 @@ def training_data(
     pairs = np.stack(
         [pools.seed_pairs["image_id"].map(image_row), pools.seed_pairs["report_id"].map(report_row)], axis=1
     )
-    phrases = tokenizer(list(evidence.phrases), truncation=True, max_length=max_tokens)["input_ids"]
+    texts = list(evidence.phrases)
+    phrases = tokenizer(texts, truncation=True, max_length=max_tokens)["input_ids"] if texts else []
     phrase_tokens, phrase_mask = pad_tokens(phrases, tokenizer.pad_token_id)
     return TrainingData(
         images=images,
