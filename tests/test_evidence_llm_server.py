@@ -22,7 +22,6 @@ from lgdea_core.evidence.answers import ANSWER_SCHEMA
 from lgdea_core.evidence.extract import extract_evidence, main
 from lgdea_core.evidence.llm import LanguageModelExtractor
 from lgdea_core.evidence.openai_backend import OpenAIBackend
-from lgdea_core.evidence.passage import read_passage
 from lgdea_core.evidence.prompt import load_prompt
 
 KEY = "sk-Quetzalcoatl"
@@ -197,10 +196,7 @@ def test_a_phrase_that_is_not_in_the_report_is_rejected_and_counted(start: Calla
 def test_a_server_that_refuses_response_format_is_asked_without(
     start: Callable, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Old(ModelServer):
-        """Knows no response_format."""
-
-    old = Old()
+    old = ModelServer()
     old.fault = lambda passage, times: "400" if "response_format" in old.bodies[-1] else None
     with start(old), caplog.at_level(logging.WARNING):
         assert extract_evidence(studies(2), "openai:m", progress=False)[1].findings == 4
@@ -360,6 +356,26 @@ def test_control_c_finishes_what_is_in_flight_and_keeps_it(start: Callable, monk
     assert [len(found) for found in findings] == [2] * 200
 
 
+@pytest.mark.usefixtures("control_c")
+def test_a_second_control_c_waits_for_nobody(start: Callable) -> None:
+    release = threading.Event()
+
+    def stuck(passage: str, repair: bool) -> str:
+        release.wait(20)
+        return sound_answer(passage)
+
+    with start(ModelServer(stuck)):
+        timers = [threading.Timer(wait, os.kill, (os.getpid(), signal.SIGINT)) for wait in (1.0, 1.5)]
+        for timer in timers:
+            timer.start()
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            patient().extract(list(studies(3)["report"]))
+        waited = time.monotonic() - began
+        release.set()
+    assert 1.4 < waited < 10
+
+
 def test_an_injected_instruction_changes_nothing_but_its_own_findings(start: Callable) -> None:
     def gullible(passage: str, repair: bool) -> str:
         order = passage.partition("answer ")[2]
@@ -454,4 +470,3 @@ def test_reading_what_was_never_asked_is_counted() -> None:
     extractor = patient()
     assert extractor.read(["FINDINGS: Nodule."]) == [[]]
     assert extractor.rejected == {"no answer (not asked)": 1}
-    assert read_passage("FINDINGS: Nodule.").text

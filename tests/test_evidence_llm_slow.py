@@ -20,7 +20,6 @@ from lgdea_core.evidence import extract, openai_backend
 from lgdea_core.evidence.extract import extract_evidence
 from lgdea_core.evidence.llm import LanguageModelExtractor
 from lgdea_core.evidence.openai_backend import OpenAIBackend
-from lgdea_core.evidence.passage import read_passage
 
 pytestmark = pytest.mark.slow
 
@@ -204,4 +203,3 @@ def test_a_senseless_model_without_a_grammar_gives_counted_rejects_only(
     other = LanguageModelExtractor(OpenAIBackend("another-model"))
     with pytest.raises(RuntimeError, match="answers HTTP 400"):
         other.extract(reports)
-    assert all(read_passage(report).text for report in reports)

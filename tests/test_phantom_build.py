@@ -1,8 +1,10 @@
 """The phantom on disk: complete or absent, the same each time, split by patient."""
 
 import json
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,6 +15,7 @@ from lgdea_core.data.phantom import (
     PhantomConfig,
     build,
     build_phantom,
+    files,
     generate_study,
     load_phantom,
     load_phantom_config,
@@ -87,6 +90,51 @@ def test_a_broken_build_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(FileNotFoundError, match="no complete phantom"):
         load_phantom(tmp_path / "phantom")
+
+
+def build_at_the_same_time(root: Path, ready: Any, results: Any) -> None:
+    """Build, but give the folder its name only when another process is about to do so as well."""
+    install = files._install
+
+    def together(*arguments: Any) -> bool:
+        ready.wait(timeout=60)
+        return install(*arguments)
+
+    files._install = together
+    try:
+        results.put(sorted(build_phantom(replace(CONFIG, studies=3), root, progress=False).studies["study_id"]))
+    except Exception as error:
+        results.put(repr(error))
+
+
+def test_two_processes_may_build_the_same_folder_at_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready, results = context.Barrier(2), context.Queue()
+    arguments = (tmp_path / "phantom", ready, results)
+    processes = [context.Process(target=build_at_the_same_time, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    first, second = (results.get(timeout=120) for _ in processes)
+    for process in processes:
+        process.join()
+    assert first == second == ["p000000", "p000001", "p000002"]
+    assert [path.name for path in tmp_path.iterdir()] == ["phantom"]  # nothing temporary is left
+
+
+def test_a_folder_filled_meanwhile_from_another_config_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    install = files._install
+
+    def slow(*arguments: Any) -> bool:
+        monkeypatch.setattr(files, "_install", install)
+        build_phantom(replace(CONFIG, studies=2), tmp_path / "phantom", progress=False)
+        return install(*arguments)
+
+    monkeypatch.setattr(files, "_install", slow)
+    with pytest.raises(ValueError, match="differs in studies"):
+        build_phantom(replace(CONFIG, studies=3), tmp_path / "phantom", progress=False)
+    assert len(load_phantom(tmp_path / "phantom").studies) == 2
 
 
 def test_splits_hold_whole_patients_in_the_shares_asked_for(corpus: Corpus) -> None:

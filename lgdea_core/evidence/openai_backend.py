@@ -34,6 +34,8 @@ IN_FLIGHT = 32
 `TIMEOUT_SECONDS`; vLLM gains up to some 256."""
 
 TIMEOUT_SECONDS = 600.0
+CONNECT_SECONDS = 10.0
+"""Until a server takes the connection; a wrong address shows soon, a slow answer may take its time."""
 RETRIES = 8
 """Of a request by the client; about 35 seconds of waits altogether."""
 READINGS = 4
@@ -113,9 +115,8 @@ class OpenAIBackend:
 
     async def _run(self, passages: Iterator[Passage], prompt: Prompt, settle: Settle) -> None:
         key = os.environ.get(KEY_VARIABLE) or "none"  # the client insists on one, a local server ignores it
-        client = openai.AsyncOpenAI(
-            base_url=self._base_url, api_key=key, timeout=self._timeout, max_retries=self._retries
-        )
+        timeout = openai.Timeout(self._timeout, connect=CONNECT_SECONDS)
+        client = openai.AsyncOpenAI(base_url=self._base_url, api_key=key, timeout=timeout, max_retries=self._retries)
         async with client:
             await self._greet(client)
             waiting = (passage for passage in passages)  # of this call, so that one worker can close it for all

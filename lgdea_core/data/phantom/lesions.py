@@ -76,10 +76,12 @@ def draw_lesion(lesion: Lesion, geometry: Geometry, heart_width: float = 1.0) ->
         layers = _cardiomegaly(lesion, geometry, heart_width)
     else:
         layers = _PAINTERS[lesion.finding](lesion, geometry, rng)
-    mask = np.zeros((geometry.height, geometry.width), bool)
-    for plane, _ in layers:
-        mask |= plane > max(MASK_LEVEL * float(plane.max()), 0.02)
-    return PaintedLesion(layers=layers, mask=mask)
+    return PaintedLesion(layers=layers, mask=mask_of(layers))
+
+
+def mask_of(layers: Layers) -> Bool[np.ndarray, "height width"]:
+    """The pixels that layers cover, see `MASK_LEVEL`."""
+    return np.logical_or.reduce([plane > max(MASK_LEVEL * float(plane.max()), 0.02) for plane, _ in layers])
 
 
 def wall_x(y: float) -> float:

@@ -7,7 +7,8 @@ import numpy as np
 
 from lgdea_core.data.phantom import wording as words
 from lgdea_core.data.phantom.config import PhantomConfig
-from lgdea_core.data.phantom.truth import Mention, Truth
+from lgdea_core.data.phantom.truth import Mention, Truth, sides_of
+from lgdea_core.data.phantom.wording import TRAINING, Wording
 from lgdea_core.evidence.schema import Finding
 from lgdea_core.vocabulary import NO_FINDING
 
@@ -54,10 +55,10 @@ class NounPhrase:
 
 
 class Pen:
-    """Random choices of one report."""
+    """Random choices of one report, among the words it is written in."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
-        self.rng = rng
+    def __init__(self, rng: np.random.Generator, wording: Wording = TRAINING) -> None:
+        self.rng, self.wording = rng, wording
 
     def pick(self, options: tuple[str, ...]) -> str:
         """One of the options."""
@@ -73,7 +74,12 @@ class Pen:
 
 
 def write_report(
-    config: PhantomConfig, truth: Truth, view: str, devices: tuple[str, ...], rng: np.random.Generator
+    config: PhantomConfig,
+    truth: Truth,
+    view: str,
+    devices: tuple[str, ...],
+    rng: np.random.Generator,
+    wording: Wording = TRAINING,
 ) -> tuple[str, tuple[Finding, ...]]:
     """A report with its evidence.
 
@@ -83,7 +89,7 @@ def write_report(
     Returns:
         The report, and every claim on a configured finding with its words (and `NO_FINDING` for "all is normal").
     """
-    pen = Pen(rng)
+    pen = Pen(rng, wording)
     target = float(rng.uniform(*LENGTH_RANGE))
     stated = [mention for mention in truth.mentions if mention.status != "unreported"]
     findings = [_state(mention, config, pen) for mention in stated]
@@ -101,6 +107,11 @@ def write_report(
     findings += _pad(target - length, denied, config, pen)
     rng.shuffle(findings)
     return _assemble(config, view, findings, impression, pen)
+
+
+def lesion_phrases(truth: Truth, evidence: tuple[Finding, ...]) -> tuple[str, ...]:
+    """`lesion_phrase` of every lesion."""
+    return tuple(lesion_phrase(truth, number, evidence) for number in range(len(truth.lesions)))
 
 
 def lesion_phrase(truth: Truth, lesion: int, evidence: tuple[Finding, ...]) -> str:
@@ -129,11 +140,12 @@ def noun_phrase(mention: Mention, config: PhantomConfig, pen: Pen) -> NounPhrase
         return _heart_phrase(severity, plain, pen)
     laterality = mention.laterality if says["laterality"] else None
     zone = mention.zone if says["zone"] else None
-    noun = words.NOUNS[mention.finding][0] if plain else pen.favour(words.NOUNS[mention.finding])
-    plural = laterality == "bilateral" and mention.finding in words.COUNTABLE
+    noun = pen.wording.nouns[mention.finding][0] if plain else pen.favour(pen.wording.nouns[mention.finding])
+    several = len(mention.lesions) > len(sides_of(mention.laterality))  # on one side
+    plural = (laterality == "bilateral" or several) and mention.finding in words.COUNTABLE
     if plural:
         head, _, last = noun.rpartition(" ")
-        noun = f"{head} {words.PLURALS[last]}".strip()
+        noun = f"{head} {pen.wording.plurals[last]}".strip()
     grade = "" if severity is None else words.PLAIN_GRADE[severity] if plain else _grade(mention.finding, severity, pen)
     text = _join(grade, laterality, zone, noun, plain, pen)
     article = ""
@@ -149,27 +161,28 @@ def noun_phrase(mention: Mention, config: PhantomConfig, pen: Pen) -> NounPhrase
 
 
 def _grade(finding: str, severity: str, pen: Pen) -> str:
-    scales = words.GRADING[finding]
+    scales = pen.wording.grading[finding]
     return pen.favour(scales[int(pen.rng.integers(len(scales)))][severity])
 
 
 def _join(grade: str, laterality: str | None, zone: str | None, noun: str, plain: bool, pen: Pen) -> str:
     """Grade, side, zone and noun, with the zone before or after the noun."""
     if zone and not plain and laterality and pen.chance(0.35):
-        places = words.ZONE_PLACES_BOTH if laterality == "bilateral" else words.ZONE_PLACES
+        places = pen.wording.zone_places_both if laterality == "bilateral" else pen.wording.zone_places
         return " ".join(part for part in (grade, noun, pen.favour(places[zone]).format(side=laterality)) if part)
-    adjectives = words.ZONE_ADJECTIVES[zone] if zone else ("",)
+    adjectives = pen.wording.zone_adjectives[zone] if zone else ("",)
     adjective = adjectives[0] if plain else pen.favour(adjectives)
-    return " ".join(part for part in (grade, laterality, adjective, noun) if part)
+    side = pen.wording.sides[laterality] if laterality else ""
+    return " ".join(part for part in (grade, side, adjective, noun) if part)
 
 
 def _heart_phrase(severity: str | None, plain: bool, pen: Pen) -> NounPhrase:
     claim = Claim(observation="cardiomegaly", status="present", region=None, severity=severity)
     if not plain and pen.chance(0.5):
-        grade = pen.favour(words.ADVERBS[severity]) if severity else ""
-        text = pen.favour(words.HEART_CLAUSES).format(grade=grade)
+        grade = pen.favour(pen.wording.adverbs[severity]) if severity else ""
+        text = pen.favour(pen.wording.heart_clauses).format(grade=grade)
         return NounPhrase(text=text, claim=replace(claim, region="cardiac silhouette"), clause=True)
-    noun = words.NOUNS["cardiomegaly"][0] if plain else pen.favour(words.NOUNS["cardiomegaly"])
+    noun = pen.wording.nouns["cardiomegaly"][0] if plain else pen.favour(pen.wording.nouns["cardiomegaly"])
     grade = "" if severity is None else words.PLAIN_GRADE[severity] if plain else _grade("cardiomegaly", severity, pen)
     region = "cardiac silhouette" if "silhouette" in noun else None
     return NounPhrase(text=f"{grade} {noun}".strip(), claim=replace(claim, region=region))
@@ -183,7 +196,7 @@ def _state(mention: Mention, config: PhantomConfig, pen: Pen) -> Sentence:
         hedge = "Possibly " if mention.status == "uncertain" else ""
         text = f"{hedge}{words_for.text}." if hedge else f"{_capital(words_for.text)}."
         return _sentence(text, words_for.text, claim)
-    forms = words.UNCERTAIN_FORMS if mention.status == "uncertain" else words.PRESENT_FORMS
+    forms = words.UNCERTAIN_FORMS if mention.status == "uncertain" else pen.wording.present_forms
     form = forms[0] if config.wording == "plain" else pen.pick(forms)
     text = form.format(a=words_for.article, np=words_for.text, Np=_capital(words_for.text))
     if words_for.plural:

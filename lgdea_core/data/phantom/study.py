@@ -1,19 +1,23 @@
 """One phantom study: film, truth and report, from a configuration and an index alone."""
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
 from lgdea_core.data.phantom.anatomy import HEART_LEVEL, LUNG_LEVEL, Habitus, paint_anatomy
 from lgdea_core.data.phantom.config import PhantomConfig
 from lgdea_core.data.phantom.geometry import Box, Geometry, box_of_mask, heart_contour
-from lgdea_core.data.phantom.lesions import Lesion, PaintedLesion, draw_lesion
+from lgdea_core.data.phantom.lesions import Lesion, PaintedLesion, draw_lesion, mask_of
 from lgdea_core.data.phantom.nuisance import Exposure, Nuisance, add_scatter, finish, paint_devices
-from lgdea_core.data.phantom.report import lesion_phrase, write_report
+from lgdea_core.data.phantom.report import lesion_phrases, write_report
 from lgdea_core.data.phantom.truth import Truth, sample_lesion, sample_truth
 from lgdea_core.evidence.schema import Finding
+
+_DETAIL_WIDTH, _DETAIL_LEVEL = 0.03, 0.12
+"""Canonical units and grey levels below which a bilateral filter takes a real film's structures for detail."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +104,12 @@ def generate_study(config: PhantomConfig, index: int) -> PhantomStudy:
         config: the world; `studies` is not looked at.
         index: 0 or more.
     """
-    plan = plan_study(config, index)
-    geometry = plan.nuisance.geometry(config.image_size)
+    return develop(plan_study(config, index), config.image_size)
+
+
+def develop(plan: StudyPlan, image_size: int) -> PhantomStudy:
+    """The film of a plan, `image_size` pixels a side, with its truth in pixels."""
+    geometry = plan.nuisance.geometry(image_size)
     painted = _draw_lesions(plan, geometry)
     boxes = [box_of_mask(lesion.mask) for lesion in painted]
     return PhantomStudy(
@@ -114,7 +122,7 @@ def generate_study(config: PhantomConfig, index: int) -> PhantomStudy:
         lesions=plan.truth.lesions,
         masks=tuple(lesion.mask for lesion in painted),
         boxes_xyxy=np.array(boxes, dtype=np.float64).reshape(-1, 4),
-        phrases=tuple(lesion_phrase(plan.truth, number, plan.evidence) for number in range(len(plan.truth.lesions))),
+        phrases=lesion_phrases(plan.truth, plan.evidence),
         regions=geometry.region_boxes(),
         report=plan.report,
         evidence=plan.evidence,
@@ -147,9 +155,7 @@ def _render(
 
     def film(without: Collection[int]) -> Float32[np.ndarray, "height width"]:
         canvas = normal.copy()
-        # Cardiomegaly first: the heart lies under what else is painted.
-        order = sorted(range(len(painted)), key=lambda number: plan.truth.lesions[number].finding != "cardiomegaly")
-        for number in order:
+        for number in _painting_order(plan.truth.lesions):
             if number not in without:
                 painted[number].onto(canvas)
         paint_devices(canvas, geometry, nuisance)
@@ -170,7 +176,7 @@ def paint_lesion(
 ) -> tuple[Float32[np.ndarray, "height width"], Bool[np.ndarray, "height width"]]:
     """Paint one lesion of a kind, at a random place, into any normal film.
 
-    The lesion's grey levels are stretched to the film's own, from its aerated lung to its heart.
+    See `paint_lesions`.
 
     Args:
         image: grey levels in [0, 1], dense tissue bright.
@@ -186,21 +192,64 @@ def paint_lesion(
     Raises:
         ValueError: unknown finding or severity, or a film that is not the geometry's size.
     """
+    lesion = sample_lesion(finding, rng, severity=severity, contrast=contrast)
+    film, masks = paint_lesions(image, (lesion,), geometry)
+    return film, masks[0]
+
+
+def paint_lesions(
+    image: Float[np.ndarray, "height width"], lesions: Sequence[Lesion], geometry: Geometry
+) -> tuple[Float32[np.ndarray, "height width"], tuple[Bool[np.ndarray, "height width"], ...]]:
+    """Paint given lesions into any normal film.
+
+    Grey levels are stretched to the film's own, from its aerated lung to its heart, which nothing exceeds. What is
+    dense lies in the same beam as ribs and vessels, so their detail stays on top of it; air replaces lung.
+
+    Args:
+        image: grey levels in [0, 1], dense tissue bright.
+        lesions: what to paint, where and how strongly.
+        geometry: where the chest lies.
+
+    Returns:
+        A new film and the mask of each lesion.
+
+    Raises:
+        ValueError: the film is not the geometry's size.
+    """
     if image.shape != (geometry.height, geometry.width):
         raise ValueError(
-            f"paint_lesion: the film is {image.shape}, but the geometry is made for "
+            f"paint_lesions: the film is {image.shape}, but the geometry is made for "
             f"{(geometry.height, geometry.width)}; make them equal"
         )
-    lesion = sample_lesion(finding, rng, severity=severity, contrast=contrast)
-    painted = draw_lesion(lesion, geometry)
     film = image.astype(np.float32)
-    layers = [(plane, _level_on(film, geometry, level)) for plane, level in painted.layers]
-    replace(painted, layers=layers).onto(film)
-    return film, painted.mask
+    lung, heart = _levels_of(film, geometry)
+    aerated = np.clip((heart - film) / (heart - lung), 0, 1)
+    painted = [_fit_to_film(draw_lesion(lesion, geometry), aerated) for lesion in lesions]
+    for number in _painting_order(lesions):
+        for plane, level in painted[number].layers:
+            share = min((level - LUNG_LEVEL) / (HEART_LEVEL - LUNG_LEVEL), 1.0)
+            target = np.float32(max(lung + (heart - lung) * share, 0.0))
+            if level > 0.5:
+                ground = cv2.bilateralFilter(film, 0, _DETAIL_LEVEL, _DETAIL_WIDTH * geometry.unit)
+                film += plane * np.maximum(target - ground, 0)
+            else:
+                film += plane * (target - film)
+    return film, tuple(lesion.mask for lesion in painted)
 
 
-def _level_on(film: Float32[np.ndarray, "height width"], geometry: Geometry, level: float) -> float:
+def _fit_to_film(lesion: PaintedLesion, aerated: Float32[np.ndarray, "height width"]) -> PaintedLesion:
+    """Free air takes the place of lung only: a real heart need not lie where the outline has one."""
+    layers = [(plane * aerated if level < LUNG_LEVEL else plane, level) for plane, level in lesion.layers]
+    return PaintedLesion(layers=layers, mask=mask_of(layers))
+
+
+def _painting_order(lesions: Sequence[Lesion]) -> list[int]:
+    """Cardiomegaly first: the heart lies under what else is painted."""
+    return sorted(range(len(lesions)), key=lambda number: lesions[number].finding != "cardiomegaly")
+
+
+def _levels_of(film: Float32[np.ndarray, "height width"], geometry: Geometry) -> tuple[float, float]:
+    """Grey levels of aerated lung and of the heart on a film."""
     lung = float(np.percentile(film[geometry.lungs > 0.5], 25))
     heart = float(np.median(film[geometry.fill(heart_contour(0.9)) > 0.5]))
-    share = (level - LUNG_LEVEL) / (HEART_LEVEL - LUNG_LEVEL)
-    return min(max(lung + max(heart - lung, 0.1) * share, 0.0), 1.0)
+    return lung, max(heart, lung + 0.1)

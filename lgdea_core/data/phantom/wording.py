@@ -1,5 +1,10 @@
 """The words of phantom reports. Modifiers are shared between findings, so that none of them gives a finding away."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Options = Mapping[str, tuple[str, ...]]
+
 NOUNS = {
     "atelectasis": ("atelectasis", "linear atelectasis", "patchy atelectasis"),
     "cardiomegaly": ("cardiomegaly", "enlargement of the cardiac silhouette", "cardiac enlargement"),
@@ -171,3 +176,37 @@ COMPARISONS = (
     "Chest radiograph from the previous day.",
     "Study of last month.",
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wording:
+    """The words in which a report states what is there; denials, hedges and filler are the same for all."""
+
+    nouns: Options
+    plurals: Mapping[str, str]
+    """of the nouns' last words"""
+    grading: Mapping[str, tuple[Options, ...]]
+    """scales of severity words that fit each finding"""
+    sides: Mapping[str, str]
+    """laterality as an adjective"""
+    zone_adjectives: Options
+    zone_places: Options
+    zone_places_both: Options
+    heart_clauses: tuple[str, ...]
+    adverbs: Options
+    present_forms: tuple[str, ...]
+
+
+TRAINING = Wording(
+    nouns=NOUNS,
+    plurals=PLURALS,
+    grading=GRADING,
+    sides={"left": "left", "right": "right", "bilateral": "bilateral"},
+    zone_adjectives=ZONE_ADJECTIVES,
+    zone_places=ZONE_PLACES,
+    zone_places_both=ZONE_PLACES_BOTH,
+    heart_clauses=HEART_CLAUSES,
+    adverbs=ADVERBS,
+    present_forms=PRESENT_FORMS,
+)
+"""What every phantom is written in; `unseen.py` has what none ever says."""
