@@ -167,7 +167,8 @@ def train(
         phase = phase_at(state.step, config.method, config.train)
         if phase == "relations" and (relations is None or _refresh_due(state.step, config.train)):
             first = state.step == config.train.text_steps + config.train.pair_steps
-            relations = refresh_relations(state.teacher, data, config, graph=first_graph if first else fixed_graph)
+            graph = first_graph if first and fixed_graph is None else fixed_graph
+            relations = refresh_relations(state.teacher, data, config, graph=graph)
         if USES_TEXT_PHASE[config.method] and state.step == config.train.text_steps // 2:
             place_prototypes(state, data, config.seed)
         process = (accelerator.process_index, accelerator.num_processes)

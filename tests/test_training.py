@@ -280,10 +280,7 @@ def test_only_lgdea_needs_evidence(method: str, tmp_path: Path) -> None:
     "name",
     [
         "first_graph",
-        pytest.param(
-            "fixed_graph",
-            marks=pytest.mark.xfail(strict=True, reason="train: the first refresh propagates instead of the oracle"),
-        ),
+        "fixed_graph",
     ],
 )
 def test_given_relations_take_the_place_of_propagation(
