@@ -13,6 +13,7 @@ from lgdea_core.data.phantom import unseen as other
 from lgdea_core.data.phantom.hard import MIN_DENIED, SUBTLE_CONTRAST, HardStudy, plan_hard_study, swap_sides
 from lgdea_core.data.phantom.study import develop, plan_study
 from lgdea_core.data.phantom.unseen import is_unseen, training_words, words_of
+from lgdea_core.data.phantom.wording import COUNTABLE, PLURALS
 
 CONFIG = PhantomConfig(image_size=48, seed=3)
 
@@ -183,3 +184,5 @@ def test_two_of_a_kind_are_two_boxes_under_one_phrase() -> None:
         sides = {lesion.side for lesion in film.lesions}
         assert len(sides) == (1 if study.variant == "one side" else 2)
         assert len({lesion.zone for lesion in film.lesions}) == 2
+        if film.lesions[0].finding in COUNTABLE:
+            assert any(plural in film.phrases[0].lower() for plural in PLURALS.values())

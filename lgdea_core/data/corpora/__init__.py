@@ -16,6 +16,7 @@ CORPORA = {
     "openi": ("lgdea_core.data.corpora.openi", "load"),
     "covid_chestxray": ("lgdea_core.data.corpora.covid_chestxray", "load"),
     "folder": ("lgdea_core.data.corpora.folder", "load"),
+    "painted_nih": ("lgdea_core.data.corpora.painted_nih", "load"),
 }
 """name -> module and function that loads it; imported when asked for"""
 
@@ -24,10 +25,11 @@ FOLDERS = {
     "openi": "openi",
     "covid_chestxray": "covid-chestxray-dataset",
     "folder": "folder",
+    "painted_nih": "nih-chestxray14",
 }
 """name -> sub-folder of the data root (LGDEA_DATA) that `assemble` looks in"""
 
-OWN_SPLITS = ("phantom", "folder")
+OWN_SPLITS = ("phantom", "folder", "painted_nih")
 """corpora whose split was made with their boxes in mind: `assemble` leaves it alone"""
 
 
