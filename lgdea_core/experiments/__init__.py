@@ -1,1 +1,1 @@
-"""Experiments whose rows are committed: `python -m lgdea_core.experiments limited_pairing | ablation | relations`."""
+"""Experiments whose rows are committed; `python -m lgdea_core.experiments --help` lists them."""

@@ -1,73 +1,164 @@
-"""python -m lgdea_core.experiments limited_pairing | ablation | relations [--plan]: make the rows that are missing."""
+"""python -m lgdea_core.experiments EXPERIMENT [--plan]: make the rows of a table in figures/tables that are missing."""
 
 import argparse
 import logging
 import sys
+from collections.abc import Callable, Iterable, Sequence
 
 from lgdea_core.config import METHODS, PRESETS, RunConfig
+from lgdea_core.experiments import hard
 from lgdea_core.experiments.cells import Cell
-from lgdea_core.experiments.plans import ABLATIONS, PAIRED_RATIOS, SEEDS, ablation, limited_pairing
-from lgdea_core.experiments.relations import measure_relations
+from lgdea_core.experiments.plans import ABLATIONS, SEEDS, ablation, limited_pairing, real
+from lgdea_core.experiments.relations import measure_relations, missing_relations
 from lgdea_core.experiments.tables import estimated_minutes, missing_cells, read_table, run_cells, summary, table_path
-from lgdea_core.experiments.worlds import WORLDS
+from lgdea_core.experiments.worlds import GENERATED, REAL
+
+Run = Callable[[argparse.Namespace], None]
 
 
 def main() -> None:
-    """Parse, print the costed plan, train."""
+    """Parse, print the costed plan, make the rows."""
     arguments = _parser().parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    if arguments.experiment == "relations":
-        for config in relation_configs(arguments):
-            measure_relations(config, arguments.world)
+    arguments.run(arguments)
+
+
+def run_limited_pairing(arguments: argparse.Namespace) -> None:
+    """Train what the curve lacks."""
+    common = {"seeds": arguments.seeds, "world": arguments.world, "preset": arguments.preset}
+    _train(limited_pairing(ratios=arguments.ratios, methods=arguments.methods, **common), "limited_pairing", arguments)
+
+
+def run_ablation(arguments: argparse.Namespace) -> None:
+    """Train what the ablations lack."""
+    common = {"seeds": arguments.seeds, "world": arguments.world, "preset": arguments.preset}
+    _train(ablation(ratios=arguments.ratios, variants=arguments.variants, **common), "ablation", arguments)
+
+
+def run_real(arguments: argparse.Namespace) -> None:
+    """Train what the table of real films lacks."""
+    common = {"seeds": arguments.seeds, "worlds": arguments.worlds, "preset": arguments.preset}
+    _train(real(methods=arguments.methods, **common), "real_films", arguments)
+
+
+def run_relations(arguments: argparse.Namespace) -> None:
+    """Train the warm models that the table of relations lacks, and measure them."""
+    configs = [
+        RunConfig.from_preset(arguments.preset, paired_ratio=ratio, seed=seed)
+        for ratio in arguments.ratios
+        for seed in arguments.seeds
+    ]
+    models = [model for config in configs for model in missing_relations(config, arguments.world)]
+    _say_plan([(model.minutes, str(model)) for model in models], 1, "relations")
+    if not arguments.plan:
+        measure_relations(models)
+
+
+def run_hard(arguments: argparse.Namespace) -> None:
+    """Measure the models that are there, and say which are not."""
+    if arguments.summary:
+        _say(hard.hard_summary(read_table(table_path("hard_set"), hard.KEY)).to_string(index=False))
         return
-    cells, path = planned(arguments), table_path(arguments.experiment)
+    cells = limited_pairing(arguments.seeds, arguments.ratios, arguments.methods, preset=arguments.preset)
+    todo, untrained = hard.missing_measures(cells)
+    _say_plan([(hard.MINUTES_A_MODEL, _named(cell)) for cell in todo], 1, "hard_set")
+    for cell in untrained:
+        _say(f"no model in {cell.folder / 'model'}; make it with\n    {hard.how_to_train(cell)}")
+    if not arguments.plan:
+        hard.measure_hard_set(todo)
+
+
+def _train(cells: Sequence[Cell], table: str, arguments: argparse.Namespace) -> None:
+    path = table_path(table)
     if arguments.summary:
         _say(summary(read_table(path)).to_string(index=False))
         return
     todo = missing_cells(cells, path)
-    minutes = estimated_minutes(todo, path)
-    for cell, cost in zip(todo, minutes, strict=True):
-        _say(f"{cost:6.1f} min  " + "  ".join(str(part) for part in cell.key if part != ""))
-    total = sum(minutes) / arguments.workers
-    _say(f"{len(todo)} of {len(cells)} trainings to do, about {total:.0f} min, {arguments.workers} at a time -> {path}")
+    lines = zip(estimated_minutes(todo, path), map(_named, todo), strict=True)
+    _say_plan(lines, arguments.workers, table)
     if not arguments.plan:
         run_cells(todo, path, arguments.workers)
+
+
+def _named(cell: Cell) -> str:
+    return "  ".join(str(part) for part in cell.key if part != "")
+
+
+def _say_plan(lines: Iterable[tuple[float, str]], workers: int, table: str) -> None:
+    """One line for each model with its minutes, then their sum."""
+    lines = list(lines)
+    for minutes, name in lines:
+        _say(f"{minutes:6.1f} min  {name}")
+    total = sum(minutes for minutes, _ in lines) / workers
+    _say(f"{len(lines)} models to do, about {total:.0f} min, {workers} at a time -> {table_path(table)}")
 
 
 def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-def planned(arguments: argparse.Namespace) -> list[Cell]:
-    """The cells the command line asks for."""
-    common = {"seeds": arguments.seeds, "world": arguments.world, "preset": arguments.preset}
-    if arguments.experiment == "ablation":
-        return ablation(ratios=arguments.ratios or (0.1,), variants=arguments.variants, **common)
-    return limited_pairing(ratios=arguments.ratios or PAIRED_RATIOS, methods=arguments.methods, **common)
-
-
-def relation_configs(arguments: argparse.Namespace) -> list[RunConfig]:
-    """The warm models whose relations are measured."""
-    return [
-        RunConfig.from_preset(arguments.preset, paired_ratio=ratio, seed=seed)
-        for ratio in arguments.ratios or (0.1,)
-        for seed in arguments.seeds
-    ]
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lgdea_core.experiments", description=__doc__)
-    parser.add_argument("experiment", choices=("limited_pairing", "ablation", "relations"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
-    parser.add_argument("--ratios", type=float, nargs="+", help="paired ratios")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="of limited_pairing")
-    parser.add_argument("--variants", nargs="+", choices=tuple(ABLATIONS), default=list(ABLATIONS), help="of ablation")
-    parser.add_argument("--world", choices=tuple(WORLDS), default="phantom")
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="demo")
-    parser.add_argument("--workers", type=int, default=2, help="trainings side by side; they share the CPU's threads")
-    parser.add_argument("--summary", action="store_true", help="print mean ± sd over the seeds of the table and stop")
-    parser.add_argument("--plan", action="store_true", help="print what would be trained, with minutes, and stop")
+    experiments = parser.add_subparsers(metavar="EXPERIMENT", required=True)
+
+    curve = _command(experiments, "limited_pairing", run_limited_pairing, "methods x paired ratios, on one budget")
+    _choices(curve, "--methods", METHODS)
+    curve.add_argument("--ratios", type=float, nargs="+", help="paired ratios; the world's own by default")
+    _world(curve)
+    _training(curve)
+
+    parts = _command(experiments, "ablation", run_ablation, "lgdea with a part left out or replaced; shuffled pairs")
+    _choices(parts, "--variants", tuple(ABLATIONS))
+    _ratios(parts, (0.1,))
+    _world(parts)
+    _training(parts)
+
+    films = _command(experiments, "real", run_real, "methods and their controls on real films, with intervals")
+    _choices(films, "--methods", METHODS)
+    _choices(films, "--worlds", REAL)
+    _training(films)
+
+    relations = _command(experiments, "relations", run_relations, "what relations know after the warm-up, by setting")
+    _ratios(relations, (0.1,))
+    _world(relations)
+
+    asked = _command(experiments, "hard", run_hard, "the hard set, asked of the models that limited_pairing left")
+    _choices(asked, "--methods", METHODS)
+    _ratios(asked, hard.RATIOS)
+    _summary(asked)
     return parser
+
+
+def _command(
+    experiments: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, run: Run, line: str
+) -> argparse.ArgumentParser:
+    command = experiments.add_parser(name, help=line, description=line)
+    command.set_defaults(run=run)
+    command.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    command.add_argument("--preset", choices=tuple(PRESETS), default="demo")
+    command.add_argument("--plan", action="store_true", help="print what would be done, with minutes, and stop")
+    return command
+
+
+def _training(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--workers", type=int, default=2, help="trainings side by side; they share the CPU's threads")
+    _summary(command)
+
+
+def _summary(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--summary", action="store_true", help="print mean ± sd over the seeds of the table and stop")
+
+
+def _world(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--world", choices=GENERATED, default="phantom")
+
+
+def _ratios(command: argparse.ArgumentParser, default: Sequence[float]) -> None:
+    command.add_argument("--ratios", type=float, nargs="+", default=list(default), help="paired ratios")
+
+
+def _choices(command: argparse.ArgumentParser, name: str, choices: Sequence[str]) -> None:
+    command.add_argument(name, nargs="+", choices=choices, default=list(choices))
 
 
 if __name__ == "__main__":

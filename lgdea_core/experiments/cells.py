@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from lgdea_core.data.pairing import Pools
 from lgdea_core.evaluation.harness import evaluate
 from lgdea_core.evidence.extract import extract_evidence
 from lgdea_core.evidence.index import index_reports
-from lgdea_core.experiments.worlds import build_world
+from lgdea_core.experiments.worlds import REAL, WORLDS, world_inputs
 from lgdea_core.methods import USES_RELATIONS
 from lgdea_core.model import LGDEAProcessor
 from lgdea_core.refresh import refresh_relations
@@ -54,10 +55,11 @@ RELATION_MEASURES = (
     "pair_lift",
     "coverage",
     "max_column_mass",
+    "effective_reports",
 )
 """Columns `relation_<name>`: quality of the last relations against the hidden truth, where the method has any."""
-RESAMPLES = 200
-"""Bootstrap draws of an evaluation; tables hold estimates, and their spread over seeds."""
+RESAMPLES, INTERVAL_RESAMPLES = 200, 1000
+"""Bootstrap draws of an evaluation: most tables hold estimates and their spread over seeds, few hold intervals."""
 COPY = "-copy"
 """Ends the study_id of a known report that stands in for unpaired ones."""
 
@@ -79,6 +81,8 @@ class Cell:
     """a report is one phrase, without evidence extraction"""
     known_reports: bool = False
     """copies of the paired reports take the place of the unpaired ones"""
+    intervals: bool = False
+    """the row has the 95 % interval and the number of samples of every measure"""
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -99,12 +103,16 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     inputs, trained = train_cell(cell)
     seconds = time.perf_counter() - began
     save_trained(trained, cell.folder / "model")
-    metrics = evaluate(trained.state.model, trained.processor, inputs, resamples=RESAMPLES, progress=False)
-    row = dict(zip(KEY, cell.key, strict=True)) | headline_measures(metrics)
-    if USES_RELATIONS[cell.config.method] and cell.config.train.relation_steps and len(inputs.pools.hidden_pairs):
+    resamples = INTERVAL_RESAMPLES if cell.intervals else RESAMPLES
+    metrics = evaluate(trained.state.model, trained.processor, inputs, resamples=resamples, progress=False)
+    row = dict(zip(KEY, cell.key, strict=True)) | headline_measures(metrics, cell.intervals)
+    if USES_RELATIONS[cell.config.method] and cell.config.train.relation_steps:
         row |= _relation_measures(cell, inputs, trained)
     shutil.rmtree(cell.folder / "training")
+    world = WORLDS[cell.world]
     return row | {
+        "films": world.films,
+        "reports": world.reports,
         "steps": cell.config.train.total_steps,
         "images_seen": images_seen(cell.config, trained.data),
         "seconds": round(seconds),
@@ -115,7 +123,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
 def train_cell(cell: Cell) -> tuple[Inputs, Trained]:
     """Train a cell, or go on where a killed run of it stopped."""
     config = cell.config
-    inputs = inputs_of(build_world(cell.world, config), config, progress=False)
+    inputs = world_inputs(cell.world, config)
     if cell.known_reports:
         corpus = known_reports_only(inputs.corpus, inputs.pools)
         inputs = inputs_of(corpus, replace_fields(config, paired_ratio=1.0), progress=False)
@@ -130,11 +138,24 @@ def train_cell(cell: Cell) -> tuple[Inputs, Trained]:
     return inputs, Trained(state=state, history=history, processor=processor, data=data, config=config)
 
 
-def headline_measures(metrics: pd.DataFrame) -> dict[str, float]:
-    """The columns of `MEASURES` from an evaluation: macro means over findings, retrieval over all studies."""
-    overall = metrics[metrics["finding"].eq("macro") | metrics["task"].eq("retrieval")]
-    values = overall.set_index(["task", "metric"])["estimate"]
-    return {column: round(float(values[place]), 4) for column, place in MEASURES.items() if place in values.index}
+def headline_measures(metrics: pd.DataFrame, intervals: bool = False) -> dict[str, float]:
+    """The columns of `MEASURES` from an evaluation: macro means over findings, retrieval over all studies.
+
+    Args:
+        metrics: from `harness.evaluate`; a measure that it lacks is left out.
+        intervals: add `<measure>_low` and `<measure>_high`, the 95 % interval, and `<measure>_n`, the samples.
+    """
+    overall = metrics[metrics["finding"].eq("macro") | metrics["task"].eq("retrieval")].set_index(["task", "metric"])
+    row = {}
+    for column, place in MEASURES.items():
+        if place not in overall.index:
+            continue
+        found = overall.loc[place]
+        row[column] = round(float(found["estimate"]), 4)
+        if intervals:
+            bounds = {f"{column}_{bound}": round(float(found[bound]), 4) for bound in ("low", "high")}
+            row |= bounds | {f"{column}_n": int(found["n"])}
+    return row
 
 
 def images_seen(config: RunConfig, data: TrainingData) -> int:
@@ -176,9 +197,19 @@ def _with_whole_reports(data: TrainingData, inputs: Inputs, processor: LGDEAProc
 
 
 def _relation_measures(cell: Cell, inputs: Inputs, trained: Trained) -> dict[str, float | None]:
-    """Quality of the relations that the finished teacher infers; an oracle's are perfect by construction."""
-    if cell.oracle:
+    """Quality of the relations that the finished teacher infers; what has no case to count is None.
+
+    Nothing where that says nothing: an oracle's are perfect by construction, copies of known reports are nobody's own,
+    and real pools from several sources are labelled by several rules.
+    """
+    several = cell.world in REAL and not len(inputs.pools.hidden_pairs)
+    if cell.oracle or cell.known_reports or several:
         return {}
     relations = refresh_relations(trained.state.teacher, trained.data, cell.config).relations
-    quality = relation_quality(relations, *hidden_truth(inputs, trained.data))
-    return {f"relation_{name}": round(quality[name], 4) for name in RELATION_MEASURES}
+    quality = rounded(relation_quality(relations, *hidden_truth(inputs, trained.data)), RELATION_MEASURES)
+    return {f"relation_{name}": value for name, value in quality.items()}
+
+
+def rounded(quality: dict[str, Any], names: Sequence[str]) -> dict[str, float | None]:
+    """Some values of `relation_quality` for a table."""
+    return {name: None if quality[name] is None else round(quality[name], 4) for name in names}

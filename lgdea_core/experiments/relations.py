@@ -3,7 +3,7 @@
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,12 @@ from lgdea_core.artifacts import git_commit, project_root, runs_folder
 from lgdea_core.config import GraphConfig, RunConfig, replace_fields
 from lgdea_core.data.batches import TrainingData
 from lgdea_core.evidence.extract import extract_evidence
-from lgdea_core.experiments.cells import RELATION_MEASURES
-from lgdea_core.experiments.tables import add_row, read_table, table_path
-from lgdea_core.experiments.worlds import build_world
+from lgdea_core.experiments.cells import RELATION_MEASURES, rounded
+from lgdea_core.experiments.tables import SECONDS_A_STEP, add_row, read_table, table_path
+from lgdea_core.experiments.worlds import world_inputs
 from lgdea_core.refresh import EvidenceView, build_graphs, cross_affinity, spread_seeds, view_evidence
 from lgdea_core.relations import GraphRelations, Relations, combine_relations, relation_quality
-from lgdea_core.stages import fresh_model, hidden_truth, inputs_of, prepare_training
+from lgdea_core.stages import fresh_model, hidden_truth, prepare_training
 from lgdea_core.training import train
 
 logger = logging.getLogger("lgdea")
@@ -27,7 +27,7 @@ logger = logging.getLogger("lgdea")
 KEY = ("world", "paired_ratio", "seed", "preset", "pair_steps", "relations", "alpha", "neighbours", "self_loop",
        "graph_exponent", "affinity_sharpness", "sinkhorn_steps")  # fmt: skip
 """What tells two rows apart: `relations` is the mode, or "random" for the control."""
-QUALITY = (*RELATION_MEASURES, "precision_at_10", "pair_recall_at_10", "effective_reports")
+QUALITY = (*RELATION_MEASURES, "precision_at_10", "pair_recall_at_10")
 STARTS = (60, 120, 360)
 """Pair steps before relations are built, beside the preset's own."""
 SWEEPS: tuple[dict[str, Any], ...] = (
@@ -43,18 +43,45 @@ SWEEPS: tuple[dict[str, Any], ...] = (
 """Graph settings tried on one warm model, each as changes to the preset's."""
 
 
-def measure_relations(config: RunConfig, world: str) -> None:
-    """Add a row for every setting to relations.csv; rows that are there are not made again."""
-    path = table_path("relations")
-    own = config.train.pair_steps
-    plans = [(own, SWEEPS), *((start, ({},)) for start in STARTS)]
-    for start, sweeps in tqdm(plans, unit="start", desc=f"relations, seed {config.seed}"):
+@dataclass(frozen=True, kw_only=True)
+class WarmModel:
+    """A model after its warm-up, and the settings whose relations are to be measured on it."""
+
+    config: RunConfig
+    world: str
+    settings: tuple[tuple[str, GraphConfig], ...]
+    """name of the relations, and how they are made"""
+
+    @property
+    def minutes(self) -> float:
+        """What its training should take."""
+        return SECONDS_A_STEP["lgdea"] * (self.config.train.text_steps + self.config.train.pair_steps) / 60
+
+    def __str__(self) -> str:
+        data, steps = self.config.data, self.config.train.pair_steps
+        return (
+            f"{self.world}  {data.paired_ratio}  {self.config.seed}  {steps} pair steps, {len(self.settings)} settings"
+        )
+
+
+def missing_relations(config: RunConfig, world: str) -> list[WarmModel]:
+    """The warm models of a run that some row of relations.csv still needs."""
+    done = set(read_table(table_path("relations"), KEY)[list(KEY)].itertuples(index=False, name=None))
+    own, models = config.train.pair_steps, []
+    for start, sweeps in [(own, SWEEPS), *((start, ({},)) for start in STARTS)]:
         started = replace_fields(config, pair_steps=start)
-        done = set(read_table(path, KEY)[list(KEY)].itertuples(index=False, name=None))
         wanted = _settings(started.graph, sweeps, start == own)
-        missing = [(name, graph) for name, graph in wanted if _key(started, world, name, graph) not in done]
-        for row in _rows(started, world, missing) if missing else ():
-            add_row(path, row, KEY)
+        missing = tuple((name, graph) for name, graph in wanted if _key(started, world, name, graph) not in done)
+        if missing:
+            models.append(WarmModel(config=started, world=world, settings=missing))
+    return models
+
+
+def measure_relations(models: Sequence[WarmModel]) -> None:
+    """Train the warm models and add their rows to relations.csv."""
+    for model in tqdm(models, unit="model", desc="relations"):
+        for row in _rows(model.config, model.world, model.settings):
+            add_row(table_path("relations"), row, KEY)
 
 
 def _settings(graph: GraphConfig, sweeps: Sequence[dict[str, Any]], control: bool) -> Iterator[tuple[str, GraphConfig]]:
@@ -71,7 +98,7 @@ def _key(config: RunConfig, world: str, name: str, graph: GraphConfig) -> tuple[
 
 
 def _rows(config: RunConfig, world: str, settings: Sequence[tuple[str, GraphConfig]]) -> Iterator[dict[str, Any]]:
-    inputs = inputs_of(build_world(world, config), config, progress=False)
+    inputs = world_inputs(world, config)
     evidence, _ = extract_evidence(inputs.corpus.studies, config.data.extractor, progress=False)
     model, processor = fresh_model(config, inputs)
     data = prepare_training(config, inputs, evidence, processor)
@@ -80,9 +107,8 @@ def _rows(config: RunConfig, world: str, settings: Sequence[tuple[str, GraphConf
     view, truth = view_evidence(state.teacher, data), hidden_truth(inputs, data)
     for name, graph in settings:
         quality = relation_quality(_relations(name, graph, view, data, config.seed), *truth)
-        measured = {measure: round(quality[measure], 4) for measure in QUALITY}
         commit = {"commit": git_commit(project_root())}
-        yield dict(zip(KEY, _key(config, world, name, graph), strict=True)) | measured | commit
+        yield dict(zip(KEY, _key(config, world, name, graph), strict=True)) | rounded(quality, QUALITY) | commit
     shutil.rmtree(folder)
 
 

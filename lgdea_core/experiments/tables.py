@@ -36,9 +36,15 @@ def read_table(path: Path, key: Sequence[str] = KEY) -> pd.DataFrame:
 
 def add_row(path: Path, row: dict[str, Any], key: Sequence[str] = KEY) -> None:
     """Add a row and keep the table sorted by its key; the file is replaced as a whole."""
+    add_rows(path, [row], key)
+
+
+def add_rows(path: Path, rows: Sequence[dict[str, Any]], key: Sequence[str] = KEY) -> None:
+    """Add several rows at once, as `add_row` does: all of them or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     old = read_table(path, key)
-    table = pd.concat([old, pd.DataFrame([row])], ignore_index=True) if len(old) else pd.DataFrame([row])
+    new = pd.DataFrame(rows)
+    table = pd.concat([old, new], ignore_index=True) if len(old) else new
     part = path.with_name(path.name + ".part")
     table.sort_values(list(key), ignore_index=True).to_csv(part, index=False)
     part.rename(path)

@@ -1,25 +1,115 @@
-"""The corpora experiments run on, by name; a world depends on the seed of its run."""
+"""The corpora experiments run on, by name, and what their films and reports are: every row says it."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 from lgdea_core.artifacts import project_root
-from lgdea_core.config import RunConfig
+from lgdea_core.config import RunConfig, replace_fields
 from lgdea_core.data.corpus import Corpus
-from lgdea_core.data.phantom import EASY, PhantomConfig, build_phantom
+from lgdea_core.data.phantom import EASY, SHIFTED_PREVALENCE, PhantomConfig, build_phantom, mismatched_pools
+from lgdea_core.stages import Inputs, inputs_of, load_corpus_of
 
-WORLDS = {"phantom": PhantomConfig(), "easy": EASY}
-"""phantom: what every default is; easy: that of the quick study (eight findings, clear contrast, plain wording)."""
+PAIRED_RATIOS = (0.1, 1.0, 0.05, 0.25, 0.01)
+"""In the order in which they are trained."""
+UNREPORTED = 0.2
+"""Share of findings that the unpaired reports of world "mismatched" leave out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """A corpus for experiments, made anew for the seed of each run."""
+
+    build: Callable[[RunConfig], Corpus]
+    films: str
+    """what they are, in the words of the tables"""
+    reports: str
+    """likewise"""
+    corpus: str = "phantom"
+    """`DataConfig.corpus` of its runs"""
+    ratios: tuple[float, ...] = PAIRED_RATIOS
+    """paired ratios of its curve"""
+    own_pools: bool = False
+    """unpaired images and reports come from elsewhere than the pairs: all pairs of the corpus are known"""
 
 
 def build_world(name: str, config: RunConfig) -> Corpus:
     """The corpus of a run, made under data/ where it is missing.
 
     Raises:
+        ValueError: unknown name, or a world of real films without LGDEA_DATA.
+    """
+    return world_of(name).build(config)
+
+
+def world_of(name: str) -> World:
+    """A world by name.
+
+    Raises:
         ValueError: unknown name.
     """
     if name not in WORLDS:
         raise ValueError(f"unknown world {name!r}; known: {', '.join(WORLDS)}")
-    data = config.data
-    phantom = replace(WORLDS[name], studies=data.studies, image_size=data.image_size, seed=config.seed)
-    folder = f"{name}-{data.studies}x{data.image_size}-seed{config.seed}"
-    return build_phantom(phantom, project_root() / "data" / folder)
+    return WORLDS[name]
+
+
+def world_inputs(name: str, config: RunConfig) -> Inputs:
+    """Crops and pools of a run in a world."""
+    known = replace_fields(config, paired_ratio=1.0) if world_of(name).own_pools else config
+    return inputs_of(build_world(name, config), known, progress=False)
+
+
+def phantom_of(config: RunConfig, phantom: PhantomConfig) -> PhantomConfig:
+    """A phantom in the size, number and seed of a run."""
+    return replace(phantom, studies=config.data.studies, image_size=config.data.image_size, seed=config.seed)
+
+
+def _folder(name: str, config: RunConfig) -> Path:
+    return project_root() / "data" / f"{name}-{config.data.studies}x{config.data.image_size}-seed{config.seed}"
+
+
+def _phantom(name: str, phantom: PhantomConfig, config: RunConfig) -> Corpus:
+    return build_phantom(phantom_of(config, phantom), _folder(name, config))
+
+
+def _mismatched(config: RunConfig) -> Corpus:
+    """Pairs and images of world "phantom", from its very folder; the reports are not written to disk."""
+    images = phantom_of(config, PhantomConfig())
+    reports = replace(images, prevalence=SHIFTED_PREVALENCE, unreported_ratio=UNREPORTED)
+    return mismatched_pools(images, reports, _folder("phantom", config), config.data.paired_ratio)
+
+
+def _named(config: RunConfig) -> Corpus:
+    return load_corpus_of(config.data, config.seed)
+
+
+WORLDS = {
+    "phantom": World(build=partial(_phantom, "phantom", PhantomConfig()), films="generated", reports="generated"),
+    "easy": World(build=partial(_phantom, "easy", EASY), films="generated", reports="generated"),
+    "mismatched": World(
+        build=_mismatched,
+        films="generated",
+        reports="generated; unpaired ones of other prevalence, a fifth of their findings unreported",
+        ratios=tuple(ratio for ratio in PAIRED_RATIOS if ratio < 1),
+        own_pools=True,
+    ),
+    "painted": World(
+        build=_named, films="lesions painted into real normal films", reports="generated", corpus="painted_nih"
+    ),
+    "covid_chestxray+nih+openi": World(
+        build=_named,
+        films="real",
+        reports="real; of the pairs clinical notes",
+        corpus="covid_chestxray+nih+openi",
+        ratios=(1.0,),
+        own_pools=True,
+    ),
+    "nih": World(build=_named, films="real", reports="sentences written from labels", corpus="nih", ratios=(0.25,)),
+}
+"""phantom: what every default is; easy: that of the quick study (eight findings, clear contrast, plain wording);
+mismatched: the phantom with unpaired reports from another clinic; painted: phantom lesions in real anatomy; the others
+are corpora as `DataConfig.corpus` names them, of real films."""
+GENERATED = ("phantom", "easy", "mismatched", "painted")
+"""Worlds whose truth is known."""
+REAL = ("covid_chestxray+nih+openi", "nih")

@@ -74,7 +74,7 @@ class NormalFilm:
 def load(
     root: Path,
     seed: int = 0,
-    per_film: int = 6,
+    per_film: int = 20,
     splits: Literal["nih", "test"] = "nih",
     config: PhantomConfig = PAINTED,
     folder: Path | None = None,
@@ -85,7 +85,8 @@ def load(
     Args:
         root: of the NIH films, as for `corpora.nih`.
         seed: of the truth that is painted, and of NIH's train-val choice.
-        per_film: studies made from each film, each with lesions of its own; about one in four stays without.
+        per_film: studies made from each film, each with lesions of its own; about one in four stays without. Normal
+            films are few in a sample of NIH, so the default is high.
         splits: "nih" for its lists (by patient), so that it can be trained on; "test" puts every study into test, for
             models that were trained on something else.
         config: the world lesions and reports come from; its size, seed and nuisance are not looked at.
