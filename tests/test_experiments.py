@@ -19,8 +19,17 @@ from lgdea_core.experiments.cells import (
     run_cell,
     train_cell,
 )
-from lgdea_core.experiments.plans import ABLATIONS, PAPER_TERMS, SEEDS, ablation, limited_pairing
-from lgdea_core.experiments.tables import add_row, estimated_minutes, missing_cells, read_table, run_cells, summary
+from lgdea_core.experiments.plans import ABLATIONS, CONTROL, PAPER_TERMS, SEEDS, ablation, limited_pairing, real
+from lgdea_core.experiments.tables import (
+    add_row,
+    add_rows,
+    estimated_minutes,
+    missing_cells,
+    read_table,
+    run_cells,
+    summary,
+)
+from lgdea_core.experiments.worlds import REAL
 from lgdea_core.stages import inputs_of
 
 
@@ -51,7 +60,7 @@ def test_with_all_pairs_known_nothing_is_left_to_relate() -> None:
 
 def test_ablations_take_as_many_steps_as_the_method_and_differ_from_it() -> None:
     whole = limited_pairing(seeds=(1,), ratios=(0.1,), methods=("lgdea",))[0]
-    plan = ablation(seeds=(1,))
+    plan = [cell for cell in ablation(seeds=(1,)) if cell.config.method == "lgdea"]
     assert {cell.config.train.total_steps for cell in plan} == {whole.config.train.total_steps}
     fields = ("config", "shuffled", "oracle", "whole_reports", "known_reports")
     assert len({tuple(repr(getattr(cell, name)) for name in fields) for cell in [whole, *plan]}) == len(ABLATIONS) + 1
@@ -61,6 +70,30 @@ def test_the_papers_terms_are_all_that_is_left_of_them() -> None:
     cell = next(cell for cell in ablation(seeds=(1,)) if cell.variant == "paper's terms")
     assert all(getattr(cell.config.loss, term) == 0 for term in PAPER_TERMS)
     assert cell.config.graph.mode == "graph"
+
+
+def test_every_method_has_its_control_and_nothing_else_among_the_ablations() -> None:
+    plan = ablation(seeds=(1, 2))
+    assert len({cell.key for cell in plan}) == len(plan)
+    controls = {(cell.config.method, cell.config.seed) for cell in plan if cell.shuffled}
+    assert controls == {(method, seed) for method in METHODS for seed in (1, 2)}
+    assert {cell.variant for cell in plan if cell.config.method != "lgdea"} == {CONTROL}
+    whole = {cell.config.method: cell.config for cell in limited_pairing(seeds=(1,), ratios=(0.1,))}
+    for cell in ablation(seeds=(1,), variants=(CONTROL,)):
+        assert cell.config == whole[cell.config.method]
+
+
+def test_real_films_are_read_by_every_method_and_its_control_with_intervals() -> None:
+    plan = real()
+    assert len(plan) == len({cell.key for cell in plan}) == len(REAL) * len(SEEDS) * len(METHODS) * 2
+    assert {(cell.world, cell.config.data.corpus, cell.config.data.paired_ratio) for cell in plan} == {
+        ("covid_chestxray+nih+openi", "covid_chestxray+nih+openi", 1.0),
+        ("nih", "nih", 0.25),
+    }
+    assert all(cell.intervals for cell in plan)
+    assert all(cell.shuffled == (cell.variant == CONTROL) for cell in plan)
+    assert all(cell.config.train.relation_steps for cell in plan)  # all pairs known, and still images unpaired
+    assert len({cell.config.train.total_steps for cell in plan}) == 1
 
 
 def test_an_unknown_ablation_is_named() -> None:
@@ -79,6 +112,15 @@ def test_a_row_that_is_there_is_not_planned_again(tmp_path: Path) -> None:
     assert not list(path.parent.glob("*.part"))
     table = read_table(path)
     assert table[list(KEY)].equals(table.sort_values(list(KEY), ignore_index=True)[list(KEY)])
+
+
+def test_rows_of_one_model_come_together_or_not_at_all(tmp_path: Path) -> None:
+    path, plan = tmp_path / "t.csv", limited_pairing(seeds=(1,))
+    add_rows(path, [row_of(plan[3]), row_of(plan[0])])
+    with pytest.raises(KeyError):
+        add_rows(path, [row_of(plan[1]), {"auc": 0.5}], key=("no such column",))
+    assert len(read_table(path)) == 2
+    assert not list(path.parent.glob("*.part"))
 
 
 def test_a_plan_costs_what_earlier_rows_took(tmp_path: Path) -> None:
@@ -109,6 +151,24 @@ def test_measures_are_the_macro_means_of_the_harness() -> None:
     )
 
 
+def test_intervals_stand_beside_their_measure() -> None:
+    rows = [
+        {
+            "task": "zero-shot",
+            "metric": "auc",
+            "finding": "macro",
+            "estimate": 0.6,
+            "low": 0.51,
+            "high": 0.72,
+            "n": 224,
+        },
+        {"task": "zero-shot", "metric": "auc", "finding": "edema", "estimate": 0.1, "low": 0.0, "high": 0.2, "n": 9},
+    ]
+    metrics = pd.DataFrame(rows)
+    assert headline_measures(metrics) == {"auc": 0.6}  # a measure without truth has no column
+    assert headline_measures(metrics, intervals=True) == {"auc": 0.6, "auc_low": 0.51, "auc_high": 0.72, "auc_n": 224}
+
+
 def test_without_unpaired_reports_images_relate_to_copies_of_the_known_ones(tmp_path: Path) -> None:
     config = limited_pairing(seeds=(0,), ratios=(0.2,), methods=("lgdea",), preset="ci")[0].config
     corpus = build_phantom(PhantomConfig(studies=60), tmp_path / "world")
@@ -129,6 +189,7 @@ def test_every_ablation_trains_and_leaves_a_row(name: str) -> None:
     cell = ablation(seeds=(5,), variants=(name,), preset="ci")[0]
     row = run_cell(cell)
     assert row["variant"] == name
+    assert (row["films"], row["reports"]) == ("generated", "generated")
     assert row["steps"] == 30
     assert all(np.isfinite(row[measure]) for measure in MEASURES)
     assert (cell.folder / "model" / "model.safetensors").is_file()

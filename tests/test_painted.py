@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lgdea_core.data.corpora import OWN_SPLITS, load_corpus
+from lgdea_core.data.corpora import OWN_SPLITS, load_corpus, painted_nih
 from lgdea_core.data.corpora.painted_nih import FILM_SIDE, NAME, PAINTED
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.images import read_image, read_mask
@@ -19,6 +19,8 @@ from lgdea_core.data.phantom import PhantomConfig, fit_lungs, load_phantom_table
 from lgdea_core.data.phantom.nuisance import Nuisance
 from lgdea_core.data.phantom.study import develop, plan_study
 from lgdea_core.data.phantom.truth import Truth
+from lgdea_core.experiments.plans import limited_pairing
+from lgdea_core.experiments.worlds import build_world
 
 DATA = os.environ.get("LGDEA_DATA")
 SEED = 2
@@ -117,6 +119,21 @@ def test_reports_and_labels_are_those_of_the_phantoms_world(corpus: Corpus) -> N
     reports = corpus.studies.set_index("study_id")["report"]
     for claim in evidence.itertuples():
         assert reports[claim.report_id][claim.start : claim.end] == claim.phrase
+
+
+def test_experiments_train_on_it_in_a_folder_of_its_own(
+    nih: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nih-chestxray14").symlink_to(nih)
+    monkeypatch.setenv("LGDEA_DATA", str(tmp_path))
+    monkeypatch.setattr(painted_nih, "project_root", lambda: tmp_path)
+    cell = limited_pairing(world="painted", seeds=(SEED,), preset="ci")[0]
+    world = build_world("painted", cell.config)
+    assert world.name == NAME
+    assert world.root == tmp_path / "data" / f"painted-nih-20-seed{SEED}"
+    assert world.studies.groupby("patient_id")["split"].agg(set).to_dict() == {
+        "1": {"train"}, "2": {"test"}, "3": {"test"},
+    }  # fmt: skip
 
 
 def test_it_is_written_once_and_the_same_each_time(corpus: Corpus, nih: Path, tmp_path: Path) -> None:

@@ -24,10 +24,11 @@ SILENT = {
 PAPER_TERMS = {"local": 0.0, "local_unpaired": 0.0, "lesion": 0.0, "text": 0.0, "consistency": 0.0}
 """Loss weights without our extensions: the terms that the paper names."""
 MATCHED_SHARPNESS = 3.4
-"""Sharpness at which the affinity alone spreads over as many reports (`effective_reports`) as graph*affinity does at its
-defaults, measured on seeds 100 and 101 at a tenth of the pairs, preset demo: 3.07 and 3.05 after the pair steps (330 and
-286 of 1350 reports), 4.03 and 3.56 at the end (315 and 307); their mean. Column relation_effective_reports of a row says
-how well it still fits."""
+"""Sharpness at which the affinity alone spreads over as many reports as graph*affinity at its defaults.
+
+By `effective_reports` on seeds 100 and 101 at a tenth of the pairs, preset demo: 3.07 and 3.05 after the pair steps
+(330 and 286 of 1350 reports), 4.03 and 3.56 at the end (315 and 307); this is their mean. A table's column
+relation_effective_reports says how well it fits."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,136 @@
+"""The hard set as an experiment: which models are asked, what is said of the others, and the rows that are left."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from planted import PlantedWorld, config
+
+from lgdea_core.config import METHODS, replace_fields
+from lgdea_core.experiments import __main__ as command
+from lgdea_core.experiments import hard, relations, tables
+from lgdea_core.experiments.cells import KEY, Cell
+from lgdea_core.experiments.plans import SEEDS, limited_pairing
+from lgdea_core.experiments.tables import add_row, read_table
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LGDEA_RUNS", str(tmp_path / "runs"))
+    for module in (tables, hard):
+        monkeypatch.setattr(module, "project_root", lambda: tmp_path)
+
+
+def cells() -> list[Cell]:
+    plan = limited_pairing(seeds=(1, 2), ratios=(0.1,), methods=("clip",), preset="ci")
+    return [replace(cell, config=replace_fields(cell.config, image_size=32)) for cell in plan]
+
+
+def keep_model(cell: Cell) -> None:
+    for part in PlantedWorld(20, seed=0).model(config()):
+        part.save_pretrained(cell.folder / "model")
+
+
+def test_models_that_are_there_are_asked_and_the_others_named() -> None:
+    first, second = cells()
+    keep_model(first)
+    assert hard.missing_measures([first, second]) == ([first], [second])
+    order = "python -m lgdea_core.experiments limited_pairing --seeds 2 --ratios 0.1 --methods clip --preset ci"
+    assert hard.how_to_train(second) == order
+    add_row(tables.table_path("limited_pairing"), dict(zip(KEY, second.key, strict=True)) | {"auc": 0.5})
+    assert hard.how_to_train(second).startswith(f"{order}  (after deleting its row from limited_pairing.csv")
+
+
+def test_a_model_leaves_its_rows_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = hard.hard_inputs
+    monkeypatch.setattr(hard, "hard_inputs", lambda config: small(config, per_stratum=2))
+    cell = cells()[0]
+    keep_model(cell)
+    hard.measure_hard_set([cell])
+    table = read_table(tables.table_path("hard_set"), hard.KEY)
+    assert table.columns.tolist() == [*hard.KEY, "estimate", "n"]
+    assert not table.duplicated(list(hard.KEY)).any()
+    found = set(table[["by", "measure"]].itertuples(index=False, name=None))
+    grounding = {(by, measure) for by in ("finding", "size", "side", "stratum") for measure in hard.GROUNDING_METRICS}
+    swaps = {("side swap", measure) for measure in ("peak", "mass", "stated over wrong")}
+    negations = {("negation", measure) for measure in ("difference", "stated higher")}
+    assert found - {("size", "auc")} == grounding | swaps | negations
+    assert set(table.loc[table["by"] == "negation", "group"]) == {"denied", "contradicted"}
+    assert hard.missing_measures([cell]) == ([], [])
+
+
+def test_the_summary_has_a_column_for_every_model() -> None:
+    row = {"preset": "ci", "by": "size", "group": "small", "measure": "auc", "n": 40}
+    rows = [
+        row | {"method": method, "paired_ratio": 0.1, "seed": seed, "estimate": base + 0.1 * seed}
+        for method, base in (("clip", 0.3), ("lgdea", 0.5))
+        for seed in SEEDS
+    ]
+    found = hard.hard_summary(pd.DataFrame(rows)).to_dict("records")
+    expected = {"clip 10%": "0.500 ± 0.100 (3)", "lgdea 10%": "0.700 ± 0.100 (3)"}
+    assert found == [{"preset": "ci", "by": "size", "group": "small", "measure": "auc"} | expected]
+
+
+# ---- the command line
+
+
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
+    monkeypatch.setattr("sys.argv", ["experiments", *words])
+    command.main()
+    return capsys.readouterr().out
+
+
+def test_help_lists_every_experiment_with_a_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit):
+        run(capsys, monkeypatch, "--help")
+    lines = capsys.readouterr().out.splitlines()
+    for name in ("limited_pairing", "ablation", "real", "relations", "hard"):
+        at = next(number for number, line in enumerate(lines) if line.split()[:1] == [name])
+        assert len(f"{lines[at]} {lines[at + 1]}".split()) > 4
+
+
+@pytest.mark.parametrize(
+    ("words", "models"),
+    [
+        (("limited_pairing", "--ratios", "0.1", "0.05"), 2 * len(METHODS)),
+        (("limited_pairing", "--world", "mismatched"), 4 * len(METHODS)),
+        (("ablation", "--variants", "shuffled pairs", "whole reports"), len(METHODS) + 1),
+        (("real",), 4 * len(METHODS)),
+        (("relations",), 4),
+    ],
+)
+def test_a_plan_has_minutes_and_trains_nothing(
+    words: tuple[str, ...], models: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    lines = run(capsys, monkeypatch, *words, "--seeds", "1", "--plan").splitlines()
+    assert lines[-1].startswith(f"{models} models to do, about ")
+    assert len(lines) == models + 1
+    assert all(float(line.split(" min")[0]) > 0 for line in lines[:-1])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_plan_of_the_hard_set_says_what_is_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_model(cells()[0])
+    out = run(capsys, monkeypatch, "hard", "--seeds", "1", "--preset", "ci", "--plan")
+    assert "1 models to do" in out
+    assert out.count("no model in") == 2 * len(METHODS) - 1
+    assert out.count("make it with\n    python -m lgdea_core.experiments limited_pairing --seeds 1") == 5
+
+
+def test_relations_are_planned_until_their_rows_are_there() -> None:
+    config = limited_pairing(seeds=(1,), ratios=(0.1,), methods=("lgdea",), preset="ci")[0].config
+    models = relations.missing_relations(config, "phantom")
+    starts = [model.config.train.pair_steps for model in models]
+    assert starts == [config.train.pair_steps, *relations.STARTS]
+    assert [len(model.settings) for model in models] == [len(relations.SWEEPS) + 1, 1, 1, 1]
+    name, graph = models[0].settings[2]
+    key = relations._key(config, "phantom", name, graph)
+    add_row(tables.table_path("relations"), dict(zip(relations.KEY, key, strict=True)), relations.KEY)
+    assert (name, graph) not in relations.missing_relations(config, "phantom")[0].settings
+    assert len(relations.missing_relations(config, "phantom")[0].settings) == len(relations.SWEEPS)
