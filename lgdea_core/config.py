@@ -101,8 +101,8 @@ class GraphConfig:
     """x in P = graph^x * exp(affinity)"""
     affinity_sharpness: float = 2.0
     """log odds of an observation for each standard deviation of an image's response to it"""
-    sinkhorn_steps: int = 0
-    """scaling steps that even out how often a report is chosen; 0 leaves the marginals free"""
+    report_marginal: float = 0.8
+    """E: how far relations with an affinity even out how often each report is chosen; 0 not at all, 1 wholly"""
 
     def __post_init__(self) -> None:
         _check_range("alpha", self.alpha, 0, 1, open_ends=True)
@@ -112,7 +112,7 @@ class GraphConfig:
         _check_range("tolerance", self.tolerance, 0, 1, open_ends=True)
         _check_range("max_steps", self.max_steps, 1, 100_000)
         _check_range("keep", self.keep, 1, 1_000_000)
-        _check_range("sinkhorn_steps", self.sinkhorn_steps, 0, 10_000)
+        _check_range("report_marginal", self.report_marginal, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -212,9 +212,14 @@ class AffinityRelations(Relations):
 
         log P = graph_exponent * log(P_graph + floor / reports) + A + v,   rows brought to sum 1
 
-    `v` evens out how often a report is chosen: `sinkhorn_steps` scaling steps towards equal column sums, each one pass
-    over all blocks. Equal sums are right only where both pools have the same findings equally often; 0 steps leave
-    them free, and `report_marginal` in between is unbalanced transport, which pulls without forcing. An image the graph
+    `v` evens out how often a report is chosen, lest a few draw most images, by scaling towards equal column sums:
+
+        v <- m * (v + log w - log c),   `sinkhorn_steps` times from v = 0
+
+    with column sums `c` of P, their mean `w` over the reports with evidence, and `m` the `report_marginal`. 1 forces
+    equal sums, which is right only where both pools have the same findings equally often; 0 leaves them free; between
+    them this is unbalanced transport, which pulls without forcing: in the limit c = w exp(-v (1 - m) / m). A step is
+    one pass over all blocks and leaves at most `m` of the distance to that limit (largest entry). An image the graph
     does not reach is related by its affinity alone; a report without evidence is never chosen.
     """
 
@@ -222,9 +227,10 @@ class AffinityRelations(Relations):
     graph: sparse.csr_array | None = None
     """unpaired block, rows sum to 1 or 0; None: affinity alone"""
     graph_exponent: float = 0.5
-    sinkhorn_steps: int = 0
-    report_marginal: float = 1.0
+    report_marginal: float = 0.0
     """1 forces equal column sums, 0 ignores them"""
+    sinkhorn_steps: int = 20
+    """scaling steps; none are taken where `report_marginal` is 0"""
     cache_bytes: int = 2**30
     """memory for log P; blocks beyond it are computed anew each time"""
     marginal_errors: list[float] = field(default_factory=list, init=False)
@@ -265,7 +271,7 @@ class AffinityRelations(Relations):
         known = self.affinity.has_evidence
         wanted = np.log(self.images / int(known.sum()))
         scaling = torch.zeros(self.reports, dtype=torch.float64, device=known.device)
-        for _ in range(self.sinkhorn_steps):
+        for _ in range(self.sinkhorn_steps if self.report_marginal else 0):
             mass = torch.zeros_like(scaling)
             for rows in self.affinity.slices():
                 logits = self._cached_logits(rows)
@@ -300,7 +306,7 @@ def combine_relations(
     """Relations of `config.mode`.
 
     Args:
-        config: mode, exponent, sharpness and scaling steps.
+        config: mode, exponent, sharpness and report marginal.
         graph: unpaired block of the propagation (`Propagation.unpaired_block`); needed by both modes with a graph.
         affinity: needed by both modes with an affinity.
 
@@ -314,7 +320,7 @@ def combine_relations(
         return GraphRelations(graph)
     return AffinityRelations(
         affinity=affinity, graph=graph if "graph" in config.mode else None,
-        graph_exponent=config.graph_exponent, sinkhorn_steps=config.sinkhorn_steps,
+        graph_exponent=config.graph_exponent, report_marginal=config.report_marginal,
     )  # fmt: skip
 
 

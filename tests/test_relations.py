@@ -149,7 +149,7 @@ def test_a_normal_report_has_affinity_zero_and_one_without_evidence_is_never_cho
     assert bool((found[:, 6] == 0).all())
     assert bool((found[:, 3] == -torch.inf).all())
     assert bool(found[:, [0, 1, 2, 4, 5]].isfinite().all())
-    relations = AffinityRelations(affinity=affinity, sinkhorn_steps=5)
+    relations = AffinityRelations(affinity=affinity, report_marginal=1.0, sinkhorn_steps=5)
     assert float(every_row(relations)[:, 3].max()) == 0
     assert not (relations.sample_reports(np.repeat(np.arange(11), 200), np.random.default_rng(0)) == 3).any()
 
@@ -216,7 +216,8 @@ def test_streaming_sinkhorn_is_the_dense_one(
 def test_sinkhorn_evens_out_the_columns_and_says_how_far_it_is() -> None:
     # with a report that every image prefers, rows alone give it most of the mass
     affinity = make_affinity(random_responses(40), 4.0)
-    free, even = AffinityRelations(affinity=affinity), AffinityRelations(affinity=affinity, sinkhorn_steps=400)
+    free = AffinityRelations(affinity=affinity)
+    even = AffinityRelations(affinity=affinity, report_marginal=1.0, sinkhorn_steps=400)
     wanted = 40 / len(KNOWN)
     assert float(every_row(free).sum(dim=0).max()) > 1.3 * wanted
     torch.testing.assert_close(
@@ -225,6 +226,26 @@ def test_sinkhorn_evens_out_the_columns_and_says_how_far_it_is() -> None:
     assert even.marginal_errors[0] == pytest.approx(float(every_row(free).sum(dim=0).max()) / wanted - 1)
     assert even.marginal_errors[-1] < 1e-3 < even.marginal_errors[0]
     assert free.marginal_errors == []
+
+
+@pytest.mark.parametrize("marginal", [0.3, 0.8])
+def test_a_partial_marginal_settles_where_its_formula_says(marginal: float) -> None:
+    affinity = make_affinity(random_responses(40), 4.0)
+    relations = {
+        steps: AffinityRelations(affinity=affinity, report_marginal=marginal, sinkhorn_steps=steps)
+        for steps in (0, 1, 5, 200)
+    }
+    settled, rows = relations[200].report_scaling, every_row(relations[200])
+    wanted = 40 / len(KNOWN) * torch.exp(-settled * (1 - marginal) / marginal)
+    torch.testing.assert_close(rows.sum(dim=0)[KNOWN], wanted[KNOWN], rtol=1e-9, atol=0)
+    left = {steps: float((part.report_scaling - settled).abs().max()) for steps, part in relations.items()}
+    assert left[1] <= marginal * left[0]
+    assert left[5] <= marginal**5 * left[0]
+    largest = [
+        float(every_row(AffinityRelations(affinity=affinity, report_marginal=m)).sum(dim=0).max())
+        for m in (0.0, marginal, 1.0)
+    ]
+    assert largest[0] > largest[1] > largest[2]
 
 
 def test_rows_sum_to_one_and_an_unreached_image_is_related_by_its_affinity_alone() -> None:
@@ -239,15 +260,15 @@ def test_rows_sum_to_one_and_an_unreached_image_is_related_by_its_affinity_alone
 
 def test_sinkhorn_survives_reports_out_of_reach_of_float32() -> None:
     affinity = make_affinity(random_responses(30).float(), 200.0)
-    rows = every_row(AffinityRelations(affinity=affinity, sinkhorn_steps=30))
+    rows = every_row(AffinityRelations(affinity=affinity, report_marginal=1.0, sinkhorn_steps=30))
     assert bool(rows.isfinite().all())
     torch.testing.assert_close(rows.sum(dim=1), torch.ones(30))
 
 
 def test_float32_follows_float64() -> None:
     graph = random_graph()
-    double = AffinityRelations(affinity=make_affinity(), graph=graph, sinkhorn_steps=20)
-    single = AffinityRelations(affinity=make_affinity(random_responses().float()), graph=graph, sinkhorn_steps=20)
+    affinities = make_affinity(), make_affinity(random_responses().float())
+    double, single = (AffinityRelations(affinity=part, graph=graph, report_marginal=1.0) for part in affinities)
     assert every_row(single).dtype == torch.float32
     torch.testing.assert_close(every_row(single).double(), every_row(double), rtol=1e-3, atol=1e-5)
 
@@ -259,7 +280,7 @@ def test_the_cache_spares_blocks_within_its_budget() -> None:
         affinity, calls = make_affinity(), []
         block = affinity.block
         affinity.block = lambda rows, block=block, calls=calls: calls.append(rows) or block(rows)
-        AffinityRelations(affinity=affinity, sinkhorn_steps=5, cache_bytes=cache_bytes)
+        AffinityRelations(affinity=affinity, report_marginal=1.0, sinkhorn_steps=5, cache_bytes=cache_bytes)
         calls_of[cache_bytes] = len(calls)
     assert calls_of == {0: 15, per_block: 11, 2**30: 3}  # three blocks, five steps
 
@@ -269,10 +290,10 @@ def test_modes_take_their_parts() -> None:
     only_graph = combine_relations(GraphConfig(mode="graph"), graph, affinity)
     assert isinstance(only_graph, GraphRelations)
     torch.testing.assert_close(every_row(only_graph), reference.dense(graph))
-    only_affinity = combine_relations(GraphConfig(mode="affinity"), graph, affinity)
+    only_affinity = combine_relations(GraphConfig(mode="affinity", report_marginal=0.0), graph, affinity)
     torch.testing.assert_close(every_row(only_affinity), dense_logits(None, 3.0, 0).softmax(dim=1), rtol=0, atol=1e-8)
-    both = combine_relations(GraphConfig(mode="graph*affinity", graph_exponent=0.7, sinkhorn_steps=3), graph, affinity)
-    expected = reference.sinkhorn(dense_logits(graph, 3.0, 0.7), 3)
+    both = combine_relations(GraphConfig(graph_exponent=0.7, report_marginal=0.5), graph, affinity)
+    expected = reference.sinkhorn(dense_logits(graph, 3.0, 0.7), 20, 0.5)
     torch.testing.assert_close(every_row(both), expected, rtol=0, atol=1e-8)
 
 
@@ -284,8 +305,8 @@ def test_modes_refuse_missing_or_foreign_parts() -> None:
     with pytest.raises(ValueError, match=r"graph must be 11 images x 7 reports like the affinity, got \(11, 6\)"):
         AffinityRelations(affinity=make_affinity(), graph=random_graph(reports=6))
     with pytest.raises(ValueError, match=r"report_marginal in \[0, 1\], got 20 and 1.5"):
-        AffinityRelations(affinity=make_affinity(), sinkhorn_steps=20, report_marginal=1.5)
-    with pytest.raises(ValueError, match=r"sinkhorn_steps must be >= 0, .* got -1 and 1.0"):
+        AffinityRelations(affinity=make_affinity(), report_marginal=1.5)
+    with pytest.raises(ValueError, match=r"sinkhorn_steps must be >= 0, .* got -1 and 0.0"):
         AffinityRelations(affinity=make_affinity(), sinkhorn_steps=-1)
 
 

@@ -25,7 +25,7 @@ from lgdea_core.training import train
 logger = logging.getLogger("lgdea")
 
 KEY = ("world", "paired_ratio", "seed", "preset", "pair_steps", "relations", "alpha", "neighbours", "self_loop",
-       "graph_exponent", "affinity_sharpness", "sinkhorn_steps")  # fmt: skip
+       "graph_exponent", "affinity_sharpness", "report_marginal")  # fmt: skip
 """What tells two rows apart: `relations` is the mode, or "random" for the control."""
 QUALITY = (*RELATION_MEASURES, "precision_at_10", "pair_recall_at_10")
 STARTS = (60, 120, 360)
@@ -36,9 +36,9 @@ SWEEPS: tuple[dict[str, Any], ...] = (
     *({"mode": "graph", "neighbours": neighbours} for neighbours in (5, 25)),
     {"mode": "graph", "self_loop": 0.0},
     *({"mode": "affinity", "affinity_sharpness": sharpness} for sharpness in (1.0, 2.0, 3.0, 4.0)),
-    {"mode": "affinity", "sinkhorn_steps": 20},
+    {"mode": "affinity", "report_marginal": 0.0},
     *({"graph_exponent": exponent} for exponent in (0.25, 1.0)),
-    {"sinkhorn_steps": 20},
+    *({"report_marginal": marginal} for marginal in (0.0, 0.5, 1.0)),
 )
 """Graph settings tried on one warm model, each as changes to the preset's."""
 
