@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from lgdea_core.config import METHODS, PRESETS, RunConfig
 from lgdea_core.experiments import hard
 from lgdea_core.experiments.cells import Cell
-from lgdea_core.experiments.plans import ABLATIONS, SEEDS, ablation, limited_pairing, real
+from lgdea_core.experiments.plans import ABLATIONS, COMPARED, SEEDS, ablation, limited_pairing, real
 from lgdea_core.experiments.relations import measure_relations, missing_relations
 from lgdea_core.experiments.tables import estimated_minutes, missing_cells, read_table, run_cells, summary, table_path
 from lgdea_core.experiments.worlds import GENERATED, REAL
@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     experiments = parser.add_subparsers(metavar="EXPERIMENT", required=True)
 
     curve = _command(experiments, "limited_pairing", run_limited_pairing, "methods x paired ratios, on one budget")
-    _choices(curve, "--methods", METHODS)
+    _methods(curve)
     curve.add_argument("--ratios", type=float, nargs="+", help="paired ratios; the world's own by default")
     _world(curve)
     _training(curve)
@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     _training(parts)
 
     films = _command(experiments, "real", run_real, "methods and their controls on real films, with intervals")
-    _choices(films, "--methods", METHODS)
+    _methods(films)
     _choices(films, "--worlds", REAL)
     _training(films)
 
@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     _world(relations)
 
     asked = _command(experiments, "hard", run_hard, "the hard set, asked of the models that limited_pairing left")
-    _choices(asked, "--methods", METHODS)
+    _methods(asked)
     _ratios(asked, hard.RATIOS)
     _summary(asked)
     return parser
@@ -155,6 +155,10 @@ def _world(command: argparse.ArgumentParser) -> None:
 
 def _ratios(command: argparse.ArgumentParser, default: Sequence[float]) -> None:
     command.add_argument("--ratios", type=float, nargs="+", default=list(default), help="paired ratios")
+
+
+def _methods(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--methods", nargs="+", choices=METHODS, default=list(COMPARED))
 
 
 def _choices(command: argparse.ArgumentParser, name: str, choices: Sequence[str]) -> None:
