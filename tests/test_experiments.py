@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lgdea_core.config import METHODS
 from lgdea_core.data.phantom import PhantomConfig, build_phantom
 from lgdea_core.experiments.cells import (
     KEY,
@@ -19,7 +18,16 @@ from lgdea_core.experiments.cells import (
     run_cell,
     train_cell,
 )
-from lgdea_core.experiments.plans import ABLATIONS, CONTROL, PAPER_TERMS, SEEDS, ablation, limited_pairing, real
+from lgdea_core.experiments.plans import (
+    ABLATIONS,
+    COMPARED,
+    CONTROL,
+    PAPER_TERMS,
+    SEEDS,
+    ablation,
+    limited_pairing,
+    real,
+)
 from lgdea_core.experiments.tables import (
     add_row,
     add_rows,
@@ -47,7 +55,7 @@ def row_of(cell: Cell, **values: object) -> dict[str, object]:
 
 def test_the_curve_has_every_method_ratio_and_seed_on_one_budget() -> None:
     plan = limited_pairing()
-    assert len(plan) == len({cell.key for cell in plan}) == 5 * len(SEEDS) * len(METHODS)
+    assert len(plan) == len({cell.key for cell in plan}) == 5 * len(SEEDS) * len(COMPARED)
     assert len({cell.config.train.total_steps for cell in plan}) == 1
     assert len({(cell.config.data.image_size, cell.config.train.batch_size) for cell in plan}) == 1
     assert len({repr(dataclasses.replace(cell.config.model)) for cell in plan}) == 1
@@ -76,7 +84,7 @@ def test_every_method_has_its_control_and_nothing_else_among_the_ablations() -> 
     plan = ablation(seeds=(1, 2))
     assert len({cell.key for cell in plan}) == len(plan)
     controls = {(cell.config.method, cell.config.seed) for cell in plan if cell.shuffled}
-    assert controls == {(method, seed) for method in METHODS for seed in (1, 2)}
+    assert controls == {(method, seed) for method in COMPARED for seed in (1, 2)}
     assert {cell.variant for cell in plan if cell.config.method != "lgdea"} == {CONTROL}
     whole = {cell.config.method: cell.config for cell in limited_pairing(seeds=(1,), ratios=(0.1,))}
     for cell in ablation(seeds=(1,), variants=(CONTROL,)):
@@ -85,7 +93,7 @@ def test_every_method_has_its_control_and_nothing_else_among_the_ablations() -> 
 
 def test_real_films_are_read_by_every_method_and_its_control_with_intervals() -> None:
     plan = real()
-    assert len(plan) == len({cell.key for cell in plan}) == len(REAL) * len(SEEDS) * len(METHODS) * 2
+    assert len(plan) == len({cell.key for cell in plan}) == len(REAL) * len(SEEDS) * len(COMPARED) * 2
     assert {(cell.world, cell.config.data.corpus, cell.config.data.paired_ratio) for cell in plan} == {
         ("covid_chestxray+nih+openi", "covid_chestxray+nih+openi", 1.0),
         ("nih", "nih", 0.25),
@@ -223,7 +231,7 @@ def test_rows_are_made_once_by_two_workers(tmp_path: Path) -> None:
     kept = read_table(path)
     run_cells(plan, path, workers=2)
     table = read_table(path)
-    assert sorted(table["method"]) == sorted(METHODS)
+    assert sorted(table["method"]) == sorted(COMPARED)
     assert table[table["method"] == plan[0].config.method]["seconds"].tolist() == kept["seconds"].tolist()
     again = path.read_bytes()
     run_cells(plan, path, workers=2)

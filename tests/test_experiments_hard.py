@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from planted import PlantedWorld, config
 
-from lgdea_core.config import METHODS, replace_fields
+from lgdea_core.config import replace_fields
 from lgdea_core.experiments import __main__ as command
 from lgdea_core.experiments import hard, relations, tables
 from lgdea_core.experiments.cells import KEY, Cell
-from lgdea_core.experiments.plans import SEEDS, limited_pairing
+from lgdea_core.experiments.plans import COMPARED, SEEDS, limited_pairing
 from lgdea_core.experiments.tables import add_row, read_table
 
 
@@ -95,10 +95,10 @@ def test_help_lists_every_experiment_with_a_line(
 @pytest.mark.parametrize(
     ("words", "models"),
     [
-        (("limited_pairing", "--ratios", "0.1", "0.05"), 2 * len(METHODS)),
-        (("limited_pairing", "--world", "mismatched"), 4 * len(METHODS)),
-        (("ablation", "--variants", "shuffled pairs", "whole reports"), len(METHODS) + 1),
-        (("real",), 4 * len(METHODS)),
+        (("limited_pairing", "--ratios", "0.1", "0.05"), 2 * len(COMPARED)),
+        (("limited_pairing", "--world", "mismatched"), 4 * len(COMPARED)),
+        (("ablation", "--variants", "shuffled pairs", "whole reports"), len(COMPARED) + 1),
+        (("real",), 4 * len(COMPARED)),
         (("relations",), 4),
     ],
 )
@@ -119,7 +119,7 @@ def test_the_plan_of_the_hard_set_says_what_is_missing(
     keep_model(cells()[0])
     out = run(capsys, monkeypatch, "hard", "--seeds", "1", "--preset", "ci", "--plan")
     assert "1 models to do" in out
-    assert out.count("no model in") == 2 * len(METHODS) - 1
+    assert out.count("no model in") == 2 * len(COMPARED) - 1
     assert out.count("make it with\n    python -m lgdea_core.experiments limited_pairing --seeds 1") == 5
 
 
