@@ -136,6 +136,7 @@ def test_experiments_train_on_it_in_a_folder_of_its_own(
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_it_is_written_once_and_the_same_each_time(corpus: Corpus, nih: Path, tmp_path: Path) -> None:
     again = load_corpus("painted_nih", nih, seed=SEED, per_film=5, folder=tmp_path / "again")
     assert again.studies.equals(corpus.studies)
