@@ -5,11 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pydicom
 import pytest
+from layouts import write_dicom
 from PIL import Image
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.images import (
@@ -34,25 +32,6 @@ def ramp(height: int = 40, width: int = 48, top: int = 255) -> np.ndarray:
 def save(path: Path, values: np.ndarray, mode: str | None = None) -> Path:
     image = Image.fromarray(values)
     (image.convert(mode) if mode else image).save(path)
-    return path
-
-
-def write_dicom(path: Path, pixels: np.ndarray, **elements: object) -> Path:
-    """A minimal one-frame film; `elements` override what is set here."""
-    dicom = Dataset()
-    dicom.file_meta = FileMetaDataset()
-    dicom.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dicom.file_meta.MediaStorageSOPClassUID = dicom.SOPClassUID = SecondaryCaptureImageStorage
-    dicom.file_meta.MediaStorageSOPInstanceUID = dicom.SOPInstanceUID = pydicom.uid.generate_uid()
-    dicom.Rows, dicom.Columns = pixels.shape
-    dicom.SamplesPerPixel, dicom.PhotometricInterpretation = 1, "MONOCHROME2"
-    dicom.BitsAllocated = 8 * pixels.dtype.itemsize
-    dicom.BitsStored, dicom.PixelRepresentation = dicom.BitsAllocated, int(pixels.dtype.kind == "i")
-    for name, value in elements.items():
-        setattr(dicom, name, value)
-    dicom.HighBit = dicom.BitsStored - 1
-    dicom.PixelData = pixels.tobytes()
-    dicom.save_as(path, enforce_file_format=True)
     return path
 
 

@@ -233,7 +233,7 @@ def test_combining_without_any_box_leaves_an_empty_table() -> None:
 
 def test_leaks_are_named() -> None:
     check_leaks(["a", "b"], ["c"])
-    with pytest.raises(ValueError, match=r"patient 'b' is in training and in evaluation \(2 such"):
+    with pytest.raises(ValueError, match=r"^2 patient\(s\) are in training and in evaluation: 'b', 'd'; split"):
         check_leaks(["a", "b", "d"], ["d", "b", "c"])
 
 

@@ -230,17 +230,21 @@ def withhold_boxed_patients(corpus: Corpus) -> Corpus:
     return replace(corpus, studies=corpus.studies.assign(split=split, original_split=corpus.studies["split"]))
 
 
-def check_leaks(train_patients: Iterable[str], test_patients: Iterable[str]) -> None:
+def check_leaks(train_patients: Iterable[str], test_patients: Iterable[str], evaluation: str = "evaluation") -> None:
     """Refuse a patient on both sides.
 
+    Args:
+        train_patients: whose images or reports training sees.
+        test_patients: who must not be among them.
+        evaluation: what they serve, for the error: "MS-CXR", "CheXpert 5x200".
+
     Raises:
-        ValueError: naming one such patient and their number.
+        ValueError: naming up to five such patients, and their number.
     """
-    shared = set(train_patients) & set(test_patients)
+    shared = sorted(set(train_patients) & set(test_patients))
     if shared:
-        raise ValueError(
-            f"patient {min(shared)!r} is in training and in evaluation ({len(shared)} such patients); split by patient"
-        )
+        named = ", ".join(repr(patient) for patient in shared[:5])
+        raise ValueError(f"{len(shared)} patient(s) are in training and in {evaluation}: {named}; split by patient")
 
 
 def write_split(corpus: Corpus, pools: Pools, path: Path, *, seed: int) -> str:

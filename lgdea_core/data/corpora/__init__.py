@@ -15,6 +15,8 @@ CORPORA = {
     "nih": ("lgdea_core.data.corpora.nih", "load"),
     "openi": ("lgdea_core.data.corpora.openi", "load"),
     "covid_chestxray": ("lgdea_core.data.corpora.covid_chestxray", "load"),
+    "mimic_cxr": ("lgdea_core.data.corpora.mimic_cxr", "load"),
+    "ms_cxr": ("lgdea_core.data.corpora.ms_cxr", "load"),
     "folder": ("lgdea_core.data.corpora.folder", "load"),
     "painted_nih": ("lgdea_core.data.corpora.painted_nih", "load"),
 }
@@ -24,6 +26,8 @@ FOLDERS = {
     "nih": "nih-chestxray14",
     "openi": "openi",
     "covid_chestxray": "covid-chestxray-dataset",
+    "mimic_cxr": "mimic-cxr-jpg",
+    "ms_cxr": "ms-cxr",
     "folder": "folder",
     "painted_nih": "nih-chestxray14",
 }
@@ -31,6 +35,9 @@ FOLDERS = {
 
 OWN_SPLITS = ("phantom", "folder", "painted_nih")
 """corpora whose split was made with their boxes in mind: `assemble` leaves it alone"""
+
+OFFICIAL_SPLITS = ("folder", "mimic_cxr", "ms_cxr")
+"""corpora whose whole split is the publisher's or the user's: their loaders take no seed"""
 
 
 def load_corpus(name: str, root: Path, **options: Any) -> Corpus:
@@ -102,7 +109,7 @@ def _load_part(name: str, root: Path, role: str, seed: int, phantom: dict[str, i
 
         folder = root / f"phantom-{phantom['studies']}x{phantom['image_size']}-seed{phantom['seed']}"
         return build_phantom(PhantomConfig(**phantom), folder)
-    options: dict[str, Any] = {} if name == "folder" else {"seed": seed}
+    options: dict[str, Any] = {} if name in OFFICIAL_SPLITS else {"seed": seed}
     if name == "nih" and role == "pairs":
         options["label_reports"] = True
     return load_corpus(name, root / FOLDERS[name], **options)

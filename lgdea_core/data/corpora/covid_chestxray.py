@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lgdea_core.data.corpora.tables import Exclusions, box_row, image_row, make_table, parse_box, read_rows
+from lgdea_core.data.corpora.tables import Exclusions, box_row, film_row, make_table, parse_box, read_rows
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.pairing import split_by_patient
 from lgdea_core.vocabulary import NO_FINDING
@@ -86,13 +86,9 @@ def _films(root: Path, exclusions: Exclusions) -> dict[str, dict[str, Any]]:
             exclusions.add("further row of the same film", where)
             _merge(films[image_id], row)
             continue
-        try:
-            image = image_row(image_id, image_id, root, root / row["folder"] / row["filename"], row["view"])
-        except FileNotFoundError:
-            exclusions.add("row without a film", where, defect=True)
-        except ValueError as error:
-            exclusions.add("unreadable film", f"{where}: {error}", defect=True)
-        else:
+        path = root / row["folder"] / row["filename"]
+        image = film_row(image_id, image_id, root, path, row["view"], where, exclusions)
+        if image is not None:
             films[image_id] = {**row, "image": image, "patients": {row["patientid"]}}
     if not films:
         raise FileNotFoundError(f"no frontal film of {table.name} under {root / 'images'}; unpack the images there")

@@ -14,13 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lgdea_core.data.corpora.tables import box_row, image_row, make_table, parse_box, read_rows
+from lgdea_core.data.corpora.tables import LABEL_VALUES, box_row, image_row, make_table, parse_box, read_rows
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.vocabulary import SPLITS
 
 NONE = "none"
 """cell of a study that has no report, or no film"""
-LABEL_VALUES = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0, "": math.nan}
 
 Tables = dict[str, list[dict[str, Any]]]
 

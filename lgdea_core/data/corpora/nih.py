@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 
-from lgdea_core.data.corpora.tables import Exclusions, box_row, image_row, make_table, parse_box, read_rows
+from lgdea_core.data.corpora.tables import Exclusions, box_row, film_row, make_table, parse_box, read_rows
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.pairing import split_by_patient
 from lgdea_core.vocabulary import NIH_FINDINGS, NO_FINDING
@@ -87,12 +87,9 @@ def _entries(root: Path, exclusions: Exclusions) -> list[dict[str, Any]]:
             exclusions.add("row without a film", where, defect=True)
             continue
         image_id = Path(row["Image Index"]).stem
-        try:
-            image = image_row(image_id, image_id, root, path, row["View Position"])
-        except ValueError as error:
-            exclusions.add("unreadable film", f"{where}: {error}", defect=True)
-            continue
-        entries.append({**row, "image_id": image_id, "image": image})
+        image = film_row(image_id, image_id, root, path, row["View Position"], where, exclusions)
+        if image is not None:
+            entries.append({**row, "image_id": image_id, "image": image})
     for name in files:
         exclusions.add("film without a row", f"{table.name}: film {name!r}", defect=True)
     if not entries:

@@ -9,21 +9,18 @@ Licence: CC BY-NC-ND 4.0. Cite Demner-Fushman et al., "Preparing a collection of
 and retrieval", JAMIA 2016. Labels: NCBI NegBio (Peng et al., 2018), US Government work.
 """
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from lgdea_core.data.corpora.tables import Exclusions, image_row, make_table, read_rows
+from lgdea_core.data.corpora.tables import Exclusions, image_row, join_sections, make_table, read_json, read_rows
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.pairing import split_by_patient
 from lgdea_core.vocabulary import NIH_FINDINGS, NO_FINDING
 
 logger = logging.getLogger("lgdea")
 
-SECTIONS = ("INDICATION", "COMPARISON", "FINDINGS", "IMPRESSION")
-"""sections of a report, in the order they get in `studies.report`"""
 LABEL_FILE = "openi_gld_std14.csv"
 FRACTIONS = (0.7, 0.1, 0.2)
 """shares of train, val and test: the publisher has no split, R2Gen's and ours share these"""
@@ -102,14 +99,6 @@ def _study(tree: ElementTree.Element, path: Path, exclusions: Exclusions) -> dic
     }
 
 
-def join_sections(texts: dict[str, str]) -> str | None:
-    """Sections as one text, each introduced by its upper-case name; None without findings and impression."""
-    clean = {name: " ".join(text.split()) for name, text in texts.items()}
-    if not clean.get("FINDINGS") and not clean.get("IMPRESSION"):
-        return None
-    return "\n".join(f"{name}: {clean[name]}" for name in SECTIONS if clean.get(name))
-
-
 def _images(
     tree: ElementTree.Element, study_id: str, root: Path, report_file: Path, exclusions: Exclusions
 ) -> list[dict[str, Any]]:
@@ -150,10 +139,7 @@ def _labels(root: Path, known: set[str], exclusions: Exclusions) -> list[dict[st
 def _load_r2gen(root: Path, exclusions: Exclusions) -> Corpus:
     """`{split: [{id, image_path: [...], report}]}`; entries of one CXR number are one patient."""
     path = root / "annotation.json"
-    try:
-        entries = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path.name}, line {error.lineno}: not JSON; fetch the file again") from error
+    entries = read_json(path)
     studies, images = [], []
     for split, rows in entries.items():
         for row in rows:

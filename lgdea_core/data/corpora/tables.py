@@ -1,8 +1,12 @@
-"""What the loaders share: CSV rows that know their line, counted exclusions, and checked boxes."""
+"""What the loaders share: tables that know their lines, counted exclusions, films, labels and checked boxes."""
 
 import csv
+import json
 import logging
-from collections.abc import Iterable, Sequence
+import math
+import warnings
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,10 @@ logger = logging.getLogger("lgdea")
 
 BOX_TOLERANCE = 1.0
 """pixels of its frame by which a box may stick out and is cut off; beyond that it is left out"""
+SECTIONS = ("INDICATION", "COMPARISON", "FINDINGS", "IMPRESSION")
+"""sections of a report, in the order they get in `studies.report`"""
+LABEL_VALUES = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0, "": math.nan}
+"""cell of a label table -> present, absent, uncertain, not mentioned"""
 
 
 class Exclusions(dict[str, int]):
@@ -31,9 +39,14 @@ class Exclusions(dict[str, int]):
 
     def add(self, reason: str, where: str, *, defect: bool = False) -> None:
         """Count one case; `where` names file and line."""
-        self[reason] = self.get(reason, 0) + 1
+        self.count(reason, 1)
         if defect:
             self.defects.append(f"{where}: {reason}")
+
+    def count(self, reason: str, number: int) -> None:
+        """Count several cases that are no defect; none leave no trace."""
+        if number:
+            self[reason] = self.get(reason, 0) + number
 
     def log(self, corpus: str) -> None:
         """One line per reason."""
@@ -48,19 +61,66 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         FileNotFoundError: there is no such file.
         ValueError: a column is missing, the file is empty or not UTF-8.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no table at {path}; the layout needs {path.name}, see data/README.md")
+    _check_there(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, restval="")
-            names = [name.strip() for name in reader.fieldnames or ()]
-            reader.fieldnames = names
-            missing = [column for column in columns if column not in names]
-            if missing:
-                raise ValueError(f"{path.name}: missing column(s) {missing}; it has {names}")
+            reader.fieldnames = _check_columns(path, reader.fieldnames or (), columns)
             return _rows(reader)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
+
+
+def _check_there(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"no table at {path}; the layout needs {path.name}, see data/README.md")
+
+
+def _check_columns(path: Path, header: Iterable[str], columns: Sequence[str]) -> list[str]:
+    """The header without white space (a published column may begin with a blank)."""
+    names = [name.strip() for name in header]
+    missing = [column for column in columns if column not in names]
+    if missing:
+        raise ValueError(f"{path.name}: missing column(s) {missing}; it has {names}")
+    return names
+
+
+def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """`read_rows` for tables of a hundred thousand rows: as one frame of text, the file may be gzipped.
+
+    Column `line` is right as long as no cell holds a line break; columns beside the wanted ones are kept.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a column is missing, a row has too many cells, the file is empty, truncated or not UTF-8.
+    """
+    _check_there(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # a cell too many in every row
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
+    except (ValueError, pd.errors.ParserWarning, OSError, EOFError, zlib.error) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path.name} cannot be read as a table, fetch it again: {reason}") from error
+    table.columns = _check_columns(path, table.columns, columns)
+    table = table.fillna("").apply(lambda cells: cells.str.strip())
+    return table.assign(line=range(2, len(table) + 2))
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not JSON; the message names file and line.
+    """
+    _check_there(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path.name}, line {error.lineno}: not JSON; fetch the file again") from error
 
 
 def _rows(reader: csv.DictReader) -> list[dict[str, str]]:
@@ -91,8 +151,57 @@ def image_row(image_id: str, study_id: str, root: Path, path: Path, view: str) -
     return dict(zip(COLUMNS["images"], (image_id, study_id, relative, view, width, height), strict=True))
 
 
+def film_row(
+    image_id: str, study_id: str, root: Path, path: Path, view: str, where: str, exclusions: Exclusions
+) -> dict[str, Any] | None:
+    """`image_row`, or None where the film is missing or unreadable, which is then counted as a defect of `where`."""
+    try:
+        return image_row(image_id, study_id, root, path, view)
+    except FileNotFoundError:
+        exclusions.add("row without a film", where, defect=True)
+    except ValueError as error:
+        exclusions.add("unreadable film", f"{where}: {error}", defect=True)
+    return None
+
+
+def label_table(table: pd.DataFrame, findings: Mapping[str, str], name: str, source: str) -> pd.DataFrame:
+    """Table labels from a published one with a column for each finding; a blank cell is NaN, "not mentioned".
+
+    Args:
+        table: of `read_table`, with a column study_id.
+        findings: its column -> our name of the finding.
+        name: of the file, for errors.
+        source: what the column of that name says.
+
+    Raises:
+        ValueError: a cell is none of 1, 0, -1 and blank.
+    """
+    for column in findings:
+        wrong = table[~table[column].isin(LABEL_VALUES)]
+        if len(wrong):
+            row = wrong.iloc[0]
+            raise ValueError(
+                f"{name}, line {row['line']}, study {row['study_id']!r}: {column} must be 1, 0, -1 or blank, "
+                f"got {row[column]!r}"
+            )
+    long = table.melt("study_id", list(findings), var_name="finding", value_name="value")
+    return long.assign(finding=long["finding"].map(findings), value=long["value"].map(LABEL_VALUES), source=source)
+
+
+def join_sections(texts: dict[str, str]) -> str | None:
+    """Sections as one text, each introduced by its upper-case name; None without findings and impression."""
+    clean = {name: " ".join(text.split()) for name, text in texts.items()}
+    if not clean.get("FINDINGS") and not clean.get("IMPRESSION"):
+        return None
+    return "\n".join(f"{name}: {clean[name]}" for name in SECTIONS if clean.get(name))
+
+
 def parse_box(
-    corners: Sequence[str], frame: tuple[float, float], *, as_xywh: bool = False, tolerance: float = BOX_TOLERANCE
+    corners: Sequence[str | float],
+    frame: tuple[float, float],
+    *,
+    as_xywh: bool = False,
+    tolerance: float = BOX_TOLERANCE,
 ) -> tuple[float, float, float, float]:
     """`x_min, y_min, x_max, y_max` of one row, cut at its frame where it sticks out by `tolerance` or less.
 
@@ -107,7 +216,7 @@ def parse_box(
     """
     try:
         x_min, y_min, x_max, y_max = (float(cell) for cell in corners)
-    except ValueError:
+    except (TypeError, ValueError):  # JSON may say null
         raise ValueError(f"box coordinates must be four numbers, got {list(corners)}") from None
     if as_xywh:
         x_max, y_max = x_min + x_max, y_min + y_max

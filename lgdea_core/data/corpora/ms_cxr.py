@@ -1,0 +1,151 @@
+"""MS-CXR: 1,162 phrase-image pairs of MIMIC-CXR-JPG, boxed by radiologists; eight findings; for evaluation only.
+
+    MS_CXR_Local_Alignment_v1.1.0.csv   dicom_id, category_name, label_text, path, x, y, w, h, image_width, image_height
+                                        [, split]
+    MS_CXR_Local_Alignment_v1.1.0.json  images, annotations and categories in COCO's manner
+    files/p10/.../<dicom_id>.jpg        MIMIC-CXR-JPG's, here or in `mimic-cxr-jpg` next to this folder
+
+Rows with the same image and `label_text` are one sample with several boxes. Boxes count in the original film, whose
+size the table gives. Phrases are radiologists' words of one report sentence or written anew. Every study is of split
+test; column `original_split` has the publisher's (v1.1.0), which is not MIMIC's.
+
+Licence: PhysioNet Credentialed Health Data License 1.5.0. Cite Boecking et al., "Making the Most of Text Semantics to
+Improve Biomedical Vision-Language Processing", ECCV 2022.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lgdea_core.data.corpora.tables import Exclusions, box_row, film_row, make_table, parse_box, read_json, read_table
+from lgdea_core.data.corpus import Corpus
+from lgdea_core.vocabulary import MS_CXR_FINDINGS
+
+COLUMNS = (
+    "dicom_id", "category_name", "label_text", "path", "x", "y", "w", "h", "image_width", "image_height",
+)  # fmt: skip
+PATH = r"^files/p\d\d/(?P<patient_id>p\d+)/(?P<study_id>s\d+)/[^/]+\.jpg$"
+MIMIC_FOLDER = "mimic-cxr-jpg"
+
+
+def load(root: Path, images: Path | None = None) -> Corpus:
+    """Load the newest table, csv before json, with the films it names.
+
+    Args:
+        root: holds the table.
+        images: the folder that holds MIMIC-CXR-JPG's `files/`; None takes `root` or `mimic-cxr-jpg` next to it.
+
+    Raises:
+        FileNotFoundError: no table, or none of its films.
+        ValueError: a row has an unknown category or path; named by file and line.
+    """
+    table = find_table(root)
+    if table is None:
+        raise FileNotFoundError(f"no MS_CXR_Local_Alignment_v*.csv or .json in {root}, see data/README.md")
+    exclusions = Exclusions()
+    rows, films_root = read_alignment(table), mimic_root(root, images)
+    films = _films(rows, films_root, exclusions)
+    if not films:
+        raise FileNotFoundError(f"no film of {table.name} under {films_root / 'files'}; unpack MIMIC-CXR-JPG there")
+    rows = rows[rows["dicom_id"].isin({film["image_id"] for film in films})]
+    studies = rows.drop_duplicates("study_id")[["study_id", "patient_id", "split"]]
+    corpus = Corpus(
+        name="ms_cxr",
+        root=films_root,
+        studies=studies.rename(columns={"split": "original_split"}).assign(split="test", report=None),
+        images=make_table("images", films),
+        boxes=make_table("boxes", [box for row in rows.itertuples() if (box := _box(row, exclusions))]),
+        exclusions=exclusions,
+    )
+    exclusions.log("ms_cxr")
+    return corpus
+
+
+def find_table(*folders: Path) -> Path | None:
+    """The newest table in the first of these folders that has one, csv before json; None without any."""
+    for folder in folders:
+        found = [path for path in folder.glob("MS_CXR_Local_Alignment_v*") if path.suffix in (".csv", ".json")]
+        if found:
+            return max(found, key=lambda path: (path.stem, path.suffix == ".csv"))
+    return None
+
+
+def mimic_root(root: Path, images: Path | None) -> Path:
+    """The folder that holds MIMIC-CXR-JPG's `files/`: the given one, `root`, or `mimic-cxr-jpg` next to it."""
+    if images is not None:
+        return images
+    return root if (root / "files").is_dir() else root.parent / MIMIC_FOLDER
+
+
+def read_patients(table: Path) -> set[str]:
+    """Patients with a box ("p10000032"), none of whom may be trained on before an evaluation on MS-CXR."""
+    return set(read_alignment(table)["patient_id"])
+
+
+def read_alignment(table: Path) -> pd.DataFrame:
+    """Rows of a csv or json: `COLUMNS`, split (None before v1.1.0), patient_id, study_id, and `where` they stand.
+
+    Raises:
+        ValueError: a row has an unknown category or path, or the json lacks a key.
+    """
+    rows = _from_json(table) if table.suffix == ".json" else read_table(table, COLUMNS)
+    if "line" in rows:
+        rows = rows.assign(where=[f"{table.name}, line {line}" for line in rows["line"]])
+    rows = rows.assign(split=rows.get("split"))
+    rows = rows.assign(**rows["path"].str.extract(PATH), finding=rows["category_name"].str.lower())
+    for wrong, column, expected in (
+        (rows["patient_id"].isna(), "path", "files/p10/p10000032/s50414267/<dicom_id>.jpg"),
+        (~rows["finding"].isin(MS_CXR_FINDINGS), "category_name", f"one of {MS_CXR_FINDINGS}"),
+    ):
+        if wrong.any():
+            row = rows[wrong].iloc[0]
+            raise ValueError(f"{row['where']}: {column} must be {expected}, got {row[column]!r}")
+    return rows
+
+
+def _from_json(table: Path) -> pd.DataFrame:
+    content = read_json(table)
+    try:
+        images = {image["id"]: image for image in content["images"]}
+        names = {category["id"]: category["name"] for category in content["categories"]}
+        return pd.DataFrame([_flat(table.name, each, images, names) for each in content["annotations"]])
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{table.name}: not in MS-CXR's layout, key {error} is missing or refers to nothing"
+        ) from error
+
+
+def _flat(name: str, annotation: dict[str, Any], images: dict[int, Any], names: dict[int, str]) -> dict[str, Any]:
+    """One annotation with the columns of the csv."""
+    image = images[annotation["image_id"]]
+    return {
+        "dicom_id": Path(image["path"]).stem,
+        "category_name": names[annotation["category_id"]],
+        "label_text": annotation["label_text"],
+        "path": image["path"],
+        **dict(zip("xywh", annotation["bbox"], strict=True)),
+        "image_width": image["width"],
+        "image_height": image["height"],
+        "split": annotation.get("split", image.get("split")),
+        "where": f"{name}, annotation {annotation['id']}",
+    }
+
+
+def _films(rows: pd.DataFrame, films_root: Path, exclusions: Exclusions) -> list[dict[str, Any]]:
+    films = [
+        film_row(row.dicom_id, row.study_id, films_root, films_root / row.path, "unknown", row.where, exclusions)
+        for row in rows.drop_duplicates("dicom_id").itertuples()
+    ]
+    return [film for film in films if film is not None]
+
+
+def _box(row: Any, exclusions: Exclusions) -> dict[str, Any] | None:
+    try:
+        frame = (float(row.image_width), float(row.image_height))
+        corners = parse_box((row.x, row.y, row.w, row.h), frame, as_xywh=True)
+    except ValueError as error:
+        exclusions.add("bad box", f"{row.where}: {error}", defect=True)
+        return None
+    phrase = " ".join(row.label_text.split())
+    return box_row(row.dicom_id, row.study_id, phrase, row.finding, corners, frame, "ms_cxr")

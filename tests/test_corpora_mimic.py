@@ -1,0 +1,353 @@
+"""MIMIC-CXR-JPG, its reports and MS-CXR, as tiny copies of the published layouts."""
+
+import csv
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from layouts import film, values, write
+
+from lgdea_core.data.check import check_corpus
+from lgdea_core.data.corpora import assemble, load_corpus
+from lgdea_core.data.corpora.mimic_reports import report_sections, section_kind
+from lgdea_core.data.pairing import check_leaks, limit_pairs
+from lgdea_core.vocabulary import CHEXPERT_FINDINGS
+
+# film: patient, study, view, split
+FILMS = {
+    "aa-1": ("10000032", "50414267", "PA", "train"),
+    "aa-2": ("10000032", "50414267", "LATERAL", "train"),
+    "aa-3": ("10000032", "53189527", "AP", "train"),
+    "bb-1": ("10000764", "57375967", "AP", "train"),
+    "cc-1": ("11000011", "50000001", "PA", "validate"),
+    "dd-1": ("12000012", "50000002", "PA", "test"),
+    "ee-1": ("19000019", "50000003", "LL", "train"),
+}
+REPORT = """                                 FINAL REPORT
+ EXAMINATION:  CHEST (PA AND LAT)
+
+ INDICATION:  ___F with chest pain  // time: now
+
+ FINDINGS: 
+
+ The lungs are clear.
+ Heart is normal.
+
+ IMPRESSION: 
+
+ No acute process.
+"""
+MS_CXR_HEADER = "dicom_id,category_name,label_text,path,x,y,w,h,image_width,image_height"
+MS_CXR_ROWS = [
+    'bb-1,Pleural Effusion,"small effusion,  left",files/p10/p10000764/s57375967/bb-1.jpg,100,200,50,60,1000,800',
+    'bb-1,Pleural Effusion,"small effusion, left",files/p10/p10000764/s57375967/bb-1.jpg,300,200,50,60,1000,800',
+    "dd-1,Lung Opacity,opacity,files/p12/p12000012/s50000002/dd-1.jpg,10,20,30,40,1000,800",
+]
+
+
+def columns(*findings: str) -> str:
+    return ",".join(finding.title() for finding in findings)
+
+
+@pytest.fixture
+def mimic(tmp_path: Path) -> Path:
+    """Seven films of five patients, two of them lateral; one report is missing, one has no section."""
+    root = tmp_path / "mimic-cxr-jpg"
+    metadata = ["dicom_id,subject_id,study_id,PerformedProcedureStepDescription,ViewPosition,Rows,Columns,StudyDate"]
+    split = ["dicom_id,study_id,subject_id,split"]
+    for name, (patient, study, view, part) in FILMS.items():
+        metadata.append(f'{name},{patient},{study},"CHEST (PA, LAT)",{view},48,48,21800506')
+        split.append(f"{name},{study},{patient},{part}")
+        film(root / "files" / f"p{patient[:2]}" / f"p{patient}" / f"s{study}" / f"{name}.jpg")
+    write(root / "mimic-cxr-2.0.0-metadata.csv.gz", *metadata)
+    write(root / "mimic-cxr-2.0.0-split.csv.gz", *split)
+    blank = "," * 13
+    write(
+        root / "mimic-cxr-2.0.0-chexpert.csv.gz",
+        f"subject_id,study_id,{columns(*CHEXPERT_FINDINGS)}",
+        f"10000032,50414267,1.0{blank}",
+        f"10000764,57375967,,,-1.0,0.0{',' * 10}",
+        f"12000012,50000002,,,,1.0{',' * 10}",
+    )
+    for patient, study in {(patient, study) for patient, study, _, _ in FILMS.values()} - {("11000011", "50000001")}:
+        (root / "files" / f"p{patient[:2]}" / f"p{patient}" / f"s{study}.txt").write_text(REPORT)
+    (root / "files/p12/p12000012/s50000002.txt").write_text("  WET READ: fine\n\n The lungs are clear.\n")
+    return root
+
+
+def add_ms_cxr(root: Path, rows: list[str] = MS_CXR_ROWS, header: str = MS_CXR_HEADER, version: str = "1.0.0") -> Path:
+    path = root / f"MS_CXR_Local_Alignment_v{version}.csv"
+    write(path, header, *rows)
+    return path
+
+
+def test_mimic_layout_becomes_tables(mimic: Path) -> None:
+    corpus = load_corpus("mimic_cxr", mimic)
+    studies = corpus.studies.set_index("study_id")
+    assert studies["split"].to_dict() == {
+        "s50414267": "train", "s53189527": "train", "s57375967": "train", "s50000001": "val", "s50000002": "test",
+    }  # fmt: skip
+    assert studies.loc["s50414267", "patient_id"] == studies.loc["s53189527", "patient_id"] == "p10000032"
+    assert corpus.images["image_id"].tolist() == ["aa-1", "aa-3", "bb-1", "cc-1", "dd-1"]
+    assert corpus.image_path("aa-1") == mimic / "files/p10/p10000032/s50414267/aa-1.jpg"
+    text = "FINDINGS: The lungs are clear. Heart is normal.\nIMPRESSION: No acute process."
+    assert studies.loc["s50414267", "report"] == text
+    assert studies["report"].isna().to_dict()["s50000001"]
+    assert corpus.exclusions == {
+        "film of a view other than PA, AP": 2,
+        "no MS-CXR table beside, so its patients are trained on": 1,
+        "study without a report": 1,
+        "report without findings and impression": 1,
+    }
+    assert corpus.exclusions.defects == []
+    assert len(limit_pairs(corpus, 1.0, seed=0).seed_pairs) == 3
+
+
+def test_mimic_views_are_an_option(mimic: Path) -> None:
+    corpus = load_corpus("mimic_cxr", mimic, views=("LATERAL", "LL"))
+    assert corpus.images["image_id"].tolist() == ["aa-2", "ee-1"]
+
+
+def test_mimic_labels_are_chexperts_and_a_blank_is_no_zero(mimic: Path) -> None:
+    corpus = load_corpus("mimic_cxr", mimic)
+    assert values(corpus, "s50414267")["no finding"] == 1
+    labels = values(corpus, "s57375967")
+    assert (labels["cardiomegaly"], labels["lung opacity"]) == (-1, 0)
+    assert np.isnan(labels["edema"])
+    assert len(labels) == 14
+
+
+def test_mimic_labels_of_a_radiologist_replace_mined_ones(mimic: Path) -> None:
+    names = [("airspace opacity" if finding == "lung opacity" else finding) for finding in CHEXPERT_FINDINGS]
+    write(mimic / "mimic-cxr-2.1.0-test-set-labeled.csv", f"study_id,{columns(*names)}", f"50000002,{'0,' * 13}1")
+    corpus = load_corpus("mimic_cxr", mimic)
+    labels = values(corpus, "s50000002")
+    assert (labels["lung opacity"], labels["support devices"]) == (0, 1)
+    assert set(corpus.labels.loc[corpus.labels["study_id"] == "s50000002", "source"]) == {"radiologist"}
+    assert set(corpus.labels.loc[corpus.labels["study_id"] == "s50414267", "source"]) == {"chexpert"}
+
+
+def test_mimic_tables_may_be_unzipped(mimic: Path) -> None:
+    for path in mimic.glob("*.csv.gz"):
+        path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+        path.unlink()
+    assert len(load_corpus("mimic_cxr", mimic).images) == 5
+
+
+def test_mimic_sectioned_table_goes_before_the_reports(mimic: Path) -> None:
+    write(
+        mimic / "mimic_cxr_sectioned.csv",
+        "study,impression,findings,last_paragraph,comparison",
+        's50414267,"No change.\nReally.",,,',
+        "s50000002,,,Only a last paragraph.,",
+    )
+    corpus = load_corpus("mimic_cxr", mimic)
+    studies = corpus.studies.set_index("study_id")
+    assert studies.loc["s50414267", "report"] == "IMPRESSION: No change. Really."
+    assert corpus.exclusions["report without findings and impression"] == 1
+    assert corpus.exclusions["study without a report"] == 3
+
+
+def test_ms_cxr_patients_are_kept_out_of_training_and_counted(mimic: Path) -> None:
+    add_ms_cxr(mimic.parent / "ms-cxr")
+    corpus = load_corpus("mimic_cxr", mimic)
+    assert "p10000764" not in set(corpus.studies["patient_id"])
+    assert corpus.studies.set_index("patient_id").loc["p12000012", "split"] == "test"  # an official test patient stays
+    assert corpus.exclusions["study of an MS-CXR patient, kept out of training"] == 1
+    assert "no MS-CXR table beside, so its patients are trained on" not in corpus.exclusions
+
+
+def test_a_planted_ms_cxr_patient_in_pretraining_is_found(mimic: Path, tmp_path: Path) -> None:
+    add_ms_cxr(mimic.parent / "ms-cxr")
+    trained = load_corpus("mimic_cxr", mimic, ms_cxr_table=None).split("train").studies["patient_id"]
+    evaluated = load_corpus("ms_cxr", mimic.parent / "ms-cxr").studies["patient_id"]
+    with pytest.raises(ValueError, match=r"^1 patient\(s\) are in training and in MS-CXR: 'p10000764'"):
+        check_leaks(trained, evaluated, "MS-CXR")
+    given = load_corpus("mimic_cxr", mimic, ms_cxr_table=mimic.parent / "ms-cxr/MS_CXR_Local_Alignment_v1.0.0.csv")
+    check_leaks(given.split("train").studies["patient_id"], evaluated, "MS-CXR")
+
+
+def test_mimic_can_be_a_runs_corpus_by_name(mimic: Path) -> None:
+    add_ms_cxr(mimic.parent / "ms-cxr")
+    assert len(assemble("mimic_cxr", mimic.parent).studies) == 4
+    assert set(assemble("ms_cxr", mimic.parent).studies["split"]) == {"test"}
+
+
+def test_mimic_counts_what_does_not_fit_together(mimic: Path) -> None:
+    (mimic / "files/p10/p10000032/s50414267/aa-1.jpg").unlink()
+    (mimic / "files/p10/p10000764/s57375967/bb-1.jpg").write_text("broken")
+    (mimic / "files/p10/p10000032/s53189527.txt").write_bytes(b"\n FINDINGS: caf\xe9\n")
+    write(
+        mimic / "mimic-cxr-2.0.0-split.csv.gz", "dicom_id,split", "aa-1,train", "aa-3,train", "bb-1,train", "cc-1,test"
+    )
+    report = check_corpus("mimic_cxr", mimic, progress=False)
+    for problem in (
+        "mimic-cxr-2.0.0-metadata.csv, line 7, film 'dd-1': film in no split",
+        "mimic-cxr-2.0.0-metadata.csv, line 2, film 'aa-1': row without a film",
+        "s53189527.txt, study 's53189527': report that is not UTF-8",
+    ):
+        assert problem in report.problems
+    assert any(problem.startswith("mimic-cxr-2.0.0-metadata.csv, line 5, film 'bb-1'") for problem in report.problems)
+    assert len(report.problems) == 4
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "message"),
+    [
+        (
+            lambda root: write(root / "mimic-cxr-2.0.0-split.csv.gz", "dicom_id,split", "aa-1,train", "aa-3,trian"),
+            ValueError,
+            r"split\.csv, line 3, film 'aa-3': split must be one of \['test', 'train', 'validate'\], got 'trian'",
+        ),
+        (
+            lambda root: write(
+                root / "mimic-cxr-2.0.0-chexpert.csv.gz",
+                f"study_id,{columns(*CHEXPERT_FINDINGS)}",
+                f"50414267,2.0{',' * 13}",
+            ),
+            ValueError,
+            r"chexpert\.csv, line 2, study 's50414267': No Finding must be 1, 0, -1 or blank, got '2\.0'",
+        ),
+        (lambda root: (root / "mimic-cxr-2.0.0-split.csv.gz").unlink(), FileNotFoundError, r"no table at .*split\.csv"),
+        (lambda root: (root / "files").rename(root / "moved"), FileNotFoundError, r"no film of .*metadata.* unpack"),
+        (
+            lambda root: write(root / "mimic-cxr-2.0.0-metadata.csv.gz", "dicom_id,subject_id", "aa-1,1"),
+            ValueError,
+            r"metadata\.csv\.gz: missing column\(s\) \['study_id', 'ViewPosition', 'Rows', 'Columns'\]",
+        ),
+        (
+            lambda root: (root / "mimic-cxr-2.0.0-metadata.csv.gz").write_bytes(
+                (root / "mimic-cxr-2.0.0-metadata.csv.gz").read_bytes()[:60]
+            ),
+            ValueError,
+            r"metadata\.csv\.gz cannot be read as a table, fetch it again",
+        ),
+    ],
+)  # fmt: skip
+def test_mimic_damage_is_named(
+    mimic: Path, damage: Callable[[Path], object], error: type[Exception], message: str
+) -> None:
+    damage(mimic)
+    with pytest.raises(error, match=message):
+        load_corpus("mimic_cxr", mimic)
+
+
+def test_of_several_sections_of_one_name_the_last_filled_one_counts() -> None:
+    first = " REPORT\n FINDINGS: Old.\n\n IMPRESSION:  First.\n"
+    text = f"{first} ADDENDUM\n FINDINGS:  New\n words.\n\n FINDINGS: \n IMPRESSION: Last."
+    assert report_sections(text) == {"FINDINGS": "New\n words.", "IMPRESSION": "Last."}
+
+
+def test_sections_by_their_many_names() -> None:
+    assert section_kind("IMPRESSON") == section_kind("CONCLUSION") == section_kind("FINDINGS AND IMPRESSION")
+    assert section_kind("FINDINGS/IMPRESSION") == "IMPRESSION"
+    assert section_kind("CHEST, TWO VIEWS") == section_kind("FINDNGS") == section_kind("PORTABLE AP FILM") == "FINDINGS"
+    for other in ("INDICATION", "COMPARISON", "HISTORY OF CHEST PAIN", "TECHNIQUE", "EXAMINATION", "WET READ"):
+        assert section_kind(other) is None
+    assert report_sections("no header at all") == {}
+    assert report_sections("\n CHEST, PA LATERAL:\n\n INDICATION:  Pain\n\n FINDINGS: Clear") == {"FINDINGS": "Clear"}
+
+
+def test_ms_cxr_rows_of_one_phrase_are_one_sample(mimic: Path) -> None:
+    root = mimic.parent / "ms-cxr"
+    add_ms_cxr(root)
+    corpus = load_corpus("ms_cxr", root)
+    assert corpus.root == mimic
+    assert len(corpus.boxes) == 3
+    assert len(corpus.boxes.groupby(["image_id", "phrase"])) == 2
+    box = corpus.boxes.iloc[0]
+    assert (box["phrase"], box["finding"]) == ("small effusion, left", "pleural effusion")
+    assert box[["x_min", "y_min", "x_max", "y_max"]].tolist() == [100, 200, 150, 260]
+    assert box[["frame_width", "frame_height"]].tolist() == [1000, 800]
+    assert set(corpus.studies["split"]) == {"test"}
+    assert corpus.studies["original_split"].isna().all()
+    assert corpus.image_path("bb-1").is_file()
+    assert check_corpus("ms_cxr", root, progress=False).problems == []
+
+
+def test_ms_cxr_of_v1_1_0_brings_a_split_and_goes_before_v1_0_0(mimic: Path) -> None:
+    root = mimic.parent / "ms-cxr"
+    add_ms_cxr(root)
+    add_ms_cxr(root, [f"{row},val" for row in MS_CXR_ROWS[2:]], f"{MS_CXR_HEADER},split", "1.1.0")
+    studies = load_corpus("ms_cxr", root).studies
+    assert studies[["study_id", "split", "original_split"]].to_numpy().tolist() == [["s50000002", "test", "val"]]
+
+
+def as_json(rows: list[str]) -> dict[str, list[dict[str, object]]]:
+    """The same content as the publisher's json."""
+    table = list(csv.DictReader([MS_CXR_HEADER, *rows]))
+    paths = list(dict.fromkeys(row["path"] for row in table))
+    names = sorted({row["category_name"] for row in table})
+    annotations = [
+        {
+            "id": number,
+            "image_id": paths.index(row["path"]),
+            "category_id": names.index(row["category_name"]),
+            "bbox": [int(row[side]) for side in "xywh"],
+            "label_text": row["label_text"],
+        }
+        for number, row in enumerate(table)
+    ]
+    return {
+        "images": [{"id": n, "path": path, "width": 1000, "height": 800} for n, path in enumerate(paths)],
+        "annotations": annotations,
+        "categories": [{"id": number, "name": name} for number, name in enumerate(names)],
+    }
+
+
+def test_ms_cxr_json_and_csv_read_the_same(mimic: Path) -> None:
+    root = mimic.parent / "ms-cxr"
+    path = add_ms_cxr(root)
+    first = load_corpus("ms_cxr", root)
+    path.unlink()
+    path.with_suffix(".json").write_text(json.dumps(as_json(MS_CXR_ROWS)))
+    second = load_corpus("ms_cxr", root)
+    assert first.boxes.equals(second.boxes)
+    assert first.images.equals(second.images)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (MS_CXR_ROWS[2].replace("Lung Opacity", "Opacity"), r"v1\.0\.0\.csv, line 4: category_name must be one of"),
+        (MS_CXR_ROWS[2].replace("files/", "film/"), r"v1\.0\.0\.csv, line 4: path must be files/p10/.*got 'film/p12"),
+        (MS_CXR_ROWS[2] + ",9,9", r"cannot be read as a table.*line 4"),
+    ],
+)
+def test_a_bad_ms_cxr_row_is_named(mimic: Path, row: str, message: str) -> None:
+    add_ms_cxr(mimic.parent / "ms-cxr", [*MS_CXR_ROWS[:2], row])
+    with pytest.raises(ValueError, match=message):
+        load_corpus("ms_cxr", mimic.parent / "ms-cxr")
+
+
+def test_a_bad_ms_cxr_box_and_a_missing_film_are_problems(mimic: Path) -> None:
+    root = mimic.parent / "ms-cxr"
+    rows = [*MS_CXR_ROWS, MS_CXR_ROWS[2].replace("30,40", "3000,40"), MS_CXR_ROWS[2].replace("dd-1", "zz-9")]
+    add_ms_cxr(root, rows)
+    problems = check_corpus("ms_cxr", root, progress=False).problems
+    name = "MS_CXR_Local_Alignment_v1.0.0.csv"
+    assert problems == [
+        f"{name}, line 6: row without a film",
+        f"{name}, line 5: box (10, 20, 3010, 60) reaches outside its 1000 x 800 frame: bad box",
+    ]
+
+
+def test_ms_cxr_json_that_refers_to_nothing_and_missing_tables_are_named(mimic: Path) -> None:
+    root = mimic.parent / "ms-cxr"
+    content = as_json(MS_CXR_ROWS)
+    content["annotations"][1]["image_id"] = 77
+    write(root / "MS_CXR_Local_Alignment_v1.0.0.json", json.dumps(content))
+    with pytest.raises(ValueError, match=r"v1\.0\.0\.json: .* key 77"):
+        load_corpus("ms_cxr", root)
+    write(root / "MS_CXR_Local_Alignment_v1.0.0.json", "{", '"images": [')
+    with pytest.raises(ValueError, match=r"v1\.0\.0\.json, line \d: not JSON"):
+        load_corpus("ms_cxr", root)
+    (root / "MS_CXR_Local_Alignment_v1.0.0.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no MS_CXR_Local_Alignment_v\*\.csv or \.json in"):
+        load_corpus("ms_cxr", root)
+    add_ms_cxr(root)
+    with pytest.raises(FileNotFoundError, match=r"no film of MS_CXR.* unpack MIMIC-CXR-JPG there"):
+        load_corpus("ms_cxr", root, images=root)
