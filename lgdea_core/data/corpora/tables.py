@@ -197,7 +197,7 @@ def join_sections(texts: dict[str, str]) -> str | None:
 
 
 def parse_box(
-    corners: Sequence[str | float],
+    corners: Sequence[Any],
     frame: tuple[float, float],
     *,
     as_xywh: bool = False,
