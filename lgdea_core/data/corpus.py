@@ -1,4 +1,4 @@
-"""A corpus: five tables and a root folder, whatever the publisher's layout was."""
+"""A corpus: six tables and a root folder, whatever the publisher's layout was."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -26,6 +26,17 @@ COLUMNS = {
         "source",
     ),
     "masks": ("image_id", "study_id", "finding", "path"),
+    "regions": (
+        "image_id",
+        "study_id",
+        "region",
+        "x_min",
+        "y_min",
+        "x_max",
+        "y_max",
+        "frame_width",
+        "frame_height",
+    ),
 }
 """Columns every table has; a loader may add more.
 
@@ -33,13 +44,14 @@ COLUMNS = {
 `height` are pixels of that file. `labels.value` is 1 (present), 0 (absent), -1 (uncertain) or NaN (not mentioned).
 `boxes` count in pixels of the frame they were drawn in, whose size is `frame_width` x `frame_height`, so any resized
 copy of the image works; several boxes of one (image, phrase) are one sample. `masks.path` is a PNG of the image's
-frame, non-zero inside. Finding names are those of `lgdea_core.vocabulary`.
+frame, non-zero inside. `regions` are boxes of anatomy, counted as `boxes` are, at most one for each (image, region);
+one without area lies outside the film. Finding and region names are those of `lgdea_core.vocabulary`.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Studies with images, reports, labels, boxes and masks; a study may be only an image or only a report."""
+    """Studies with images, reports, labels, boxes, masks and regions; a study may be only an image or only a report."""
 
     name: str
     root: Path
@@ -48,6 +60,7 @@ class Corpus:
     labels: pd.DataFrame = field(default_factory=lambda: empty_table("labels"))
     boxes: pd.DataFrame = field(default_factory=lambda: empty_table("boxes"))
     masks: pd.DataFrame = field(default_factory=lambda: empty_table("masks"))
+    regions: pd.DataFrame = field(default_factory=lambda: empty_table("regions"))
     exclusions: dict[str, int] = field(default_factory=dict)
     """what a loader left out and how often, by reason; goes into the run's provenance"""
 
@@ -67,7 +80,7 @@ class Corpus:
                     f"corpus {self.name!r}, table {table}: {key} {repeated.iloc[0]!r} occurs twice "
                     f"({len(repeated)} repeated in all); each must be unique"
                 )
-        for table in ("images", "labels", "boxes", "masks"):
+        for table in ("images", "labels", "boxes", "masks", "regions"):
             unknown = set(getattr(self, table)["study_id"]) - set(self.studies["study_id"])
             if unknown:
                 raise ValueError(

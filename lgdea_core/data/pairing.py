@@ -195,7 +195,7 @@ def combine(
 
 def _report_side(corpus: Corpus) -> Corpus:
     with_report = corpus.subset(corpus.studies.loc[corpus.studies["report"].notna(), "study_id"])
-    return replace(with_report, **{table: empty_table(table) for table in ("images", "boxes", "masks")})
+    return replace(with_report, **{table: empty_table(table) for table in ("images", "boxes", "masks", "regions")})
 
 
 def _prefixed(corpus: Corpus, root: Path) -> Corpus:

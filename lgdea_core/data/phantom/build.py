@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from lgdea_core.data.corpus import COLUMNS, Corpus
+from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.phantom.config import PhantomConfig
 from lgdea_core.data.phantom.files import (
     CONFIG_FILE,
     EXTRA_COLUMNS,
     build_folder,
+    read_corpus_tables,
     read_table,
     write_pictures,
     write_tables,
@@ -64,8 +65,7 @@ def load_phantom(root: Path) -> Corpus:
     """
     if not (root / CONFIG_FILE).is_file():
         raise FileNotFoundError(f"no complete phantom in {root}: {CONFIG_FILE} is missing; make one with build_phantom")
-    tables = {name: read_table(root, name) for name in COLUMNS}
-    return Corpus(name="phantom", root=root, **tables)
+    return Corpus(name="phantom", root=root, **read_corpus_tables(root))
 
 
 def load_phantom_table(root: Path, name: str) -> pd.DataFrame:

@@ -126,6 +126,15 @@ def read_table(root: Path, name: str) -> pd.DataFrame:
     return pd.read_csv(root / f"{name}.csv", dtype=text, keep_default_na=False, na_values=[""])
 
 
+def read_corpus_tables(root: Path) -> dict[str, pd.DataFrame]:
+    """The tables of a corpus; the file of regions leaves out what the images' table says: study and frame."""
+    tables = {name: read_table(root, name) for name in COLUMNS}
+    frames = tables["images"].rename(columns={"width": "frame_width", "height": "frame_height"})
+    frames = frames[["image_id", "study_id", "frame_width", "frame_height"]]
+    regions = tables["regions"].merge(frames, on="image_id", how="left")
+    return tables | {"regions": regions[list(COLUMNS["regions"])]}
+
+
 def _write_study(study: PhantomStudy, root: Path) -> None:
     pictures = {f"images/{study.study_id}_0.png": study.image}
     for finding in study.findings:

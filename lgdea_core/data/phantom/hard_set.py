@@ -6,9 +6,15 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from lgdea_core.data.corpus import COLUMNS, Corpus
+from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.phantom.config import PhantomConfig
-from lgdea_core.data.phantom.files import build_folder, read_table, write_pictures, write_tables
+from lgdea_core.data.phantom.files import (
+    build_folder,
+    read_corpus_tables,
+    read_table,
+    write_pictures,
+    write_tables,
+)
 from lgdea_core.data.phantom.hard import STRATA, HardStudy, plain_truth, plan_hard_study
 from lgdea_core.data.phantom.study import develop
 
@@ -61,7 +67,7 @@ def load_hard_set(root: Path) -> Corpus:
     """
     if not (root / "probes.csv").is_file():
         raise FileNotFoundError(f"no hard set in {root}: probes.csv is missing; make one with build_hard_set")
-    return Corpus(name="phantom_hard", root=root, **{name: read_table(root, name) for name in COLUMNS})
+    return Corpus(name="phantom_hard", root=root, **read_corpus_tables(root))
 
 
 def load_probes(root: Path) -> pd.DataFrame:
