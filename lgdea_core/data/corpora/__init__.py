@@ -17,6 +17,7 @@ CORPORA = {
     "covid_chestxray": ("lgdea_core.data.corpora.covid_chestxray", "load"),
     "mimic_cxr": ("lgdea_core.data.corpora.mimic_cxr", "load"),
     "ms_cxr": ("lgdea_core.data.corpora.ms_cxr", "load"),
+    "chest_imagenome": ("lgdea_core.data.corpora.chest_imagenome", "load"),
     "folder": ("lgdea_core.data.corpora.folder", "load"),
     "painted_nih": ("lgdea_core.data.corpora.painted_nih", "load"),
 }
@@ -28,6 +29,7 @@ FOLDERS = {
     "covid_chestxray": "covid-chestxray-dataset",
     "mimic_cxr": "mimic-cxr-jpg",
     "ms_cxr": "ms-cxr",
+    "chest_imagenome": "chest-imagenome",
     "folder": "folder",
     "painted_nih": "nih-chestxray14",
 }
@@ -36,7 +38,7 @@ FOLDERS = {
 OWN_SPLITS = ("phantom", "folder", "painted_nih")
 """corpora whose split was made with their boxes in mind: `assemble` leaves it alone"""
 
-OFFICIAL_SPLITS = ("folder", "mimic_cxr", "ms_cxr")
+OFFICIAL_SPLITS = ("folder", "mimic_cxr", "ms_cxr", "chest_imagenome")
 """corpora whose whole split is the publisher's or the user's: their loaders take no seed"""
 
 

@@ -27,8 +27,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from lgdea_core.data.corpora import ms_cxr
 from lgdea_core.data.corpora.mimic_reports import report_sections
+from lgdea_core.data.corpora.ms_cxr import withhold_patients
 from lgdea_core.data.corpora.tables import (
     Exclusions,
     film_row,
@@ -71,7 +71,7 @@ def load(
     """
     exclusions = Exclusions()
     films = _films(root, views, exclusions)
-    films = _without_ms_cxr(films, root, ms_cxr_table, exclusions)
+    films = withhold_patients(films, root, ms_cxr_table, exclusions)
     images = [image for film in films.itertuples() if (image := _image(film, root, exclusions))]
     if not images:
         raise FileNotFoundError(f"no film of {STEM}metadata.csv under {root / 'files'}; unpack the images there")
@@ -126,21 +126,6 @@ def _films(root: Path, views: tuple[str, ...], exclusions: Exclusions) -> pd.Dat
     for film in films[films["split"].isna()].itertuples():
         exclusions.add("film in no split", f"{STEM}metadata.csv, line {film.line}, film {film.dicom_id!r}", defect=True)
     return films[films["split"].notna()]
-
-
-def _without_ms_cxr(
-    films: pd.DataFrame, root: Path, table: Path | Literal["beside"] | None, exclusions: Exclusions
-) -> pd.DataFrame:
-    if table is None:
-        return films
-    path = ms_cxr.find_table(root, root / "ms-cxr", root.parent / "ms-cxr") if table == "beside" else Path(table)
-    if path is None:
-        exclusions.add("no MS-CXR table beside, so its patients are trained on", "ms-cxr")
-        logger.warning("corpus mimic_cxr: no MS-CXR table beside it: do not judge a model trained on it by MS-CXR")
-        return films
-    withheld = films["patient_id"].isin(ms_cxr.read_patients(path)) & (films["split"] != "test")
-    exclusions.count("study of an MS-CXR patient, kept out of training", films.loc[withheld, "study_id"].nunique())
-    return films[~withheld]
 
 
 def _image(film: Any, root: Path, exclusions: Exclusions) -> dict[str, Any] | None:

@@ -13,8 +13,9 @@ Licence: PhysioNet Credentialed Health Data License 1.5.0. Cite Boecking et al.,
 Improve Biomedical Vision-Language Processing", ECCV 2022.
 """
 
+import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -22,11 +23,14 @@ from lgdea_core.data.corpora.tables import Exclusions, box_row, film_row, make_t
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.vocabulary import MS_CXR_FINDINGS
 
+logger = logging.getLogger("lgdea")
+
 COLUMNS = (
     "dicom_id", "category_name", "label_text", "path", "x", "y", "w", "h", "image_width", "image_height",
 )  # fmt: skip
 PATH = r"^files/p\d\d/(?P<patient_id>p\d+)/(?P<study_id>s\d+)/[^/]+\.jpg$"
-MIMIC_FOLDER = "mimic-cxr-jpg"
+FOLDER, MIMIC_FOLDER = "ms-cxr", "mimic-cxr-jpg"
+"""names of this corpus's folder and of the films' one"""
 
 
 def load(root: Path, images: Path | None = None) -> Corpus:
@@ -76,6 +80,30 @@ def mimic_root(root: Path, images: Path | None) -> Path:
     if images is not None:
         return images
     return root if (root / "files").is_dir() else root.parent / MIMIC_FOLDER
+
+
+def withhold_patients(
+    films: pd.DataFrame, root: Path, table: Path | Literal["beside"] | None, exclusions: Exclusions
+) -> pd.DataFrame:
+    """MIMIC films without those of train and val whose patient has a box in MS-CXR; their studies are counted.
+
+    Args:
+        films: has columns patient_id, study_id and split.
+        root: of the corpus the films are of.
+        table: MS-CXR's; "beside" looks in `root` and in a folder `ms-cxr` in or next to it, and warns where there is
+            none; None keeps all films.
+        exclusions: counted in.
+    """
+    if table is None:
+        return films
+    path = find_table(root, root / FOLDER, root.parent / FOLDER) if table == "beside" else Path(table)
+    if path is None:
+        exclusions.count("no MS-CXR table beside, so its patients are trained on", 1)
+        logger.warning("no MS-CXR table beside %s: do not judge by MS-CXR what is trained on it", root)
+        return films
+    withheld = films["patient_id"].isin(read_patients(path)) & (films["split"] != "test")
+    exclusions.count("study of an MS-CXR patient, kept out of training", films.loc[withheld, "study_id"].nunique())
+    return films[~withheld]
 
 
 def read_patients(table: Path) -> set[str]:

@@ -1,0 +1,170 @@
+"""Chest ImaGenome's scene graphs beside the MIMIC films they describe."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from layouts import film, write
+
+from lgdea_core.data.check import check_corpus
+from lgdea_core.data.corpora import load_corpus
+from lgdea_core.data.corpora.chest_imagenome import read_attributes
+from lgdea_core.vocabulary import REGIONS
+
+# film: patient, study, list
+FILMS = {
+    "aa-1": ("10000032", "50414267", "train"),
+    "bb-1": ("10000764", "57375967", "train"),
+    "cc-1": ("11000011", "50000001", "valid"),
+    "dd-1": ("12000012", "50000002", "test"),
+}
+
+
+def region(name: str, *corners: int) -> dict[str, Any]:
+    sides = dict(zip(("original_x1", "original_y1", "original_x2", "original_y2"), corners, strict=True))
+    return {"object_id": f"aa-1_{name}", "x1": 1, "y1": 1, "x2": 9, "y2": 9, "bbox_name": name, **sides}
+
+
+def graph(*objects: dict[str, Any]) -> str:
+    attribute = {
+        "bbox_name": "right lung",
+        "phrases": ["Right lung is clear without pneumothorax.", "Mild right effusion."],
+        "attributes": [
+            ["anatomicalfinding|no|pneumothorax", "nlp|yes|normal"],
+            ["anatomicalfinding|yes|pleural effusion", "severity|yes|mild"],
+        ],
+    }
+    other = {**attribute, "bbox_name": "right breast"}
+    content = {"image_id": "aa-1", "viewpoint": "PA", "objects": objects, "attributes": [attribute, other]}
+    return json.dumps(content, indent=1)
+
+
+@pytest.fixture
+def imagenome(tmp_path: Path) -> Path:
+    """Four films, all but the last with a scene graph; the MIMIC folder lies next to it."""
+    root, mimic = tmp_path / "chest-imagenome", tmp_path / "mimic-cxr-jpg"
+    metadata = ["dicom_id,subject_id,study_id,ViewPosition,Rows,Columns"]
+    lists = {name: [",subject_id,study_id,dicom_id,path,ViewPosition"] for name in ("train", "valid", "test")}
+    for name, (patient, study, part) in FILMS.items():
+        folder = f"files/p{patient[:2]}/p{patient}/s{study}"
+        metadata.append(f"{name},{patient},{study},PA,2000,1000")
+        lists[part].append(f"{len(lists[part])},{patient},{study},{name},{folder}/{name}.dcm,PA")
+        film(mimic / folder / f"{name}.jpg")
+        if name != "dd-1":
+            objects = [
+                region("right lung", 100, 200, 400, 900),
+                region("left lung", -20, 200, 1050, 900),  # reaches outside on both sides
+                region("spine", 5, 5, 5, 90),
+                region("carina", 1100, 5, 1200, 90),
+                region("right breast", 1, 1, 9, 9),  # none of the 29
+            ]
+            write(root / "silver_dataset/scene_graph" / f"{name}_SceneGraph.json", graph(*objects))
+    write(mimic / "mimic-cxr-2.0.0-metadata.csv.gz", *metadata)
+    for name, rows in lists.items():
+        write(root / "silver_dataset/splits" / f"{name}.csv", *rows)
+    write(
+        root / "silver_dataset/splits/images_to_avoid.csv", "subject_id,study_id,dicom_id,path,ViewPosition", ",,xx,,"
+    )
+    return root
+
+
+def test_region_boxes_count_in_the_published_film(imagenome: Path) -> None:
+    corpus = load_corpus("chest_imagenome", imagenome)
+    assert corpus.root == imagenome.parent / "mimic-cxr-jpg"
+    regions = corpus.regions[corpus.regions["image_id"] == "aa-1"].set_index("region")
+    assert regions.index.tolist() == ["right lung", "left lung"]
+    corners = ["x_min", "y_min", "x_max", "y_max"]
+    assert regions.loc["right lung", corners].tolist() == [100, 200, 400, 900]
+    assert regions.loc["left lung", corners].tolist() == [0, 200, 1000, 900]
+    assert regions.loc["left lung", ["frame_width", "frame_height"]].tolist() == [1000, 2000]  # the file here has 48 px
+    assert set(corpus.regions["region"]) <= set(REGIONS)
+    assert corpus.exclusions == {
+        "film without a scene graph": 1,
+        "no MS-CXR table beside, so its patients are trained on": 1,
+        "region box outside its film": 3,
+        "region box without area": 3,
+    }
+
+
+def test_splits_are_the_publishers(imagenome: Path) -> None:
+    studies = load_corpus("chest_imagenome", imagenome).studies
+    assert dict(zip(studies["study_id"], studies["split"], strict=True)) == {
+        "s50414267": "train", "s57375967": "train", "s50000001": "val", "s50000002": "test",
+    }  # fmt: skip
+    assert studies["report"].isna().all()
+    assert check_corpus("chest_imagenome", imagenome, progress=False).problems == []
+
+
+def test_gold_and_ms_cxr_patients_stay_out_of_training(imagenome: Path) -> None:
+    write(imagenome / "silver_dataset/splits/images_to_avoid.csv", "dicom_id", "cc-1", "dd-1")
+    write(
+        imagenome.parent / "ms-cxr/MS_CXR_Local_Alignment_v1.0.0.csv",
+        "dicom_id,category_name,label_text,path,x,y,w,h,image_width,image_height",
+        "bb-1,Edema,edema,files/p10/p10000764/s57375967/bb-1.jpg,1,2,3,4,1000,2000",
+    )
+    corpus = load_corpus("chest_imagenome", imagenome)
+    assert corpus.images["image_id"].tolist() == ["aa-1", "dd-1"]
+    assert corpus.exclusions["film of a gold patient, kept out of training"] == 1
+    assert corpus.exclusions["study of an MS-CXR patient, kept out of training"] == 1
+
+
+def test_a_folder_within_the_folder_is_found(imagenome: Path) -> None:
+    folder = imagenome / "silver_dataset/scene_graph"
+    folder.rename(imagenome / "moved")
+    folder.mkdir()
+    (imagenome / "moved").rename(folder / "scene_graph")
+    assert len(load_corpus("chest_imagenome", imagenome).regions) == 6
+
+
+def test_attributes_say_what_reports_say_of_a_region(imagenome: Path) -> None:
+    rows = read_attributes(imagenome, ["aa-1", "dd-1"])
+    assert set(rows["image_id"]) == {"aa-1"}
+    assert set(rows["region"]) == {"right lung"}
+    assert rows[["category", "observation", "value"]].to_numpy().tolist() == [
+        ["anatomicalfinding", "pneumothorax", 0.0],
+        ["nlp", "normal", 1.0],
+        ["anatomicalfinding", "pleural effusion", 1.0],
+        ["severity", "mild", 1.0],
+    ]
+    assert rows.loc[3, "phrase"] == "Mild right effusion."
+
+
+def replace_in(path: Path, old: str, new: str) -> None:
+    path.write_text(path.read_text().replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: write(path, "{", '"objects": ['), r"aa-1_SceneGraph\.json, line 3: not JSON"),
+        (lambda path: write(path, "{}"), r"aa-1_SceneGraph\.json: no key 'objects'"),
+        (
+            lambda path: replace_in(path, "original_x1", "x0"),
+            r"aa-1_SceneGraph\.json, object 0: no key 'original_x1'",
+        ),
+        (
+            lambda path: write(path.parents[1] / "splits/valid.csv", "dicom_id", "cc-1"),
+            r"valid\.csv: missing column\(s\) \['subject_id', 'study_id'\]",
+        ),
+        (
+            lambda path: write(path.parents[1] / "splits/valid.csv", "dicom_id,subject_id,study_id", "zz-1,1,2"),
+            r"film 'zz-1' of .*splits is not in MIMIC's metadata \(1 such\)",
+        ),
+    ],
+)
+def test_damage_is_named(imagenome: Path, damage: Callable[[Path], object], message: str) -> None:
+    damage(imagenome / "silver_dataset/scene_graph/aa-1_SceneGraph.json")
+    with pytest.raises(ValueError, match=message):
+        load_corpus("chest_imagenome", imagenome)
+    assert check_corpus("chest_imagenome", imagenome, progress=False).problems
+
+
+def test_a_bad_attribute_and_missing_films_are_named(imagenome: Path) -> None:
+    replace_in(imagenome / "silver_dataset/scene_graph/aa-1_SceneGraph.json", "|no|", "|never|")
+    with pytest.raises(ValueError, match=r"aa-1_SceneGraph\.json, attribute 0: an attribute must be category"):
+        read_attributes(imagenome, ["aa-1"])
+    (imagenome.parent / "mimic-cxr-jpg/files").rename(imagenome.parent / "gone")
+    with pytest.raises(FileNotFoundError, match=r"no film of chest-imagenome's splits under .* unpack MIMIC-CXR-JPG"):
+        load_corpus("chest_imagenome", imagenome)
