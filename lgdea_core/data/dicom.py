@@ -1,4 +1,4 @@
-"""DICOM films as grey arrays: rescale slope, VOI window, MONOCHROME1."""
+"""DICOM films as grey arrays: rescale slope, VOI window, MONOCHROME1; raw or compressed."""
 
 from pathlib import Path
 from typing import Any
@@ -7,9 +7,13 @@ import numpy as np
 import pydicom
 from jaxtyping import Float
 from PIL import Image
-from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.pixels import apply_modality_lut, apply_voi_lut, get_decoder
 
 DICOM_SUFFIXES = (".dcm", ".dicom")
+
+
+class MissingDecoderError(RuntimeError):
+    """A sound file whose compression nothing installed here can undo."""
 
 
 def is_dicom(path: Path) -> bool:
@@ -27,8 +31,13 @@ def read_dicom_size(path: Path) -> tuple[int, int]:
 
 
 def read_dicom(path: Path) -> Float[np.ndarray, "height width"]:
-    """Grey image in [0, 1] as `lgdea_core.data.images.read_image` describes it; raises what pydicom raises."""
+    """Grey image in [0, 1] as `lgdea_core.data.images.read_image` describes it; raises what pydicom raises.
+
+    Raises:
+        MissingDecoderError: the pixels are compressed in a way no installed package knows.
+    """
     dicom = pydicom.dcmread(path)
+    _check_decoder(dicom)
     pixels = dicom.pixel_array
     if dicom.get("SamplesPerPixel", 1) == 3:
         return np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.float32) / 255
@@ -41,6 +50,24 @@ def read_dicom(path: Path) -> Float[np.ndarray, "height width"]:
     if dicom.PhotometricInterpretation == "MONOCHROME1":
         grey = 1 - grey
     return grey.astype(np.float32)
+
+
+def _check_decoder(dicom: Any) -> None:
+    syntax = dicom.file_meta.TransferSyntaxUID
+    if not syntax.is_compressed:
+        return
+    try:
+        available = get_decoder(syntax).is_available
+    except NotImplementedError:
+        raise MissingDecoderError(
+            f"transfer syntax {syntax.name} ({syntax}) is none that pydicom decodes; convert the file, for instance by "
+            "`gdcmconv --raw`"
+        ) from None
+    if not available:
+        plugin = "pylibjpeg-openjpeg" if "2000" in syntax.name else "pylibjpeg-libjpeg"
+        raise MissingDecoderError(
+            f"transfer syntax {syntax.name} ({syntax}) needs a decoder: pip install pylibjpeg {plugin}"
+        )
 
 
 def _shown_range(dicom: Any, shown: np.ndarray) -> tuple[float, float]:

@@ -19,10 +19,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
+from pydicom.errors import InvalidDicomError
 from tqdm.auto import tqdm
 
 from lgdea_core.data.corpus import Corpus
-from lgdea_core.data.dicom import is_dicom, read_dicom, read_dicom_size
+from lgdea_core.data.dicom import MissingDecoderError, is_dicom, read_dicom, read_dicom_size
 
 logger = logging.getLogger("lgdea")
 
@@ -39,14 +40,15 @@ def read_image(path: Path) -> Float[np.ndarray, "height width"]:
     4095 where no value exceeds that (12 bits in a 16-bit container: detectors deliver 12) and by 65535 otherwise; never
     by its own maximum, so that exposure stays what it was. DICOM: rescale slope, then the VOI window or LUT, scaled by
     the window's own range; without a window, 8-bit pixels are divided by 255 and deeper ones run from their minimum to
-    their maximum (a constant image is 0). MONOCHROME1 is inverted.
+    their maximum (a constant image is 0). MONOCHROME1 is inverted. Compressed DICOM needs pylibjpeg's plugins.
 
     Args:
         path: the file; `.dcm`, `.dicom` or a `DICM` preamble make it DICOM.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated or no image, its pixel format is unknown, or a side is under `MIN_SIDE`.
+        ValueError: the file is truncated or no image, its pixel format or compression is unknown, or a side is under
+            `MIN_SIDE`.
     """
     with _named_errors(path):
         image = read_dicom(path) if is_dicom(path) else _read_raster(path)
@@ -89,9 +91,11 @@ def _named_errors(path: Path) -> Iterator[None]:
         raise FileNotFoundError(f"no image at {path}")
     try:
         yield
+    except MissingDecoderError as error:  # nothing is wrong with the file
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
     except (OSError, ValueError, SyntaxError, EOFError, AttributeError, KeyError, RuntimeError) as error:
         raise ValueError(f"{path} cannot be read as an image, fetch it again: {_reason(error, path)}") from error
-    except (struct.error, zlib.error, Image.DecompressionBombError) as error:
+    except (struct.error, zlib.error, Image.DecompressionBombError, InvalidDicomError) as error:
         raise ValueError(f"{path} cannot be read as an image, fetch it again: {_reason(error, path)}") from error
 
 
