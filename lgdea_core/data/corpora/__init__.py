@@ -18,6 +18,8 @@ CORPORA = {
     "mimic_cxr": ("lgdea_core.data.corpora.mimic_cxr", "load"),
     "ms_cxr": ("lgdea_core.data.corpora.ms_cxr", "load"),
     "chest_imagenome": ("lgdea_core.data.corpora.chest_imagenome", "load"),
+    "rsna": ("lgdea_core.data.corpora.rsna", "load"),
+    "siim": ("lgdea_core.data.corpora.siim", "load"),
     "folder": ("lgdea_core.data.corpora.folder", "load"),
     "painted_nih": ("lgdea_core.data.corpora.painted_nih", "load"),
 }
@@ -30,6 +32,8 @@ FOLDERS = {
     "mimic_cxr": "mimic-cxr-jpg",
     "ms_cxr": "ms-cxr",
     "chest_imagenome": "chest-imagenome",
+    "rsna": "rsna-pneumonia",
+    "siim": "siim-acr-pneumothorax",
     "folder": "folder",
     "painted_nih": "nih-chestxray14",
 }

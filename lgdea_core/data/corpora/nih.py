@@ -20,6 +20,7 @@ from typing import Any
 
 import pandas as pd
 
+from lgdea_core.data.corpora import rsna
 from lgdea_core.data.corpora.tables import Exclusions, box_row, film_row, make_table, parse_box, read_rows
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.pairing import split_by_patient
@@ -31,7 +32,6 @@ ENTRY_FILES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 BOX_FILE = "BBox_List_2017.csv"
 FRAME = (1024.0, 1024.0)
 """width and height in which NIH's and RSNA's boxes count, whatever the size of the file at hand"""
-RSNA_FINDING = "lung opacity"
 NORMAL_SENTENCE = "No acute cardiopulmonary abnormality."
 
 
@@ -59,13 +59,15 @@ def load(root: Path, label_reports: bool = False, val_fraction: float = 0.1, see
     studies = [_study(entry, split_of[entry["Image Index"]], label_reports) for entry in entries]
     known = {entry["image_id"] for entry in entries}
     labels = [row for entry in entries for row in _labels(entry, exclusions)]
+    challenge = _rsna_rows(root, known)
+    opacities = rsna.read_boxes(challenge, exclusions)
     corpus = Corpus(
         name="nih",
         root=root,
         studies=make_table("studies", studies),
         images=make_table("images", [entry["image"] for entry in entries]),
-        labels=make_table("labels", [*labels, *_rsna_labels(root, known)]),
-        boxes=make_table("boxes", [*_boxes(root, known, exclusions), *_rsna_boxes(root, known, exclusions)]),
+        labels=make_table("labels", [*labels, *_rsna_labels(challenge)]),
+        boxes=make_table("boxes", [*_boxes(root, known, exclusions), *opacities]),
         exclusions=exclusions,
     )
     exclusions.log("nih")
@@ -180,46 +182,30 @@ def _boxes(root: Path, known: set[str], exclusions: Exclusions) -> list[dict[str
             exclusions.add("box with an unknown finding", where, defect=True)
         else:
             cells = [row[column] for column in columns]
-            boxes += _box(image_id, finding, cells, "nih", where, exclusions)
+            try:
+                corners = parse_box(cells, FRAME, as_xywh=True)
+            except ValueError as error:
+                exclusions.add("bad box", f"{where}: {error}", defect=True)
+            else:
+                boxes.append(box_row(image_id, image_id, finding, finding, corners, FRAME, "nih"))
     return boxes
 
 
-def _box(
-    image_id: str, finding: str, cells: list[str], source: str, where: str, exclusions: Exclusions
-) -> list[dict[str, Any]]:
-    try:
-        corners = parse_box(cells, FRAME, as_xywh=True)
-    except ValueError as error:
-        exclusions.add("bad box", f"{where}: {error}", defect=True)
-        return []
-    return [box_row(image_id, image_id, finding, finding, corners, FRAME, source)]
-
-
-def _rsna_rows(root: Path, known: set[str]) -> list[dict[str, str]]:
+def _rsna_rows(root: Path, known: set[str]) -> pd.DataFrame:
     """Rows of the challenge's labels whose film is here, with its `image_id`."""
     folder = root / "rsna"
-    if not (folder / "stage_2_train_labels.csv").is_file():
-        return []
+    if not (folder / rsna.LABEL_FILE).is_file():
+        return pd.DataFrame(columns=["patientId", "Target", "image_id"])
     index = read_rows(folder / "image_index.csv", ("patientId", "Image Index"))
     image_of = {row["patientId"]: Path(row["Image Index"]).stem for row in index}
-    rows = read_rows(folder / "stage_2_train_labels.csv", ("patientId", "x", "y", "width", "height", "Target"))
-    joined = [{**row, "image_id": image_of.get(row["patientId"], "")} for row in rows]
-    return [row for row in joined if row["image_id"] in known]
+    rows = rsna.read_labels(folder / rsna.LABEL_FILE)
+    rows = rows.assign(image_id=rows["patientId"].map(image_of))
+    return rows[rows["image_id"].isin(known)]
 
 
-def _rsna_labels(root: Path, known: set[str]) -> list[dict[str, Any]]:
-    targets = {row["image_id"]: float(row["Target"]) for row in _rsna_rows(root, known)}
+def _rsna_labels(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    targets = dict(zip(rows["image_id"], rows["Target"].astype(float), strict=True))
     return [
-        {"study_id": image_id, "finding": RSNA_FINDING, "value": target, "source": "rsna"}
+        {"study_id": image_id, "finding": rsna.FINDING, "value": target, "source": "rsna"}
         for image_id, target in targets.items()
     ]
-
-
-def _rsna_boxes(root: Path, known: set[str], exclusions: Exclusions) -> list[dict[str, Any]]:
-    boxes = []
-    for row in _rsna_rows(root, known):
-        if row["Target"] == "1":
-            where = f"stage_2_train_labels.csv, line {row['line']}, patientId {row['patientId']!r}"
-            cells = [row[column] for column in ("x", "y", "width", "height")]
-            boxes += _box(row["image_id"], RSNA_FINDING, cells, "rsna", where, exclusions)
-    return boxes

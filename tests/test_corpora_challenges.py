@@ -1,0 +1,225 @@
+"""RSNA pneumonia and SIIM pneumothorax, as tiny copies of the published layouts."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from layouts import values, write, write_dicom
+
+from lgdea_core.data.check import check_corpus
+from lgdea_core.data.corpora import load_corpus
+from lgdea_core.data.corpora.siim import SIDE, decode_runs
+from lgdea_core.data.images import read_mask
+from lgdea_core.data.pairing import check_leaks
+
+RSNA_LABELS = "stage_2_train_labels.csv"
+BOXED = ["aa,100,200,300,400,1", "aa,600,200,300,400,1", "bb,,,,,0", "cc,,,,,0", "dd,10.5,20,30,40,1"]
+
+
+@pytest.fixture
+def rsna(tmp_path: Path) -> Path:
+    """Four films, two of them boxed."""
+    write(tmp_path / RSNA_LABELS, "patientId,x,y,width,height,Target", *BOXED)
+    classes = ["aa,Lung Opacity", "aa,Lung Opacity", "bb,Normal", "cc,No Lung Opacity / Not Normal", "dd,Lung Opacity"]
+    write(tmp_path / "stage_2_detailed_class_info.csv", "patientId,class", *classes)
+    for name in ("aa", "bb", "cc", "dd"):
+        write_dicom(tmp_path / f"stage_2_train_images/{name}.dcm", np.full((48, 48), 9, dtype=np.uint8))
+    return tmp_path
+
+
+def test_rsna_layout_becomes_tables(rsna: Path) -> None:
+    corpus = load_corpus("rsna", rsna)
+    assert corpus.images["image_id"].tolist() == ["aa", "bb", "cc", "dd"]
+    assert corpus.images["width"].tolist() == [48] * 4
+    assert values(corpus, "aa") == {"lung opacity": 1, "no finding": 0}
+    assert values(corpus, "bb") == {"lung opacity": 0, "no finding": 1}
+    assert values(corpus, "cc") == {"lung opacity": 0, "no finding": 0}  # abnormal, but without an opacity
+    corners = corpus.boxes[["image_id", "x_min", "y_min", "x_max", "y_max", "frame_width"]].to_numpy().tolist()
+    assert corners[1] == ["aa", 600, 200, 900, 600, 1024]
+    assert set(corpus.boxes["finding"]) == {"lung opacity"}
+    assert corpus.exclusions == {"no mapping to NIH, so the split goes by film": 1}
+    assert check_corpus("rsna", rsna, progress=False).problems == []
+
+
+def test_rsna_splits_seventy_fifteen_fifteen(rsna: Path) -> None:
+    names = [f"film{number}" for number in range(40)]
+    write(rsna / RSNA_LABELS, "patientId,x,y,width,height,Target", *(f"{name},,,,,0" for name in names))
+    for name in names:
+        (rsna / f"stage_2_train_images/{name}.dcm").hardlink_to(rsna / "stage_2_train_images/aa.dcm")
+    assert load_corpus("rsna", rsna).studies["split"].value_counts().to_dict() == {"train": 28, "val": 6, "test": 6}
+
+
+def test_rsna_films_of_one_nih_patient_share_a_split_and_a_leak_into_nih_is_found(rsna: Path) -> None:
+    films = {"aa": "00000007_000.png", "bb": "00000007_003.png", "cc": "00000008_000.png", "dd": "00000009_000.png"}
+    mapping = [{"subset_img_id": name, "img_id": file, "SOPInstanceUID": "1.2"} for name, file in films.items()]
+    (rsna / "pneumonia-challenge-dataset-mappings_2018.json").write_text(json.dumps(mapping))
+    studies = load_corpus("rsna", rsna).studies.set_index("study_id")
+    assert studies["patient_id"].to_dict() == {"aa": "7", "bb": "7", "cc": "8", "dd": "9"}
+    assert studies.loc["aa", "split"] == studies.loc["bb", "split"]
+    with pytest.raises(ValueError, match=r"1 patient\(s\) are in training and in RSNA: '8'"):
+        check_leaks(["8", "10"], studies["patient_id"], "RSNA")  # as corpus nih writes its patients
+
+
+def test_rsna_films_of_mirrors_may_be_png(rsna: Path) -> None:
+    from PIL import Image
+
+    (rsna / "stage_2_train_images/bb.dcm").unlink()
+    Image.fromarray(np.full((64, 64), 9, dtype=np.uint8)).save(rsna / "stage_2_train_images/bb.png")
+    images = load_corpus("rsna", rsna).images.set_index("image_id")
+    assert images.loc["bb", "path"] == "stage_2_train_images/bb.png"
+
+
+def test_rsna_bad_boxes_and_missing_films_are_problems(rsna: Path) -> None:
+    rows = [*BOXED, "dd,1000,1,100,9,1", "dd,,,,,1", "ee,,,,,0"]
+    write(rsna / RSNA_LABELS, "patientId,x,y,width,height,Target", *rows)
+    (rsna / "stage_2_train_images/cc.dcm").write_bytes(b"no DICOM")
+    problems = check_corpus("rsna", rsna, progress=False).problems
+    for problem in (
+        "stage_2_train_labels.csv, line 9, patientId 'ee': row without a film",
+        "stage_2_train_labels.csv, line 7, patientId 'dd': box (1000, 1, 1100, 10) reaches outside its 1024 x 1024",
+        "stage_2_train_labels.csv, line 8, patientId 'dd': box coordinates must be four numbers",
+        "stage_2_train_labels.csv, line 5, patientId 'cc': ",
+    ):
+        assert any(each.startswith(problem) for each in problems)
+    assert len(problems) == 4
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "message"),
+    [
+        (
+            lambda root: write(root / RSNA_LABELS, "patientId,x,y,width,height,Target", "aa,,,,,2"),
+            ValueError,
+            r"stage_2_train_labels\.csv, line 2, patientId 'aa': Target must be 0 or 1 .* got '2'",
+        ),
+        (
+            lambda root: write(root / RSNA_LABELS, "patientId,x,y,width,height,Target", *BOXED, "aa,,,,,0"),
+            ValueError,
+            r"line 7, patientId 'aa': Target must be 0 or 1 and the same in all rows",
+        ),
+        (
+            lambda root: write(root / "stage_2_detailed_class_info.csv", "patientId,class", "aa,Opaque"),
+            ValueError,
+            r"stage_2_detailed_class_info\.csv, line 2, patientId 'aa': class must be one of .* got 'Opaque'",
+        ),
+        (
+            lambda root: write(root / "pneumonia-challenge-dataset-mappings_2018.json", '[{"img_id": "1_0.png"}]'),
+            ValueError,
+            r"mappings_2018\.json: not in RSNA's layout, KeyError\('subset_img_id'\)",
+        ),
+        (lambda root: (root / RSNA_LABELS).unlink(), FileNotFoundError, r"no table at .*stage_2_train_labels\.csv"),
+        (
+            lambda root: (root / "stage_2_train_images").rename(root / "moved"),
+            FileNotFoundError,
+            r"no film of stage_2_train_labels\.csv under .*stage_2_train_images",
+        ),
+    ],
+)
+def test_rsna_damage_is_named(
+    rsna: Path, damage: Callable[[Path], object], error: type[Exception], message: str
+) -> None:
+    damage(rsna)
+    with pytest.raises(error, match=message):
+        load_corpus("rsna", rsna)
+
+
+SIIM_ROWS = ["a.1,0 2 1022 3", "a.1,2047 1", "a.2, -1", "a.3,-1"]
+"""a.1 has two masks: 5 pixels at the top of columns 0 and 1, one at the bottom of column 1"""
+
+
+@pytest.fixture
+def siim(tmp_path: Path) -> Path:
+    """Three films, one with two masks; a negative row with and one without the space."""
+    write(tmp_path / "train-rle.csv", "ImageId, EncodedPixels", *SIIM_ROWS)
+    for number in (1, 2, 3):
+        folder = tmp_path / f"dicom-images-train/study{number}/series{number}"
+        write_dicom(folder / f"a.{number}.dcm", np.zeros((SIDE, SIDE), dtype=np.uint8))
+    return tmp_path
+
+
+def test_siim_layout_becomes_tables_with_one_mask_a_film(siim: Path) -> None:
+    corpus = load_corpus("siim", siim)
+    assert corpus.images["image_id"].tolist() == ["a.1", "a.2", "a.3"]
+    assert [values(corpus, film)["pneumothorax"] for film in ("a.1", "a.2", "a.3")] == [1, 0, 0]
+    assert corpus.masks["path"].tolist() == ["masks-train-rle/a.1.png"]
+    rows, columns = np.nonzero(read_mask(corpus.root / corpus.masks["path"].iloc[0]))
+    assert list(zip(rows, columns, strict=True)) == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 1), (1023, 1)]
+    assert set(corpus.studies["split"]) == {"train", "val", "test"}  # by film: four rows are three films
+    assert check_corpus("siim", siim, progress=False).problems == []
+
+
+def test_siim_masks_are_written_once_and_elsewhere_on_demand(siim: Path, tmp_path: Path) -> None:
+    load_corpus("siim", siim)
+    written = (siim / "masks-train-rle/a.1.png").stat().st_mtime_ns
+    load_corpus("siim", siim)
+    assert (siim / "masks-train-rle/a.1.png").stat().st_mtime_ns == written
+    corpus = load_corpus("siim", siim / ".", mask_root=tmp_path.parent / f"{tmp_path.name}-elsewhere")
+    assert Path(corpus.masks["path"].iloc[0]).is_absolute()
+    assert read_mask(corpus.root / corpus.masks["path"].iloc[0]).sum() == 6
+
+
+def test_siim_later_release_has_no_space_and_counts_first(siim: Path) -> None:
+    write(siim / "stage_2_train.csv", "ImageId,EncodedPixels", "a.1,-1", "a.2,5 5", "a.3,-1")
+    corpus = load_corpus("siim", siim)
+    assert corpus.masks["path"].tolist() == ["masks-stage_2_train/a.2.png"]
+
+
+def slow_decode(runs: str) -> np.ndarray:
+    """The challenge's own words: offset from the end of the previous run, down the columns."""
+    pixels, numbers, position = [False] * (SIDE * SIDE), [int(number) for number in runs.split()], 0
+    for offset, length in zip(numbers[::2], numbers[1::2], strict=True):
+        position += offset
+        for _ in range(length):
+            pixels[position] = True
+            position += 1
+    mask = np.zeros((SIDE, SIDE), dtype=bool)
+    for place in np.flatnonzero(pixels):
+        mask[place % SIDE, place // SIDE] = True
+    return mask
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_runs_decode_as_a_slow_loop_does(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    runs = " ".join(str(number) for number in rng.integers(0, 4000, 2 * rng.integers(1, 200)))
+    np.testing.assert_array_equal(decode_runs(runs), slow_decode(runs))
+
+
+def test_runs_may_fill_the_film_and_not_more() -> None:
+    assert decode_runs(f"0 {SIDE * SIDE}").all()
+    assert not decode_runs(f"{SIDE * SIDE} 0").any()
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("a.3,1048576 1", r"train-rle\.csv, line 6, film 'a\.3': run lengths end 1 pixels behind the 1024 x 1024 film"),
+        ("a.3,5 5 5", r"line 6, film 'a\.3': run lengths must be pairs of non-negative integers, got 3 numbers"),
+        ("a.3,5 -5", r"line 6, film 'a\.3': run lengths must be pairs of non-negative"),
+        ("a.3,", r"line 6, film 'a\.3': run lengths must be pairs"),
+        ("a.3,5 x", r"line 6, film 'a\.3': run lengths must be integers"),
+        ("a.1,-1", r"line 6, film 'a\.1': -1 for a film with a mask"),
+    ],
+)
+def test_siim_bad_rows_are_named(siim: Path, row: str, message: str) -> None:
+    rows = [each for each in SIIM_ROWS if row.startswith("a.1") or not each.startswith("a.3")]
+    padding = ["a.2,-1"] * (4 - len(rows))
+    write(siim / "train-rle.csv", "ImageId, EncodedPixels", *rows, *padding, row)
+    with pytest.raises(ValueError, match=message):
+        load_corpus("siim", siim)
+    assert check_corpus("siim", siim, progress=False).problems
+
+
+def test_siim_missing_films_and_tables_are_named(siim: Path) -> None:
+    (siim / "dicom-images-train/study2/series2/a.2.dcm").unlink()
+    assert check_corpus("siim", siim, progress=False).problems == [
+        "train-rle.csv, line 4, film 'a.2': row without a film"
+    ]
+    (siim / "dicom-images-train").rename(siim / "moved")
+    with pytest.raises(FileNotFoundError, match=r"no film of train-rle\.csv under .*dicom-images-train"):
+        load_corpus("siim", siim)
+    (siim / "train-rle.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no table at .*train-rle\.csv"):
+        load_corpus("siim", siim)
