@@ -20,6 +20,9 @@ CORPORA = {
     "chest_imagenome": ("lgdea_core.data.corpora.chest_imagenome", "load"),
     "rsna": ("lgdea_core.data.corpora.rsna", "load"),
     "siim": ("lgdea_core.data.corpora.siim", "load"),
+    "chexpert": ("lgdea_core.data.corpora.chexpert", "load"),
+    "chexpert_5x200": ("lgdea_core.data.corpora.chexpert_retrieval", "load_5x200"),
+    "chexpert_8x200": ("lgdea_core.data.corpora.chexpert_retrieval", "load_8x200"),
     "folder": ("lgdea_core.data.corpora.folder", "load"),
     "painted_nih": ("lgdea_core.data.corpora.painted_nih", "load"),
 }
@@ -34,6 +37,9 @@ FOLDERS = {
     "chest_imagenome": "chest-imagenome",
     "rsna": "rsna-pneumonia",
     "siim": "siim-acr-pneumothorax",
+    "chexpert": "chexpert",
+    "chexpert_5x200": "chexpert",
+    "chexpert_8x200": "chexpert",
     "folder": "folder",
     "painted_nih": "nih-chestxray14",
 }
@@ -42,7 +48,7 @@ FOLDERS = {
 OWN_SPLITS = ("phantom", "folder", "painted_nih")
 """corpora whose split was made with their boxes in mind: `assemble` leaves it alone"""
 
-OFFICIAL_SPLITS = ("folder", "mimic_cxr", "ms_cxr", "chest_imagenome")
+OFFICIAL_SPLITS = ("folder", "mimic_cxr", "ms_cxr", "chest_imagenome", "chexpert_5x200", "chexpert_8x200")
 """corpora whose whole split is the publisher's or the user's: their loaders take no seed"""
 
 

@@ -30,6 +30,7 @@ import pandas as pd
 from lgdea_core.data.corpora.mimic_reports import report_sections
 from lgdea_core.data.corpora.ms_cxr import withhold_patients
 from lgdea_core.data.corpora.tables import (
+    CHEXPERT_LABELS,
     Exclusions,
     film_row,
     join_sections,
@@ -38,7 +39,6 @@ from lgdea_core.data.corpora.tables import (
     read_table,
 )
 from lgdea_core.data.corpus import Corpus
-from lgdea_core.vocabulary import CHEXPERT_FINDINGS
 
 logger = logging.getLogger("lgdea")
 
@@ -46,9 +46,9 @@ STEM = "mimic-cxr-2.0.0-"
 RADIOLOGIST_LABELS = "mimic-cxr-2.1.0-test-set-labeled.csv"
 SECTIONED = "mimic_cxr_sectioned.csv"
 FRONTAL = ("PA", "AP")
+RENAMED = {"Lung Opacity": "Airspace Opacity"}
+"""CheXpert's column -> that table's"""
 SPLITS = {"train": "train", "validate": "val", "test": "test"}
-LABELS = {finding.title(): finding for finding in CHEXPERT_FINDINGS}
-"""CheXpert's column -> our name of the finding"""
 
 
 def load(
@@ -167,12 +167,12 @@ def _cut_reports(root: Path, studies: pd.DataFrame, exclusions: Exclusions) -> I
 
 def _labels(root: Path, known: set[str]) -> pd.DataFrame:
     """CheXpert's labels, with a radiologist's in place of them where 2.1.0 has any."""
-    table = _read(root, "chexpert", ("study_id", *LABELS))
-    mined = label_table(_known(table, known), LABELS, f"{STEM}chexpert.csv", "chexpert")
+    table = _read(root, "chexpert", ("study_id", *CHEXPERT_LABELS))
+    mined = label_table(_known(table, known), CHEXPERT_LABELS, f"{STEM}chexpert.csv", "chexpert")
     path = root / RADIOLOGIST_LABELS
     if not path.is_file():
         return mined
-    columns = {"Airspace Opacity" if column == "Lung Opacity" else column: name for column, name in LABELS.items()}
+    columns = {RENAMED.get(column, column): finding for column, finding in CHEXPERT_LABELS.items()}
     table = _known(read_table(path, ("study_id", *columns)), known)
     read = label_table(table, columns, path.name, "radiologist")
     return pd.concat([mined[~mined["study_id"].isin(set(read["study_id"]))], read], ignore_index=True)

@@ -14,6 +14,7 @@ import pandas as pd
 
 from lgdea_core.data.corpus import COLUMNS, empty_table
 from lgdea_core.data.images import read_image_size
+from lgdea_core.vocabulary import CHEXPERT_FINDINGS
 
 logger = logging.getLogger("lgdea")
 
@@ -23,6 +24,8 @@ SECTIONS = ("INDICATION", "COMPARISON", "FINDINGS", "IMPRESSION")
 """sections of a report, in the order they get in `studies.report`"""
 LABEL_VALUES = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0, "": math.nan}
 """cell of a label table -> present, absent, uncertain, not mentioned"""
+CHEXPERT_LABELS = {finding.title(): finding for finding in CHEXPERT_FINDINGS}
+"""column of CheXpert's labeller -> our name of the finding"""
 
 
 class Exclusions(dict[str, int]):

@@ -1,0 +1,242 @@
+"""CheXpert and the retrieval sets drawn from it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from layouts import film, values, write
+
+from lgdea_core.data.check import check_corpus
+from lgdea_core.data.corpora import assemble, load_corpus
+from lgdea_core.data.corpora import chexpert_retrieval as retrieval
+from lgdea_core.data.corpora.tables import CHEXPERT_LABELS
+from lgdea_core.data.pairing import check_leaks
+
+HEADER = ",".join(["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CHEXPERT_LABELS])
+
+
+def row(path: str, view: str = "Frontal", **labels: str) -> str:
+    """A row with some labels, given as `Pleural_Effusion="-1.0"`."""
+    named = {name.replace("_", " "): value for name, value in labels.items()}
+    assert set(named) <= set(CHEXPERT_LABELS)
+    cells = [named.get(column, "") for column in CHEXPERT_LABELS]
+    return ",".join([f"CheXpert-v1.0-small/{path}", "Male", "60", view, "AP" if view == "Frontal" else "", *cells])
+
+
+UNCERTAIN = {"Edema": "-1.0", "Cardiomegaly": "-1.0", "Pneumonia": "-1.0"}
+TRAIN = [
+    row("train/patient00001/study1/view1_frontal.jpg", **UNCERTAIN, Fracture="0.0"),
+    row("train/patient00001/study1/view2_lateral.jpg", "Lateral", Edema="-1.0"),
+    row("train/patient00001/study2/view1_frontal.jpg", No_Finding="1.0"),
+    row("train/patient00002/study1/view1_frontal.jpg", Edema="1.0"),
+    row("train/patient00003/study1/view1_frontal.jpg", Pleural_Effusion="1.0"),
+]  # fmt: skip
+VALID = [row("valid/patient64541/study1/view1_frontal.jpg", Edema="1.0", Fracture="0.0")]
+
+
+def write_tables(root: Path, train: list[str], valid: list[str] = VALID) -> None:
+    write(root / "train.csv", HEADER, *train)
+    write(root / "valid.csv", HEADER, *valid)
+
+
+@pytest.fixture
+def chexpert(tmp_path: Path) -> Path:
+    """Five films of train, one of them lateral, and one of valid."""
+    root = tmp_path / "chexpert"
+    write_tables(root, TRAIN)
+    for line in [*TRAIN, *VALID]:
+        film(root / line.split(",")[0].split("/", 1)[1])
+    return root
+
+
+def test_chexpert_layout_becomes_tables(chexpert: Path) -> None:
+    corpus = load_corpus("chexpert", chexpert)
+    assert corpus.images["image_id"].tolist()[0] == "patient00001_study1_view1_frontal"
+    assert corpus.images["view"].tolist() == ["AP"] * 5
+    studies = corpus.studies.set_index("study_id")
+    assert studies.loc["patient64541_study1", "split"] == "test"
+    assert studies.loc["patient00001_study1", "split"] == studies.loc["patient00001_study2", "split"]
+    assert set(studies["split"]) == {"train", "val", "test"}
+    assert studies["report"].isna().all()
+    assert corpus.exclusions == {"lateral film": 1}
+    assert set(corpus.labels["source"]) == {"chexpert", "radiologist"}
+    assert check_corpus("chexpert", chexpert, progress=False).problems == []
+    assert len(assemble("chexpert", chexpert.parent).studies) == 5
+
+
+@pytest.mark.parametrize(
+    ("policy", "edema", "cardiomegaly", "pneumonia"),
+    [("keep", -1, -1, -1), ("u-ones", 1, 1, 1), ("u-zeros", 0, 0, 0), ("mgca", 1, 0, -1)],
+)
+def test_uncertain_labels_follow_the_named_policy_and_blanks_stay_blank(
+    chexpert: Path, policy: str, edema: int, cardiomegaly: int, pneumonia: int
+) -> None:
+    labels = values(load_corpus("chexpert", chexpert, uncertain=policy), "patient00001_study1")
+    assert (labels["edema"], labels["cardiomegaly"], labels["pneumonia"]) == (edema, cardiomegaly, pneumonia)
+    assert labels["fracture"] == 0
+    assert np.isnan(labels["consolidation"])
+    assert len(labels) == 14
+
+
+def test_an_unknown_policy_is_refused(chexpert: Path) -> None:
+    with pytest.raises(ValueError, match=r"uncertain must be one of \('keep', 'u-ones', 'u-zeros', 'mgca'\)"):
+        load_corpus("chexpert", chexpert, uncertain="ones")
+
+
+def test_films_that_disagree_or_are_missing_are_problems(chexpert: Path) -> None:
+    other = row("train/patient00002/study1/view2_frontal.jpg", Edema="0.0")
+    film(chexpert / "train/patient00002/study1/view2_frontal.jpg")
+    write_tables(chexpert, [*TRAIN, other])
+    (chexpert / "train/patient00003/study1/view1_frontal.jpg").unlink()
+    assert check_corpus("chexpert", chexpert, progress=False).problems == [
+        "train.csv, line 6, film 'patient00003_study1_view1_frontal': row without a film",
+        "train.csv, line 7, study 'patient00002_study1': labels differ from those of the study's first film",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "message"),
+    [
+        (
+            lambda root: write_tables(root, [*TRAIN, row("train/patient4/view1_frontal.jpg")]),
+            ValueError,
+            r"train\.csv, line 7: Path must end in /patient00001/study1/view1_frontal\.jpg, got 'CheXpert-v1",
+        ),
+        (
+            lambda root: write_tables(root, [TRAIN[0].replace("-1.0", "2.0")]),
+            ValueError,
+            r"train\.csv, line 2, study 'patient00001_study1': Cardiomegaly must be 1, 0, -1 or blank, got '2\.0'",
+        ),
+        (
+            lambda root: write(root / "valid.csv", "Path,Sex", "a,b"),
+            ValueError,
+            r"valid\.csv: missing column\(s\) \['Frontal/Lateral', 'AP/PA', 'No Finding'",
+        ),
+        (lambda root: (root / "valid.csv").unlink(), FileNotFoundError, r"no table at .*valid\.csv"),
+        (
+            lambda root: [(root / name).rename(root / f"moved-{name}") for name in ("train", "valid")],
+            FileNotFoundError,
+            r"no film of train\.csv or valid\.csv under",
+        ),
+    ],
+)
+def test_chexpert_damage_is_named(
+    chexpert: Path, damage: Callable[[Path], object], error: type[Exception], message: str
+) -> None:
+    damage(chexpert)
+    with pytest.raises(error, match=message):
+        load_corpus("chexpert", chexpert)
+
+
+def many(root: Path, alone: int = 230) -> None:
+    """A train.csv with `alone` films of every class alone, and as many that only seem to be of it."""
+    columns = list(dict.fromkeys(column for classes in retrieval.CLASSES.values() for column in classes))
+    rows, number = [], 0
+    for column in columns:
+        key, other = column.replace(" ", "_"), "Lung_Opacity" if column != "Lung Opacity" else "Edema"
+        for _ in range(alone):
+            for view, labels in (
+                ("Frontal", {key: "1.0", "Pleural_Other": "0.0"}),
+                ("Frontal", {key: "1.0", other: "-1.0"}),
+                ("Frontal", {key: "-1.0"}),
+                ("Lateral", {key: "1.0"}),
+            ):
+                number += 1
+                rows.append(row(f"train/patient{number:05}/study1/view1_{view.lower()}.jpg", view, **labels))
+    write_tables(root, rows)
+
+
+def test_5x200_holds_films_of_one_finding_alone(tmp_path: Path) -> None:
+    many(tmp_path)
+    path = retrieval.write_set(tmp_path, "5x200", seed=0)[0]
+    assert path.name == "chexpert_5x200.csv"
+    rows = pd.read_csv(path)
+    assert list(rows.columns) == HEADER.split(",")
+    classes = list(retrieval.CLASSES["5x200"])
+    assert rows[classes].sum().tolist() == [200] * 5
+    assert (rows[list(CHEXPERT_LABELS)].fillna(0).sum(axis=1) == 1).all()  # one 1, no -1
+    assert set(rows["Frontal/Lateral"]) == {"Frontal"}
+    assert rows["Path"].is_unique
+
+
+def test_5x200_draws_as_mgcas_code_does(tmp_path: Path) -> None:
+    many(tmp_path)
+    table = pd.read_csv(tmp_path / "train.csv").fillna(0)
+    table = table[table["Frontal/Lateral"] == "Frontal"]
+    others = [column for column in CHEXPERT_LABELS if column not in ("No Finding", "Edema")]
+    expected = table[(table["Edema"] == 1) & (table[others] == 0).all(axis=1)].sample(n=200, random_state=0)
+    drawn = retrieval.draw_set(tmp_path, "5x200", seed=0)[""]
+    assert drawn.loc[drawn["Edema"] == "1.0", "Path"].tolist() == expected["Path"].tolist()
+    assert drawn["Path"].tolist() != retrieval.draw_set(tmp_path, "5x200", seed=1)[""]["Path"].tolist()
+
+
+def test_8x200_queries_share_no_patient_with_candidates(tmp_path: Path) -> None:
+    many(tmp_path, alone=210)
+    drawn = retrieval.draw_set(tmp_path, "8x200", seed=3)
+    assert {role: len(rows) for role, rows in drawn.items()} == {"candidates": 1600, "query": 80}
+    patients = [set(rows["Path"].str.split("/").str[2]) for rows in drawn.values()]
+    assert not patients[0] & patients[1]
+    assert (drawn["candidates"]["No Finding"] == "1.0").sum() == 200
+
+
+def test_a_set_needs_enough_films_and_is_drawn_once(tmp_path: Path) -> None:
+    many(tmp_path, alone=205)
+    with pytest.raises(ValueError, match=r"train\.csv: 5 films show Atelectasis alone, but the set needs 10"):
+        retrieval.write_set(tmp_path, "8x200", seed=0)
+    assert not list(tmp_path.glob("chexpert_8x200*"))
+    retrieval.write_set(tmp_path, "5x200", seed=0)
+    with pytest.raises(FileExistsError, match=r"chexpert_5x200\.csv is there already; delete it"):
+        retrieval.write_set(tmp_path, "5x200", seed=1)
+
+
+def small_set(root: Path, *lines: str, name: str = "chexpert_5x200.csv", header: str = HEADER) -> None:
+    write(root / name, header, *lines)
+
+
+def test_patients_of_a_set_leave_training_and_a_planted_one_is_found(chexpert: Path) -> None:
+    trained = load_corpus("chexpert", chexpert).split("train", "val").studies["patient_id"]
+    small_set(chexpert, TRAIN[3])
+    evaluated = load_corpus("chexpert_5x200", chexpert).studies["patient_id"]
+    with pytest.raises(ValueError, match=r"1 patient\(s\) are in training and in CheXpert 5x200: 'patient00002'"):
+        check_leaks(trained, evaluated, "CheXpert 5x200")
+    corpus = load_corpus("chexpert", chexpert)
+    check_leaks(corpus.split("train", "val").studies["patient_id"], evaluated, "CheXpert 5x200")
+    assert corpus.exclusions["study of a patient of a retrieval set, kept out of training"] == 1
+
+
+def test_sets_are_corpora_with_one_class_a_study(chexpert: Path) -> None:
+    small_set(chexpert, f"{TRAIN[3]},Edema.", f"{TRAIN[4]},", header=f"{HEADER},Report Impression")  # GLoRIA's file
+    corpus = assemble("chexpert_5x200", chexpert.parent)
+    assert corpus.labels[["study_id", "finding", "value"]].to_numpy().tolist() == [
+        ["patient00002_study1", "edema", 1.0],
+        ["patient00003_study1", "pleural effusion", 1.0],
+    ]
+    assert corpus.studies["report"].isna().tolist() == [False, True]
+    assert set(corpus.studies["split"]) == {"test"}
+    small_set(chexpert, TRAIN[2], name="chexpert_8x200_query.csv")
+    small_set(chexpert, TRAIN[3], name="chexpert_8x200_candidates.csv")
+    studies = load_corpus("chexpert_8x200", chexpert).studies
+    assert dict(zip(studies["study_id"], studies["role"], strict=True)) == {
+        "patient00001_study2": "query", "patient00002_study1": "candidates",
+    }  # fmt: skip
+    assert check_corpus("chexpert_8x200", chexpert, progress=False).problems == []
+
+
+def test_a_bad_set_is_named(chexpert: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no .*chexpert_5x200\.csv; draw the set by `python -m lgdea_core"):
+        load_corpus("chexpert_5x200", chexpert)
+    small_set(chexpert, TRAIN[3], TRAIN[0])
+    with pytest.raises(
+        ValueError, match=r"chexpert_5x200\.csv, line 3, film 'patient00001_study1_view1_frontal': must"
+    ):
+        load_corpus("chexpert_5x200", chexpert)
+
+
+def test_the_command_writes_the_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    many(tmp_path)
+    assert retrieval.main([str(tmp_path), "8x200"]) == 0
+    written = [Path(line).name for line in capsys.readouterr().out.split()]
+    assert written == ["chexpert_8x200_candidates.csv", "chexpert_8x200_query.csv"]
+    assert len((tmp_path / written[1]).read_text().splitlines()) == 81
