@@ -23,6 +23,8 @@ CORPORA = {
     "chexpert": ("lgdea_core.data.corpora.chexpert", "load"),
     "chexpert_5x200": ("lgdea_core.data.corpora.chexpert_retrieval", "load_5x200"),
     "chexpert_8x200": ("lgdea_core.data.corpora.chexpert_retrieval", "load_8x200"),
+    "covidx": ("lgdea_core.data.corpora.covidx", "load"),
+    "vindr": ("lgdea_core.data.corpora.vindr", "load"),
     "folder": ("lgdea_core.data.corpora.folder", "load"),
     "painted_nih": ("lgdea_core.data.corpora.painted_nih", "load"),
 }
@@ -40,6 +42,8 @@ FOLDERS = {
     "chexpert": "chexpert",
     "chexpert_5x200": "chexpert",
     "chexpert_8x200": "chexpert",
+    "covidx": "covidx",
+    "vindr": "vindr-cxr",
     "folder": "folder",
     "painted_nih": "nih-chestxray14",
 }

@@ -1,0 +1,156 @@
+"""COVIDx: films of COVID-19 patients and others, gathered from public collections by lists of several versions.
+
+    train_COVIDx9A.txt, test_COVIDx9A.txt, ...   three classes: normal, pneumonia, COVID-19 (9A: about 30,000 films)
+    train.txt, test.txt[, val.txt]               two classes: positive, negative (CXR-3; CXR-4 with val: 84,818 films)
+    train/, test/[, val/]                        the films
+
+A line is `patient filename class source`, separated by spaces; a patient's name may hold spaces itself. Labels:
+"covid-19" is 1 or 0 for every class; "pneumonia" and "no finding" are stated for normal and pneumonia only (a positive
+test says nothing of the film). Column `covidx_class` keeps the word. Patients are told apart by source and name; a
+training film of a test patient is left out and counted. Films of RSNA, hence of NIH, and of covid-chestxray-dataset are
+among them.
+
+Licence: each source's own (CC BY-NC 4.0 and others, https://github.com/lindawangg/COVID-Net). Cite Wang et al.,
+"COVID-Net: a tailored deep convolutional neural network design for detection of COVID-19 cases from chest X-ray
+images", Scientific Reports 2020.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lgdea_core.data.corpora.tables import Exclusions, film_row, make_table
+from lgdea_core.data.corpus import Corpus
+from lgdea_core.data.pairing import split_by_patient
+from lgdea_core.vocabulary import NO_FINDING
+
+logger = logging.getLogger("lgdea")
+
+COVID = "covid-19"
+LABELS = {
+    "normal": {COVID: 0.0, "pneumonia": 0.0, NO_FINDING: 1.0},
+    "pneumonia": {COVID: 0.0, "pneumonia": 1.0, NO_FINDING: 0.0},
+    "COVID-19": {COVID: 1.0, NO_FINDING: 0.0},
+    "positive": {COVID: 1.0, NO_FINDING: 0.0},
+    "negative": {COVID: 0.0},
+}
+"""class -> labels it states"""
+CLASS_SETS = ({"normal", "pneumonia", "COVID-19"}, {"positive", "negative"})
+
+
+def load(root: Path, lists: str | None = None, val_fraction: float = 0.1, seed: int = 0) -> Corpus:
+    """Load the films of one version's lists.
+
+    Args:
+        root: holds the lists and `train/`, `test/`.
+        lists: the version, "9A" for `train_COVIDx9A.txt`, "" for `train.txt`; None takes the only one that is there.
+        val_fraction: share of train's patients that becomes val, where no list says which (MGCA: a tenth).
+        seed: of that choice.
+
+    Raises:
+        FileNotFoundError: no list of that version, or no film is there.
+        ValueError: several versions are there and none is named, or a line is not in the layout.
+    """
+    exclusions = Exclusions()
+    rows = _rows(root, _suffix(root, lists))
+    films = rows[~rows["image_id"].duplicated()]
+    exclusions.count("further line of the same film", len(rows) - len(films))
+    films = _without_test_patients(films, exclusions)
+    images = [image for film in films.itertuples() if (image := _image(film, root, exclusions))]
+    if not images:
+        raise FileNotFoundError(f"no film of the lists under {root}/train, {root}/test; unpack the images there")
+    films = films[films["image_id"].isin({image["image_id"] for image in images})]
+    corpus = Corpus(
+        name="covidx",
+        root=root,
+        studies=_studies(films, val_fraction, seed),
+        images=make_table("images", images),
+        labels=make_table("labels", [label for film in films.itertuples() for label in _labels(film)]),
+        exclusions=exclusions,
+    )
+    exclusions.log("covidx")
+    return corpus
+
+
+def _suffix(root: Path, lists: str | None) -> str:
+    """What stands between `train` and `.txt`."""
+    found = sorted(path.stem.removeprefix("train") for path in root.glob("train*.txt"))
+    if lists is not None:
+        return lists and f"_COVIDx{lists}"
+    if len(found) > 1:
+        raise ValueError(f"{root} holds the lists {[f'train{name}.txt' for name in found]}; name one by `lists`")
+    return found[0] if found else ""
+
+
+def _rows(root: Path, suffix: str) -> pd.DataFrame:
+    """Lines of all lists of a version, with their split."""
+    rows = [row for split in ("train", "test") for row in _read_list(root / f"{split}{suffix}.txt", split)]
+    val = root / f"val{suffix}.txt"
+    if val.is_file():
+        rows += _read_list(val, "val")
+    classes = {row["covidx_class"] for row in rows}
+    if not any(classes <= allowed for allowed in CLASS_SETS):
+        raise ValueError(
+            f"lists train{suffix}.txt, test{suffix}.txt: classes must be of one kind, got {sorted(classes)}"
+        )
+    return pd.DataFrame(rows)
+
+
+def _read_list(path: Path, split: str) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no list at {path}; the layout needs {path.name}, see data/README.md")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        parts = line.strip().rsplit(maxsplit=3)
+        if not parts:
+            continue
+        if len(parts) != 4 or parts[2] not in LABELS:
+            raise ValueError(
+                f"{path.name}, line {number}: a line must be patient, file, class and source, the class one of "
+                f"{tuple(LABELS)}; got {line!r}"
+            )
+        patient, file, covidx_class, source = parts
+        rows.append(
+            {
+                "image_id": f"{split}_{Path(file).stem}",
+                "patient_id": f"{source}:{patient}",
+                "split": split,
+                "file": f"{split}/{file}",
+                "covidx_class": covidx_class,
+                "where": f"{path.name}, line {number}, film {file!r}",
+            }
+        )
+    return rows
+
+
+def _without_test_patients(films: pd.DataFrame, exclusions: Exclusions) -> pd.DataFrame:
+    """Films whose patient is in one split: those of test before those of val before those of train."""
+    for held_out, others in (("test", ("train", "val")), ("val", ("train",))):
+        patients = set(films.loc[films["split"] == held_out, "patient_id"])
+        leaking = films["split"].isin(others) & films["patient_id"].isin(patients)
+        exclusions.count(f"film of a patient of {held_out} in another list", int(leaking.sum()))
+        films = films[~leaking]
+    return films
+
+
+def _image(film: Any, root: Path, exclusions: Exclusions) -> dict[str, Any] | None:
+    return film_row(film.image_id, film.image_id, root, root / film.file, "unknown", film.where, exclusions)
+
+
+def _studies(films: pd.DataFrame, val_fraction: float, seed: int) -> pd.DataFrame:
+    studies = films[["image_id", "patient_id", "split", "covidx_class"]].rename(columns={"image_id": "study_id"})
+    studies = studies.assign(report=None)
+    if (studies["split"] == "val").any():
+        return studies
+    train = studies["split"] == "train"
+    divided = split_by_patient(studies[train], (1 - val_fraction, val_fraction, 0.0), seed)
+    return pd.concat([divided, studies[~train]], ignore_index=True)
+
+
+def _labels(film: Any) -> list[dict[str, Any]]:
+    return [
+        {"study_id": film.image_id, "finding": finding, "value": value, "source": "covidx"}
+        for finding, value in LABELS[film.covidx_class].items()
+    ]
