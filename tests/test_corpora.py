@@ -408,6 +408,16 @@ def test_unknown_names_and_folders_are_answered_with_the_known_ones(tmp_path: Pa
             assemble(spec, tmp_path)
 
 
+def test_corpora_with_patients_in_common_are_not_combined(tmp_path: Path) -> None:
+    for spec, shared in (
+        ("mimic_cxr+chest_imagenome+openi", r"\['mimic_cxr', 'chest_imagenome'\]"),
+        ("covid_chestxray+rsna+nih", r"\['rsna', 'nih'\]"),
+        ("nih+nih+openi", r"\['nih', 'nih'\]"),
+    ):
+        with pytest.raises(ValueError, match=rf"corpora {shared} have patients in common"):
+            assemble(spec, tmp_path)
+
+
 def test_boxes_are_cut_by_a_pixel_and_refused_beyond() -> None:
     assert parse_box(["-0.6", "0", "10", "100.9"], (100.0, 100.0)) == (0, 0, 10, 100)
     assert parse_box(["5", "6", "7", "8"], (100.0, 100.0), as_xywh=True) == (5, 6, 12, 14)

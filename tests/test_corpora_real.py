@@ -1,13 +1,17 @@
 """The loaders on real samples, where LGDEA_DATA names a folder of them; statements hold for the full downloads too."""
 
+import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from layouts import write_dicom
 
 from lgdea_core.data.check import check_corpus
 from lgdea_core.data.corpora import FOLDERS, assemble, load_corpus
+from lgdea_core.data.corpora.siim import SIDE, decode_runs, read_runs
+from lgdea_core.data.corpora.tables import read_rows
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.images import boxes_to_frame, load_images, read_image, read_mask
 from lgdea_core.data.pairing import check_leaks, limit_pairs
@@ -71,6 +75,52 @@ def test_covid_sample() -> None:
         rows, columns = np.nonzero(read_mask(corpus.root / pathology.loc[(row.image_id, row.finding), "path"]))
         found = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
         np.testing.assert_allclose(found, (row.x_min, row.y_min, row.x_max, row.y_max), rtol=0, atol=3)
+
+
+def test_rsna_sample_on_the_nih_films_it_was_drawn_on(tmp_path: Path) -> None:
+    nih = real("nih")
+    source = nih.root / "rsna"
+    if not source.is_dir():
+        pytest.skip(f"{nih.root} has no rsna/")
+    file_of = {row["patientId"]: row["Image Index"] for row in read_rows(source / "image_index.csv", ("patientId",))}
+    mapping = [{"subset_img_id": patient, "img_id": file} for patient, file in file_of.items()]
+    (tmp_path / "pneumonia-challenge-dataset-mappings_2018.json").write_text(json.dumps(mapping))
+    (tmp_path / "stage_2_train_images").mkdir()
+    for patient, file in file_of.items():
+        (tmp_path / f"stage_2_train_images/{patient}.png").symlink_to(nih.image_path(Path(file).stem))
+    for name in ("stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"):
+        (tmp_path / name).symlink_to(source / name)
+    corpus = load_corpus("rsna", tmp_path)
+    expected = nih.boxes[nih.boxes["source"] == "rsna"]
+    assert len(corpus.boxes) == len(expected) > 20
+    assert corpus.boxes["x_max"].sum() == expected["x_max"].sum()
+    assert set(corpus.studies["patient_id"]) <= set(nih.studies["patient_id"])
+    positive = corpus.labels[(corpus.labels["finding"] == "lung opacity") & (corpus.labels["value"] == 1)]
+    assert set(positive["study_id"]) == set(corpus.boxes["image_id"])
+    assert set(corpus.exclusions) <= {"row without a film"}  # rows whose film is not in the sample
+
+
+def test_siim_sample_with_stand_ins_for_its_films(tmp_path: Path) -> None:
+    table = Path(str(DATA)) / FOLDERS["siim"] / "train-rle.csv"
+    if not table.is_file():
+        pytest.skip(f"LGDEA_DATA has no {FOLDERS['siim']}/train-rle.csv")
+    (tmp_path / "train-rle.csv").symlink_to(table)
+    rows = read_runs(table)
+    film = write_dicom(tmp_path / "film.dcm", np.zeros((SIDE, SIDE), dtype=np.uint8))
+    for image_id in rows["ImageId"].unique():
+        path = tmp_path / f"dicom-images-train/study/series/{image_id}.dcm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.hardlink_to(film)
+    corpus = load_corpus("siim", tmp_path)
+    assert len(corpus.images) == rows["ImageId"].nunique() <= len(rows)
+    assert len(corpus.masks) == (corpus.labels["value"] == 1).sum() > 50
+    share = [read_mask(corpus.root / path).mean() for path in corpus.masks["path"]]
+    assert min(share) > 0
+    assert max(share) < 0.4  # a pneumothorax, not a film: a wrong offset would run over the border
+    runs = rows.loc[rows["EncodedPixels"] != "-1", "EncodedPixels"]
+    lengths = [sum(map(int, each.split()[1::2])) for each in runs]
+    assert sum(int(decode_runs(each).sum()) for each in runs) == sum(lengths)
+    assert not corpus.exclusions
 
 
 def test_real_limited_pairing_task() -> None:

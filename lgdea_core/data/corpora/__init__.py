@@ -55,6 +55,14 @@ OWN_SPLITS = ("phantom", "folder", "painted_nih")
 OFFICIAL_SPLITS = ("folder", "mimic_cxr", "ms_cxr", "chest_imagenome", "chexpert_5x200", "chexpert_8x200")
 """corpora whose whole split is the publisher's or the user's: their loaders take no seed"""
 
+RELATIVES = (
+    {"mimic_cxr", "ms_cxr", "chest_imagenome"},
+    {"nih", "rsna", "siim", "covidx"},
+    {"covid_chestxray", "covidx"},
+    {"chexpert", "chexpert_5x200", "chexpert_8x200"},
+)
+"""corpora with patients in common, which their ids do not tell: a combination of two of them could leak"""
+
 
 def load_corpus(name: str, root: Path, **options: Any) -> Corpus:
     """Load the corpus `name` from its folder.
@@ -100,7 +108,7 @@ def assemble(
             boxes serve evaluation; corpora of `OWN_SPLITS` keep their split.
 
     Raises:
-        ValueError: an unknown name, or neither one nor three of them.
+        ValueError: an unknown name, neither one nor three of them, or two with patients in common.
     """
     names = spec.split("+")
     unknown = [name for name in names if name not in CORPORA]
@@ -108,6 +116,13 @@ def assemble(
         raise ValueError(
             f"corpus must be one name or PAIRS+IMAGES+REPORTS out of {', '.join(sorted(CORPORA))}, got {spec!r}"
         )
+    for relatives in RELATIVES:
+        shared = [name for name in names if name in relatives]
+        if len(shared) > 1:
+            raise ValueError(
+                f"corpora {shared} have patients in common under ids that do not tell, so patients of one's test split "
+                "could be in the other's train; name only one of them"
+            )
     phantom = {"studies": studies, "image_size": image_size, "seed": seed}
     corpora = [
         _load_part(name, root, role, seed, phantom)

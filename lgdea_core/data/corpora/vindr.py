@@ -7,10 +7,11 @@
                      train/<image_id>.dicom                     (its test films have no labels)
 
 Each of the 15,000 training films was read by three radiologists on their own, the 3,000 test films by five who agreed
-(no rad_id, reader "agreed"). A label is 1 where more than half of a film's readers give it and 0 elsewhere; column `share` is their
-share. Boxes are every reader's own (column `reader`): those of one film and finding are one sample. Kaggle's labels are
-its boxes' classes. Boxes count in the original film. Patients are not published: each film is one. Splits: PhysioNet's
-test, and a share of its train as val (BenchX: 12,000/3,000/3,000); of Kaggle's a second share is test.
+(no rad_id, reader "agreed"). A label is 1 where more than half of a film's readers give it and 0 elsewhere; column
+`share` is their share. Boxes are every reader's own (column `reader`): those of one film and finding are one sample.
+Kaggle's labels are its boxes' classes. Boxes count in the original film. Patients are not published: each film is one.
+Splits: PhysioNet's test, and a share of its train as val (BenchX: 12,000/3,000/3,000); of Kaggle's a second share is
+test.
 
 Licence: PhysioNet Credentialed Health Data License 1.5.0; Kaggle: the competition's terms. Cite Nguyen et al.,
 "VinDr-CXR: An open dataset of chest X-rays with radiologist's annotations", Scientific Data 2022.
