@@ -170,6 +170,15 @@ def test_a_planted_ms_cxr_patient_in_pretraining_is_found(mimic: Path, tmp_path:
     check_leaks(given.split("train").studies["patient_id"], evaluated, "MS-CXR")
 
 
+def test_a_planted_test_patient_in_training_is_found(mimic: Path) -> None:
+    split = ["aa-1,train", "aa-3,test", "bb-1,train", "cc-1,validate", "dd-1,test"]
+    write(mimic / "mimic-cxr-2.0.0-split.csv.gz", "dicom_id,split", *split)
+    problems = check_corpus("mimic_cxr", mimic, progress=False).problems
+    assert problems == [
+        "corpus 'mimic_cxr': patient 'p10000032' is in more than one split (1 such patients); split by patient"
+    ]
+
+
 def test_mimic_can_be_a_runs_corpus_by_name(mimic: Path) -> None:
     add_ms_cxr(mimic.parent / "ms-cxr")
     assert len(assemble("mimic_cxr", mimic.parent).studies) == 4
