@@ -57,7 +57,7 @@ OFFICIAL_SPLITS = ("folder", "mimic_cxr", "ms_cxr", "chest_imagenome", "chexpert
 
 RELATIVES = (
     {"mimic_cxr", "ms_cxr", "chest_imagenome"},
-    {"nih", "rsna", "siim", "covidx"},
+    {"nih", "painted_nih", "rsna", "siim", "covidx"},
     {"covid_chestxray", "covidx"},
     {"chexpert", "chexpert_5x200", "chexpert_8x200"},
 )

@@ -28,6 +28,7 @@ from lgdea_core.data.corpora.tables import (
     label_table,
     make_table,
     read_table,
+    refuse_cells,
 )
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.pairing import split_by_patient
@@ -90,13 +91,8 @@ def read_films(path: Path) -> pd.DataFrame:
     """
     rows = read_table(path, ("Path", "Frontal/Lateral", "AP/PA", *CHEXPERT_LABELS))
     parts = rows["Path"].str.extract(PATH)
-    wrong = rows[parts["patient"].isna()]
-    if len(wrong):
-        row = wrong.iloc[0]
-        raise ValueError(
-            f"{path.name}, line {row['line']}: Path must end in /patient00001/study1/view1_frontal.jpg, "
-            f"got {row['Path']!r}"
-        )
+    expected = "a path that ends in /patient00001/study1/view1_frontal.jpg"
+    refuse_cells(rows, parts["patient"].isna(), "Path", expected, path.name, ("film", "Path"))
     study = parts["patient"] + "_" + parts["study"]
     file = rows["Path"].str.split("/", n=1).str[1]  # without the release's folder
     ids = {"patient_id": parts["patient"], "study_id": study, "image_id": study + "_" + parts["view"]}

@@ -37,6 +37,7 @@ from lgdea_core.data.corpora.tables import (
     label_table,
     make_table,
     read_table,
+    refuse_cells,
 )
 from lgdea_core.data.corpus import Corpus
 
@@ -113,13 +114,8 @@ def _films(root: Path, views: tuple[str, ...], exclusions: Exclusions) -> pd.Dat
     wanted = metadata["view"].isin(views)
     exclusions.count(f"film of a view other than {', '.join(views)}", int((~wanted).sum()))
     table = _read(root, "split", ("dicom_id", "split"))
-    wrong = table[~table["split"].isin(SPLITS)]
-    if len(wrong):
-        row = wrong.iloc[0]
-        raise ValueError(
-            f"{STEM}split.csv, line {row['line']}, film {row['dicom_id']!r}: split must be one of {sorted(SPLITS)}, "
-            f"got {row['split']!r}"
-        )
+    expected = f"one of {sorted(SPLITS)}"
+    refuse_cells(table, ~table["split"].isin(SPLITS), "split", expected, f"{STEM}split.csv", ("film", "dicom_id"))
     split_of = dict(zip(table["dicom_id"], table["split"].map(SPLITS), strict=True))
     films = metadata[wanted]
     films = films.assign(split=films["dicom_id"].map(split_of))

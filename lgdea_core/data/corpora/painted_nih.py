@@ -24,13 +24,12 @@ from jaxtyping import Float32
 from tqdm.auto import tqdm
 
 from lgdea_core.artifacts import project_root
-from lgdea_core.data.corpora import nih
-from lgdea_core.data.corpora.nih import RSNA_FINDING
-from lgdea_core.data.corpus import COLUMNS, Corpus
+from lgdea_core.data.corpora import nih, rsna
+from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.images import read_image
 from lgdea_core.data.pairing import stable_hash
 from lgdea_core.data.phantom.config import PhantomConfig
-from lgdea_core.data.phantom.files import build_folder, read_table, write_pictures, write_tables
+from lgdea_core.data.phantom.files import build_folder, read_corpus_tables, write_pictures, write_tables
 from lgdea_core.data.phantom.geometry import Geometry, box_of_mask
 from lgdea_core.data.phantom.lungs import MIN_AGREEMENT, LungFit, fit_lungs
 from lgdea_core.data.phantom.report import lesion_phrases, write_report
@@ -118,7 +117,7 @@ def load(
 
     if build_folder(folder, stamp, write, "painted_nih"):
         logger.info("%s written to %s", NAME, folder)
-    tables = {name: read_table(folder, name) for name in COLUMNS}
+    tables = read_corpus_tables(folder)
     if splits == "test":
         tables["studies"] = tables["studies"].assign(split="test")
     return Corpus(name=NAME, root=folder, exclusions=json.loads((folder / EXCLUSIONS_FILE).read_text()), **tables)
@@ -127,8 +126,8 @@ def load(
 def normal_films(source: Corpus) -> tuple[pd.DataFrame, dict[str, int]]:
     """Rows of the images labelled normal, with patient_id and split, and how many films were left out by reason."""
     labels = source.labels.pivot_table("value", "study_id", "finding", aggfunc="max")
-    labels = labels.reindex(columns=[NO_FINDING, RSNA_FINDING]).reindex(source.images["study_id"])
-    found, suspicious = labels[NO_FINDING] != 1, labels[RSNA_FINDING] == 1
+    labels = labels.reindex(columns=[NO_FINDING, rsna.FINDING]).reindex(source.images["study_id"])
+    found, suspicious = labels[NO_FINDING] != 1, labels[rsna.FINDING] == 1
     odd_view = ~source.images["view"].isin(["AP", "PA"]).to_numpy()
     reasons = {
         "film with a finding": found.to_numpy(),

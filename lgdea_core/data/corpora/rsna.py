@@ -22,7 +22,16 @@ from typing import Any
 
 import pandas as pd
 
-from lgdea_core.data.corpora.tables import Exclusions, box_row, film_row, make_table, parse_box, read_json, read_table
+from lgdea_core.data.corpora.tables import (
+    Exclusions,
+    box_row,
+    film_row,
+    make_table,
+    parse_box,
+    read_json,
+    read_table,
+    refuse_cells,
+)
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.pairing import split_by_patient
 from lgdea_core.vocabulary import NO_FINDING
@@ -32,6 +41,7 @@ logger = logging.getLogger("lgdea")
 LABEL_FILE, CLASS_FILE = "stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"
 MAPPING_FILE = "pneumonia-challenge-dataset-mappings_2018.json"
 COLUMNS = ("patientId", "x", "y", "width", "height", "Target")
+WHOSE = ("patientId", "patientId")
 FRAME = (1024.0, 1024.0)
 """width and height in which the boxes count, whatever the size of the file at hand"""
 FINDING = "lung opacity"
@@ -88,13 +98,8 @@ def read_labels(path: Path) -> pd.DataFrame:
     """
     rows = read_table(path, COLUMNS)
     first = rows["patientId"].map(rows.drop_duplicates("patientId").set_index("patientId")["Target"])
-    wrong = rows[~rows["Target"].isin(("0", "1")) | (rows["Target"] != first)]
-    if len(wrong):
-        row = wrong.iloc[0]
-        raise ValueError(
-            f"{path.name}, line {row['line']}, patientId {row['patientId']!r}: Target must be 0 or 1 and the same in "
-            f"all rows of a film, got {row['Target']!r}"
-        )
+    wrong = ~rows["Target"].isin(("0", "1")) | (rows["Target"] != first)
+    refuse_cells(rows, wrong, "Target", "0 or 1 and the same in all rows of a film", path.name, WHOSE)
     return rows
 
 
@@ -141,13 +146,7 @@ def _classes(root: Path) -> dict[str, float]:
     if not (root / CLASS_FILE).is_file():
         return {}
     rows = read_table(root / CLASS_FILE, ("patientId", "class"))
-    wrong = rows[~rows["class"].isin(NORMAL)]
-    if len(wrong):
-        row = wrong.iloc[0]
-        raise ValueError(
-            f"{CLASS_FILE}, line {row['line']}, patientId {row['patientId']!r}: class must be one of {tuple(NORMAL)}, "
-            f"got {row['class']!r}"
-        )
+    refuse_cells(rows, ~rows["class"].isin(NORMAL), "class", f"one of {tuple(NORMAL)}", CLASS_FILE, WHOSE)
     return dict(zip(rows["patientId"], rows["class"].map(NORMAL), strict=True))
 
 

@@ -112,6 +112,28 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     return table.assign(line=range(2, len(table) + 2))
 
 
+def refuse_cells(
+    table: pd.DataFrame, wrong: pd.Series, column: str, expected: str, name: str, whose: tuple[str, str]
+) -> None:
+    """Nothing where no cell of a column is wrong.
+
+    Args:
+        table: of `read_table`.
+        wrong: True where the cell is.
+        column: whose cells.
+        expected: what they must be.
+        name: of the file.
+        whose: what a row is about, and the column that names it: ("film", "dicom_id").
+
+    Raises:
+        ValueError: naming file, line and film of the first wrong cell, and what it holds.
+    """
+    if wrong.any():
+        row = table[wrong].iloc[0]
+        where = f"{name}, line {row['line']}, {whose[0]} {row[whose[1]]!r}"
+        raise ValueError(f"{where}: {column} must be {expected}, got {row[column]!r}")
+
+
 def read_json(path: Path) -> Any:
     """What a JSON file holds.
 
@@ -180,13 +202,8 @@ def label_table(table: pd.DataFrame, findings: Mapping[str, str], name: str, sou
         ValueError: a cell is none of 1, 0, -1 and blank.
     """
     for column in findings:
-        wrong = table[~table[column].isin(LABEL_VALUES)]
-        if len(wrong):
-            row = wrong.iloc[0]
-            raise ValueError(
-                f"{name}, line {row['line']}, study {row['study_id']!r}: {column} must be 1, 0, -1 or blank, "
-                f"got {row[column]!r}"
-            )
+        wrong = ~table[column].isin(LABEL_VALUES)
+        refuse_cells(table, wrong, column, "1, 0, -1 or blank", name, ("study", "study_id"))
     long = table.melt("study_id", list(findings), var_name="finding", value_name="value")
     return long.assign(finding=long["finding"].map(findings), value=long["value"].map(LABEL_VALUES), source=source)
 

@@ -23,7 +23,15 @@ from typing import Any
 
 import pandas as pd
 
-from lgdea_core.data.corpora.tables import Exclusions, box_row, film_row, make_table, parse_box, read_table
+from lgdea_core.data.corpora.tables import (
+    Exclusions,
+    box_row,
+    film_row,
+    make_table,
+    parse_box,
+    read_table,
+    refuse_cells,
+)
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.pairing import split_by_patient
 from lgdea_core.vocabulary import NO_FINDING
@@ -86,12 +94,8 @@ def _votes_of_columns(path: Path, split: str) -> pd.DataFrame:
     rows = read_table(path, ("image_id",))
     names = [column for column in rows.columns if column not in ("image_id", "rad_id", "line")]
     for name in names:
-        wrong = rows[~rows[name].isin(("0", "1", "0.0", "1.0"))]
-        if len(wrong):
-            row = wrong.iloc[0]
-            raise ValueError(
-                f"{path.name}, line {row['line']}, image {row['image_id']!r}: {name} must be 0 or 1, got {row[name]!r}"
-            )
+        wrong = ~rows[name].isin(("0", "1", "0.0", "1.0"))
+        refuse_cells(rows, wrong, name, "0 or 1", path.name, ("image", "image_id"))
     where = [f"{path.name}, line {line}" for line in rows["line"]]
     first = rows.assign(where=where).drop_duplicates("image_id").set_index("image_id")["where"]
     shares = rows[names].astype(float).groupby(rows["image_id"], sort=False).mean()
