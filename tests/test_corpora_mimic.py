@@ -4,16 +4,20 @@ import csv
 import gzip
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from layouts import film, values, write
 
+from lgdea_core.config import RunConfig
 from lgdea_core.data.check import check_corpus
 from lgdea_core.data.corpora import assemble, load_corpus
 from lgdea_core.data.corpora.mimic_reports import report_sections, section_kind
+from lgdea_core.data.images import load_images
 from lgdea_core.data.pairing import check_leaks, limit_pairs
+from lgdea_core.stages import load_corpus_of
 from lgdea_core.vocabulary import CHEXPERT_FINDINGS
 
 # film: patient, study, view, split
@@ -181,7 +185,10 @@ def test_a_planted_test_patient_in_training_is_found(mimic: Path) -> None:
 
 def test_mimic_can_be_a_runs_corpus_by_name(mimic: Path) -> None:
     add_ms_cxr(mimic.parent / "ms-cxr")
-    assert len(assemble("mimic_cxr", mimic.parent).studies) == 4
+    data = replace(RunConfig.from_preset("paper").data, root=str(mimic.parent))
+    corpus = load_corpus_of(data, seed=0)
+    assert len(corpus.studies) == 4
+    assert len(load_images(corpus, 32, progress=False).image_ids) == 4
     assert set(assemble("ms_cxr", mimic.parent).studies["split"]) == {"test"}
 
 
@@ -257,6 +264,7 @@ def test_sections_by_their_many_names() -> None:
     for other in ("INDICATION", "COMPARISON", "HISTORY OF CHEST PAIN", "TECHNIQUE", "EXAMINATION", "WET READ"):
         assert section_kind(other) is None
     assert report_sections("no header at all") == {}
+    assert report_sections("\n FINDINGS:\n IMPRESSION: Clear") == {"IMPRESSION": "Clear"}
     assert report_sections("\n CHEST, PA LATERAL:\n\n INDICATION:  Pain\n\n FINDINGS: Clear") == {"FINDINGS": "Clear"}
 
 

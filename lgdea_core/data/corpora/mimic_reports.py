@@ -29,8 +29,8 @@ def report_sections(text: str) -> dict[str, str]:
     found: dict[str, str] = {}
     header = _HEADER.search(text)
     while header:
-        # a header's own line is passed over first, so that a second colon in it opens nothing
-        next_header = _HEADER.search(text, text.find("\n", header.end()) if "\n" in text[header.end() :] else len(text))
+        line_end = text.find("\n", header.end() - 1)  # a header's own line opens no other section
+        next_header = _HEADER.search(text, line_end) if line_end >= 0 else None
         body = text[header.end() : next_header.start() if next_header else len(text)].strip()
         kind = section_kind(header[1])
         if kind and body:
