@@ -171,19 +171,6 @@ class Relations(ABC):
             parts.append((weights @ evidence, entropy, agreement))
         return ReportChoice(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
-    def top_k(self, k: int) -> tuple[sparse.csr_array, float]:
-        """The k largest relations of each image as they are, for relations.npz, and the share of all mass lost."""
-        kept, total = [], 0.0
-        for _, rows in self.blocks():
-            values, columns = rows.cpu().topk(min(k, self.reports), dim=1)
-            ends = np.arange(0, values.numel() + 1, values.shape[1])
-            part = sparse.csr_array((values.flatten().numpy(), columns.flatten().numpy(), ends), shape=rows.shape)
-            part.eliminate_zeros()
-            kept.append(part)
-            total += float(rows.sum(dtype=torch.float64))
-        relations = sparse.vstack(kept, format="csr")
-        return relations, float(max(0, 1 - relations.sum(dtype=float) / total)) if total > 0 else 0.0
-
 
 class GraphRelations(Relations):
     """Relations held as CSR: the propagated graph (the paper's form), or saved ones."""

@@ -79,16 +79,14 @@ def test_lossy_films_read_nearly_as_raw_ones(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_image(saved(wavelet, tmp_path / "b.dcm")), pixels / 255, rtol=0, atol=0.05)
 
 
-@pytest.mark.parametrize(
-    ("syntax", "package"), [(JPEG2000Lossless, "pylibjpeg-openjpeg"), (JPEGLosslessSV1, "pylibjpeg-libjpeg")]
-)
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLosslessSV1], ids=lambda syntax: syntax.name)
 def test_a_missing_decoder_is_named_with_its_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syntax: UID, package: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syntax: UID
 ) -> None:
     pixels = film(255, np.uint8)
     dicom = wrapped(make_dicom(pixels), syntax, lossless_jpeg(pixels, 8))
     monkeypatch.setattr(get_decoder(syntax), "_available", {})
-    with pytest.raises(ValueError, match=rf"{syntax.name[:9]}.* \({syntax}\) needs a decoder: pip install .*{package}"):
+    with pytest.raises(ValueError, match=rf"{syntax.name[:9]}.* \({syntax}\) needs a decoder: pip install python-gdcm"):
         read_image(saved(dicom, tmp_path / "film.dcm"))
 
 

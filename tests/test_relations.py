@@ -440,27 +440,12 @@ def test_agreement_is_one_where_all_related_reports_say_the_same() -> None:
     torch.testing.assert_close(choice.agreement, torch.tensor([1.0, 0.5, 0.0]))
 
 
-def test_the_largest_relations_and_the_mass_they_lose(relations: Relations) -> None:
-    rows = every_row(relations).double()
-    kept, lost = relations.top_k(2)
-    expected = torch.zeros_like(rows)
-    for image in range(11):
-        best = rows[image].topk(2).indices
-        expected[image, best] = rows[image, best]
-    torch.testing.assert_close(reference.dense(kept), expected, rtol=0, atol=1e-12)
-    assert lost == pytest.approx(1 - float(expected.sum() / rows.sum()), abs=1e-6)
-    assert relations.top_k(100)[1] == pytest.approx(0, abs=1e-6)
-    again = GraphRelations(kept)  # saved relations are read back as relations
-    torch.testing.assert_close(every_row(again).sum(dim=1) > 0, rows.sum(dim=1) > 0)
-
-
 def test_an_unreached_image_has_a_zero_row() -> None:
     relations = GraphRelations(random_graph() * 5.0)
     rows = every_row(relations)
     assert float(rows[2].sum()) == 0
     torch.testing.assert_close(rows.sum(dim=1)[torch.arange(11) != 2], torch.ones(10, dtype=torch.float64))
-    nothing = GraphRelations(sparse.csr_array((3, 4)))
-    assert nothing.top_k(2)[1] == 0
+    assert not every_row(GraphRelations(sparse.csr_array((3, 4)))).any()
     with pytest.raises(ValueError, match="must be finite and >= 0"):
         GraphRelations(sparse.csr_array([[-1.0, 1.0]]))
 

@@ -64,10 +64,7 @@ def _check_decoder(dicom: Any) -> None:
             "`gdcmconv --raw`"
         ) from None
     if not available:
-        plugin = "pylibjpeg-openjpeg" if "2000" in syntax.name else "pylibjpeg-libjpeg"
-        raise MissingDecoderError(
-            f"transfer syntax {syntax.name} ({syntax}) needs a decoder: pip install pylibjpeg {plugin}"
-        )
+        raise MissingDecoderError(f"transfer syntax {syntax.name} ({syntax}) needs a decoder: pip install python-gdcm")
 
 
 def _shown_range(dicom: Any, shown: np.ndarray) -> tuple[float, float]:
