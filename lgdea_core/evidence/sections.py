@@ -37,6 +37,8 @@ _HEADER = re.compile(
     r"|^[ \t]*(?P<title>Findings|Impression|Conclusion|Indication|Comparison|Technique|History)[ \t]*:"
 )
 
+_SENTENCE_GAP = re.compile(r"(?<=[.!?])\s+|\n+")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
@@ -81,6 +83,22 @@ def readable_sections(report: str) -> list[Section]:
     return [
         section for section in sorted(last.values(), key=lambda section: section.start) if section.end > section.start
     ]
+
+
+def sentence_spans(report: str) -> list[tuple[int, int]]:
+    """Start and end of every sentence: those of the impression, then those of the findings.
+
+    The order is MGCA's: what a cut drops is detail. A sentence ends behind ".", "!" or "?" before white space, or with
+    its line.
+    """
+    spans = []
+    for section in sorted(readable_sections(report), key=lambda section: section.kind != "impression"):
+        start = section.start
+        for gap in _SENTENCE_GAP.finditer(report[section.start : section.end]):
+            spans.append((start, section.start + gap.start()))
+            start = section.start + gap.end()
+        spans.append((start, section.end))
+    return [(start, end) for start, end in spans if report[start:end].strip()]
 
 
 def _is_subheader(name: str) -> bool:
