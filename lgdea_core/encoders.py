@@ -104,7 +104,7 @@ class ImageTower(nn.Module):
 
 
 class TextTower(nn.Module):
-    """A transformers text model; a text is the mean of its real tokens, projected."""
+    """A transformers text model; a text is the mean of its real tokens, projected. Tokens go through the same head."""
 
     def __init__(self, config: PreTrainedConfig, dim: int) -> None:
         super().__init__()
@@ -116,10 +116,34 @@ class TextTower(nn.Module):
         self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
     ) -> Float[Tensor, "texts dim"]:
         """L2-normalised embeddings of tokenised texts; the content of padding does not matter."""
-        states = self.backbone(input_ids=input_ids, attention_mask=token_mask.long()).last_hidden_state
-        weight = token_mask.unsqueeze(-1).to(states.dtype)
-        mean = (states * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
-        return F.normalize(self.head(mean).float(), dim=-1)
+        return F.normalize(self.head(self.features(input_ids, token_mask)).float(), dim=-1)
+
+    def features(
+        self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
+    ) -> Float[Tensor, "texts channels"]:
+        """Mean state of each text's real tokens, before the head."""
+        return mean_token(self._states(input_ids, token_mask), token_mask)
+
+    def token_embeds(
+        self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
+    ) -> Float[Tensor, "texts tokens dim"]:
+        """L2-normalised embedding of every token in its text, padding included."""
+        return F.normalize(self.head(self._states(input_ids, token_mask)).float(), dim=-1)
+
+    def _states(
+        self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
+    ) -> Float[Tensor, "texts tokens channels"]:
+        if not len(input_ids):  # transformers' attention cannot reshape an empty batch
+            return torch.zeros(*input_ids.shape, self.head.in_features, device=input_ids.device)
+        return self.backbone(input_ids=input_ids, attention_mask=token_mask.long()).last_hidden_state
+
+
+def mean_token(
+    tokens: Float[Tensor, "texts tokens dim"], token_mask: Bool[Tensor, "texts tokens"]
+) -> Float[Tensor, "texts dim"]:
+    """Mean over a text's real tokens; 0 for a text without any."""
+    weight = token_mask.unsqueeze(-1).to(tokens.dtype)
+    return (tokens * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
 
 
 def smooth_maximum(values: Float[Tensor, "images patches dim"], sharpness: float) -> Float[Tensor, "images dim"]:

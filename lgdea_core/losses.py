@@ -3,9 +3,12 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
+
+OUT_OF_REACH = -1e4
+"""Logit of what must not compete: its share of a softmax is 0, its logarithm finite."""
 
 
 def relation_contrastive_loss(
@@ -144,8 +147,64 @@ def pooled_logits(
     logits: Float[Tensor, "images sentences"], membership: Float[Tensor, "reports sentences"]
 ) -> Float[Tensor, "images reports"]:
     """`log sum_{s in r} exp(logits[i, s])`: a report matches by its best sentences; far below all where it has none."""
-    inside = torch.where(membership > 0, 0.0, -1e4)
+    inside = torch.where(membership > 0, 0.0, OUT_OF_REACH)
     return (logits.unsqueeze(1) + inside).logsumexp(dim=2)
+
+
+def region_sentence_loss(
+    region_embeds: Float[Tensor, "regions dim"],
+    sentence_embeds: Float[Tensor, "sentences dim"],
+    named: Float[Tensor, "regions sentences"],
+    same_image: Bool[Tensor, "regions sentences"],
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """Contrast regions and sentences within each image (ARSA of ASG's code).
+
+        logits = r @ s.T / tau,  only pairs of one image compete
+        loss   = 1/2 CE(N / rowsum(N), softmax(logits)) + 1/2 CE(N.T / colsum(N), softmax(logits.T))
+
+    ASG lists a sentence once for each region it names and lets the copies compete; here it is one column with as many
+    targets. With one region a sentence both are the same, up to the factor 1/2, which the weight carries.
+
+    Args:
+        region_embeds: `r`, pooled from L2-normalised patches.
+        sentence_embeds: `s`, the mean of L2-normalised tokens.
+        named: `N`, 1 where the sentence names the region of its own image; every row and column has one.
+        same_image: True where both belong to one image.
+        temperature: `tau`.
+    """
+    logits = region_embeds @ sentence_embeds.T / temperature
+    return contrastive_loss(logits.masked_fill(~same_image, OUT_OF_REACH), named)
+
+
+def soft_relation_divergence(
+    logits: Float[Tensor, "images reports"], relations: Float[Tensor, "images reports"]
+) -> Float[Tensor, ""]:
+    """Symmetric divergence of the contrast from soft relations (ERL of ASG's code), in nats.
+
+        T = R / rowsum(R),  P = softmax(logits)
+        loss = 1/2 (KL(T || P) + KL(P || T)), mean over rows, then over both directions (columns of R, logits.T)
+
+    Args:
+        logits: those of the contrast of images and reports.
+        relations: `R > 0`; a target, so no gradient flows into it.
+    """
+    relations = relations.detach()  # a target
+    return 0.5 * (_symmetric_divergence(logits, relations) + _symmetric_divergence(logits.T, relations.T))
+
+
+def _symmetric_divergence(
+    logits: Float[Tensor, "rows cols"], relations: Float[Tensor, "rows cols"]
+) -> Float[Tensor, ""]:
+    """`KL(T || P) + KL(P || T) = sum (P - T) (log P - log T)`, halved, mean over rows."""
+    targets = relations / relations.sum(dim=1, keepdim=True)
+    log_found = logits.log_softmax(dim=1)
+    return 0.5 * ((log_found.exp() - targets) * (log_found - targets.log())).sum(dim=1).mean()
+
+
+def tag_recognition_loss(logits: Float[Tensor, "images tags"], tags: Float[Tensor, "images tags"]) -> Float[Tensor, ""]:
+    """Binary cross entropy of an image's tags, mean over images and tags (IRL of ASG's code)."""
+    return F.binary_cross_entropy_with_logits(logits, tags)
 
 
 def consistency_loss(

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from lgdea_core.config import LossConfig
 from lgdea_core.data.batches import Batch
+from lgdea_core.encoders import ImageEmbeddings, mean_token
 from lgdea_core.losses import (
     attended_similarity,
     consistency_loss,
@@ -19,10 +20,14 @@ from lgdea_core.losses import (
     presence_loss,
     prototype_penalty,
     reconstruction_loss,
+    region_sentence_loss,
     relation_contrastive_loss,
+    soft_relation_divergence,
+    tag_recognition_loss,
 )
 from lgdea_core.model import LGDEAModel
 from lgdea_core.prototypes import report_evidence_distribution, usage_entropy
+from lgdea_core.regions import pool_regions
 
 Terms = dict[str, Float[Tensor, ""]]
 RELATION_TERMS = ("evidence_unpaired", "evidence_alignment", "local_unpaired", "consistency")
@@ -57,6 +62,41 @@ def gloria_terms(model: LGDEAModel, batch: Batch, teacher: LGDEAModel) -> Terms:
     }
 
 
+def asg_terms(model: LGDEAModel, batch: Batch, teacher: LGDEAModel) -> Terms:
+    """ASG (Li et al., MICCAI 2024) on the known pairs: `ita` is its IRA, and the rest is `anatomy_terms`."""
+    pairs = batch.pairs
+    images = model.encode_images(batch.pixel_values[:pairs])
+    reports = model.encode_texts(batch.report_tokens[:pairs], batch.report_mask[:pairs])
+    ita = _pair_loss(images.image_embeds, reports, batch, model.logit_scale)
+    return {"ita": ita} | anatomy_terms(model, images, reports, batch)
+
+
+def anatomy_terms(model: LGDEAModel, images: ImageEmbeddings, reports: Float[Tensor, "_ dim"], batch: Batch) -> Terms:
+    """What ASG adds to the contrast of pairs: regions with sentences, soft relations by tags, tags of the image.
+
+    Sentences are encoded alone, as they are in evaluation; ASG pools the words of each from the encoded report.
+
+    Args:
+        model: whose tag decoder is there unless its term has weight 0.
+        images: their first rows are the pairs'.
+        reports: embeddings, likewise.
+        batch: of a method that reads regions.
+    """
+    pairs, regions = batch.pairs, batch.regions
+    pooled = pool_regions(images.patch_embeds, regions.boxes, regions.region_image)
+    tokens = model.token_embeds(regions.sentence_tokens, regions.sentence_mask)
+    sentences = mean_token(tokens, regions.sentence_mask)[regions.sentence_text]
+    same_image = regions.region_image.unsqueeze(1) == regions.sentence_image.unsqueeze(0)
+    logits = model.logit_scale * images.image_embeds[:pairs] @ reports[:pairs].T
+    terms = {
+        "arsa": region_sentence_loss(pooled, sentences, regions.named, same_image, model.config.local_temperature),
+        "erl": soft_relation_divergence(logits, regions.tag_relations),
+    }
+    if model.tag_decoder is not None:
+        terms["irl"] = tag_recognition_loss(model.tag_decoder(images.patch_features[:pairs]), regions.tags)
+    return terms
+
+
 def lgdea_terms(model: LGDEAModel, batch: Batch, teacher: LGDEAModel) -> Terms:
     """LGDEA, every term of DESIGN's eq. 5, 9 and 15-18 that the batch has data for, and the extensions."""
     phrases = model.encode_texts(batch.phrase_tokens, batch.phrase_mask)
@@ -83,6 +123,8 @@ def lgdea_terms(model: LGDEAModel, batch: Batch, teacher: LGDEAModel) -> Terms:
         )
         terms["lesion"] = _lesion_loss(model, lesions[:pairs], phrases, batch)
         terms["local"] = _local_loss(model, scores[:pairs], batch.phrase_targets[:pairs], batch.localised)
+        if batch.regions is not None:  # method "lgdea+asg"
+            terms |= anatomy_terms(model, images, reports, batch)
     if batch.relations is not None:
         terms["evidence_unpaired"] = evidence_divergence(
             batch.expected_evidence, image_evidence[pairs:], batch.confidence
@@ -98,10 +140,12 @@ def lgdea_terms(model: LGDEAModel, batch: Batch, teacher: LGDEAModel) -> Terms:
 METHOD_TERMS: dict[str, Callable[[LGDEAModel, Batch, LGDEAModel], Terms]] = {
     "clip": clip_terms,
     "gloria": gloria_terms,
+    "asg": asg_terms,
     "lgdea": lgdea_terms,
+    "lgdea+asg": lgdea_terms,
 }
-USES_TEXT_PHASE = {"clip": False, "gloria": False, "lgdea": True}
-USES_RELATIONS = {"clip": False, "gloria": False, "lgdea": True}
+USES_TEXT_PHASE = {"clip": False, "gloria": False, "asg": False, "lgdea": True, "lgdea+asg": True}
+USES_RELATIONS = {"clip": False, "gloria": False, "asg": False, "lgdea": True, "lgdea+asg": True}
 
 
 def total_loss(terms: Terms, weights: LossConfig, ramp: float) -> Float[Tensor, ""]:

@@ -1,6 +1,7 @@
 """LGDEAModel, its configuration and its processor: what every method trains and what a user loads."""
 
 import json
+import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ from lgdea_core.encoders import (
 )
 from lgdea_core.lesions import LesionQueries
 from lgdea_core.prototypes import assign, image_evidence_distribution, prototype_points
+from lgdea_core.regions import TagDecoder
+from lgdea_core.vocabulary import ASG_TAGS
+
+logger = logging.getLogger("lgdea")
 
 MAX_LOGIT_SCALE = 100.0
 """CLIP's bound on the learned factor."""
@@ -70,6 +75,12 @@ class LGDEAConfig:
     """whether the local head was trained: if not, grounding reads the global head's patch map"""
     evidence: bool = True
     """whether lesion queries and prototypes were trained"""
+    tags: bool = False
+    """whether there is an image-tag decoder (ASG); the next four are its shape, see `config.ModelConfig`"""
+    tag_layers: int = 4
+    tag_heads: int = 4
+    tag_widening: float = 4 / 3
+    tag_dropout: float = 0.1
 
 
 class LGDEAModel(
@@ -81,7 +92,10 @@ class LGDEAModel(
     model_card_template=MODEL_CARD,
     coders={LGDEAConfig: (asdict, lambda values: LGDEAConfig(**values))},
 ):
-    """Image and text towers, lesion queries and prototypes: the same modules whatever the method trains."""
+    """Image and text towers, lesion queries and prototypes: the same modules whatever the method trains.
+
+    Only the tag decoder, as large as a small tower, is there by request.
+    """
 
     def __init__(self, config: LGDEAConfig) -> None:
         super().__init__()
@@ -90,11 +104,17 @@ class LGDEAModel(
         self.text_tower = TextTower(_tower_config(config.text), config.dim)
         self.lesion_queries = LesionQueries(config.lesions, self.image_tower.width, config.dim)
         self.prototypes = nn.Parameter(F.normalize(torch.randn(config.prototypes, config.dim), dim=-1))
+        self.tag_decoder = self._tag_decoder() if config.tags else None
         self.log_logit_scale = nn.Parameter(torch.tensor(-np.log(config.temperature), dtype=torch.float32))
 
     @classmethod
     def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> "LGDEAModel":
         return super()._from_pretrained(strict=strict, **kwargs)
+
+    def _tag_decoder(self) -> TagDecoder:
+        config, text_width = self.config, self.text_tower.head.in_features
+        shape = config.tag_layers, config.tag_heads, config.tag_widening, config.tag_dropout
+        return TagDecoder(text_width, self.image_tower.width, *shape)
 
     @property
     def logit_scale(self) -> Float[Tensor, ""]:
@@ -115,6 +135,12 @@ class LGDEAModel(
     ) -> Float[Tensor, "texts dim"]:
         """L2-normalised embeddings of tokenised reports or phrases."""
         return self.text_tower(input_ids, token_mask)
+
+    def token_embeds(
+        self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
+    ) -> Float[Tensor, "texts tokens dim"]:
+        """L2-normalised embeddings of the tokens of each text."""
+        return self.text_tower.token_embeds(input_ids, token_mask)
 
     def lesion_tokens(
         self, patch_features: Float[Tensor, "images patches channels"]
@@ -240,15 +266,47 @@ def build_model(config: RunConfig, texts: list[str]) -> tuple[LGDEAModel, LGDEAP
             temperature=config.loss.temperature,
             local_temperature=config.loss.local_temperature,
             presence_threshold=config.loss.presence_threshold,
-            local=config.method != "clip" and config.loss.local > 0,
-            evidence=config.method == "lgdea" and config.loss.evidence_paired > 0,
+            local=_trains_local_head(config),
+            evidence=config.reads_relations and config.loss.evidence_paired > 0,
+            tags=config.reads_regions and config.loss.irl > 0,
+            tag_layers=parts.tag_layers,
+            tag_heads=parts.tag_heads,
+            tag_widening=parts.tag_widening,
+            tag_dropout=parts.tag_dropout,
         )
     )
     if parts.image_tower not in BUILT_IMAGE_TOWERS:
         _load_backbone(model.image_tower.backbone, parts.image_tower)
     if parts.text_tower is not None:
         _load_backbone(model.text_tower.backbone, parts.text_tower)
-    return model, LGDEAProcessor(tokenizer, size, parts.max_tokens)
+    processor = LGDEAProcessor(tokenizer, size, parts.max_tokens)
+    if model.tag_decoder is not None:
+        _name_tags(model, processor)
+    return model, processor
+
+
+def _trains_local_head(config: RunConfig) -> bool:
+    by_regions = config.reads_regions and config.loss.arsa > 0
+    return by_regions or (config.method not in ("clip", "asg") and config.loss.local > 0)
+
+
+@torch.no_grad()
+def _name_tags(model: LGDEAModel, processor: LGDEAProcessor) -> None:
+    """Set the decoder's queries: what the text tower makes of the tags' names before any training.
+
+    All names have most of it in common (mean cosine 0.9 from a fresh tower), so each channel is standardised. Names that
+    the tokenizer reads as the same unknown word stay the same query, which the log says.
+    """
+    tokens, mask = processor.tokens(list(ASG_TAGS))
+    alike = len(tokens) - len(tokens.unique(dim=0))
+    if alike:
+        logger.warning(
+            "the tokenizer cannot tell %d of %d tag names from others; name a text tower", alike, len(tokens)
+        )
+    model.text_tower.eval()  # without dropout
+    features = model.text_tower.features(tokens, mask)
+    model.tag_decoder.tag_embeds.copy_((features - features.mean(dim=0)) / features.std(dim=0).clamp(min=1e-6))
+    model.text_tower.train()
 
 
 def _load_backbone(backbone: nn.Module, name: str) -> None:

@@ -23,7 +23,9 @@ from lgdea_core.data.corpora import assemble
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.images import ImageStore, boxes_mask, boxes_to_frame, load_images, read_image
 from lgdea_core.data.pairing import Pools, check_leaks, limit_pairs, shuffle_pairs
+from lgdea_core.data.regions import RegionData, crop_boxes
 from lgdea_core.evidence.index import index_evidence
+from lgdea_core.evidence.triplets import image_tags, sentence_regions, triplets
 from lgdea_core.figures import save_figure
 from lgdea_core.grounding import gradcam, ground
 from lgdea_core.inference import IMAGES_AT_ONCE, evaluating
@@ -75,9 +77,10 @@ def inputs_of(corpus: Corpus, config: RunConfig, *, progress: bool = True) -> In
     store = load_images(corpus, config.data.image_size, project_root() / "data" / "cache", progress)
     if store.excluded:
         readable = corpus.images["image_id"].isin(store.image_ids)
-        boxes, masks = (table[table["image_id"].isin(store.image_ids)] for table in (corpus.boxes, corpus.masks))
+        of_images = {name: getattr(corpus, name) for name in ("boxes", "masks", "regions")}
+        kept = {name: table[table["image_id"].isin(store.image_ids)] for name, table in of_images.items()}
         exclusions = corpus.exclusions | {"unreadable image": len(store.excluded)}
-        corpus = replace(corpus, images=corpus.images[readable], boxes=boxes, masks=masks, exclusions=exclusions)
+        corpus = replace(corpus, images=corpus.images[readable], exclusions=exclusions, **kept)
     patients = corpus.studies.groupby("split")["patient_id"].agg(set)
     check_leaks(patients.get("train", set()), patients.get("test", set()) | patients.get("val", set()))
     return Inputs(corpus=corpus, store=store, pools=limit_pairs(corpus, config.data.paired_ratio, config.seed))
@@ -108,7 +111,31 @@ def prepare_training(
         len(index.phrases), len(index.statements), index.implied_normal, index.without_evidence,
     )  # fmt: skip
     crops, reports = inputs.crops(pools.image_ids), inputs.reports(pools.report_ids)
-    return training_data(crops, reports, pools, index, processor.tokenizer, processor.max_tokens)
+    data = training_data(crops, reports, pools, index, processor.tokenizer, processor.max_tokens)
+    if not config.reads_regions:
+        return data
+    images = inputs.corpus.images.set_index("image_id").loc[list(pools.image_ids)].reset_index()
+    texts = dict(zip(pools.report_ids, reports, strict=True))
+    return replace(data, regions=region_data(inputs.corpus.regions, images, evidence, texts))
+
+
+def region_data(
+    regions: pd.DataFrame, images: pd.DataFrame, evidence: pd.DataFrame, reports: dict[str, str]
+) -> RegionData:
+    """Regions, links and tags of some images and reports.
+
+    Args:
+        regions: as `Corpus.regions`.
+        images: rows of `Corpus.images`, in the order wanted.
+        evidence: rows of `evidence.parquet`; those of other reports are left out.
+        reports: study id -> text, in the order wanted.
+    """
+    own = evidence[evidence["report_id"].isin(reports.keys())]
+    return RegionData(
+        boxes=crop_boxes(regions, images),
+        links=sentence_regions(triplets(own), reports),
+        tags=image_tags(own, tuple(reports)),
+    )
 
 
 def hidden_truth(inputs: Inputs, data: TrainingData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -187,7 +187,9 @@ def train(
 def _check_data(config: RunConfig, data: TrainingData) -> None:
     if not len(data.seed_pairs):
         raise ValueError("training needs at least one known pair, got none; raise paired_ratio or add paired studies")
-    if config.method == "lgdea" and not data.evidence.phrases:
+    if config.reads_regions:
+        _check_regions(config, data)
+    if config.reads_relations and not data.evidence.phrases:
         raise ValueError(f"method {config.method!r} needs evidence, but no report has any; look at evidence.parquet")
     if USES_RELATIONS[config.method] and config.train.relation_steps:
         for name, pool in (("image", data.unpaired_images), ("report", data.unpaired_reports)):
@@ -196,6 +198,23 @@ def _check_data(config: RunConfig, data: TrainingData) -> None:
                     f"method {config.method!r} spreads relations to unpaired studies, but there is no unpaired {name}; "
                     "lower paired_ratio, add unpaired studies, or set relation_steps=0"
                 )
+
+
+def _check_regions(config: RunConfig, data: TrainingData) -> None:
+    if data.regions is None:
+        raise ValueError(f"method {config.method!r} needs `TrainingData.regions`; prepare the data for this method")
+    if not config.loss.arsa:
+        return
+    if not np.isfinite(data.regions.boxes[data.seed_pairs[:, 0]]).any():
+        raise ValueError(
+            f"method {config.method!r} aligns regions, but no paired image has a region box; take boxes from a "
+            "detector (`region_detector.detect_regions`), or set arsa=0"
+        )
+    if not any(len(data.regions.links[report]) for report in data.seed_pairs[:, 1]):
+        raise ValueError(
+            f"method {config.method!r} aligns sentences with regions, but no paired report names one; look at "
+            "evidence.parquet, or set arsa=0"
+        )
 
 
 def _last_step(until: str, schedule: TrainConfig) -> int:
@@ -327,6 +346,9 @@ def training_origin(config: RunConfig, data: TrainingData) -> str:
     digest.update(data.seed_pairs.tobytes())
     digest.update(repr((data.sentences, data.evidence.statements, data.evidence.report_ids)).encode())
     digest.update(data.evidence.report_phrases.indices.tobytes())
+    if data.regions is not None:
+        for array in (data.regions.boxes, data.regions.tags, *data.regions.links):
+            digest.update(array.tobytes())
     for source in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(source.read_bytes())
     return digest.hexdigest()

@@ -1,5 +1,7 @@
 """A planted world small enough to train on in seconds: bright squares, and reports that say where they are."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import torch
@@ -10,10 +12,12 @@ from lgdea_core.data.batches import TrainingData, training_data
 from lgdea_core.data.pairing import Pools
 from lgdea_core.evidence.index import index_evidence
 from lgdea_core.model import LGDEAModel, LGDEAProcessor, build_model
+from lgdea_core.stages import region_data
 from lgdea_core.training import seed_everything
 
 FINDINGS = ("nodule", "pneumonia", "mass", "edema")
 SIDES = ("left", "right")
+LUNGS = {"right": (0, 0, 16, 32), "left": (16, 0, 32, 32)}
 
 
 def config(method: str = "lgdea", seed: int = 0, **changes: object) -> RunConfig:
@@ -52,8 +56,18 @@ class PlantedWorld:
                 "laterality": [SIDES[s] for s in sides],
                 "region": None,
                 "status": "present",
+                "start": [report.index(phrase) for report, phrase in zip(self.reports, phrases, strict=True)],
+                "end": [
+                    report.index(phrase) + len(phrase) for report, phrase in zip(self.reports, phrases, strict=True)
+                ],
+                "section": "findings",
             }
         )
+        names = [f"s{i}" for i in range(studies)]
+        self.films = pd.DataFrame({"image_id": names, "width": 32, "height": 32})
+        lungs = [(name, f"{side} lung", *box) for name in names for side, box in LUNGS.items()]
+        self.regions = pd.DataFrame(lungs, columns=["image_id", "region", "x_min", "y_min", "x_max", "y_max"])
+        self.regions[["frame_width", "frame_height"]] = 32
 
     def training(self, known: int, tokenizer: PreTrainedTokenizerFast, *, shuffled: bool = False) -> TrainingData:
         """Training data with the first `known` pairs; unpaired reports stand in reversed order."""
@@ -69,7 +83,9 @@ class PlantedWorld:
             hidden_pairs=pairs.iloc[:0],
         )
         reports = [self.reports[i] for i in order]
-        return training_data(self.images, reports, pools, index_evidence(self.evidence, ids), tokenizer, 48)
+        index, texts = index_evidence(self.evidence, ids), dict(zip(ids, reports, strict=True))
+        data = training_data(self.images, reports, pools, index, tokenizer, 48)
+        return replace(data, regions=region_data(self.regions, self.films, self.evidence, texts))
 
     def model(self, run: RunConfig) -> tuple[LGDEAModel, LGDEAProcessor]:
         """Fresh weights, fixed by the run's seed."""

@@ -68,6 +68,39 @@ def propagate_relations(
     raise RuntimeError(f"relations still move by {moved:.1e} (tol {tol:.1e}) after {max_steps} steps at alpha={alpha}")
 
 
+def released_rois(
+    boxes: list[Float[Tensor, "_ 4"]], lengths: list[int]
+) -> tuple[list[int], Float[Tensor, "regions 5"]]:
+    """ASG's released `multimodal_collate_fn`: the order of its batch, and the boxes with the row each is pooled from.
+
+    The row is written down before the batch is sorted by caption length and is never renewed.
+    """
+    rois = [torch.cat([torch.full((len(own), 1), float(row)), own], dim=1) for row, own in enumerate(boxes)]
+    order = sorted(range(len(boxes)), key=lambda row: -lengths[row])
+    return order, torch.cat([rois[row] for row in order])
+
+
+def region_sentence_loss(
+    regions: list[Float[Tensor, "_ dim"]],
+    sentences: list[Float[Tensor, "_ dim"]],
+    named: list[Float[Tensor, "_ _"]],
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """ARSA image by image and row by row; half the sum of both directions, as we average them."""
+    directions = []
+    for turned in (False, True):
+        costs = []
+        for own, spoken, links in zip(regions, sentences, named, strict=True):
+            logits, links = (
+                (own @ spoken.T / temperature, links) if not turned else (spoken @ own.T / temperature, links.T)
+            )
+            for row in range(len(logits)):
+                targets = links[row] / links[row].sum()
+                costs.append(-(targets * logits[row].log_softmax(dim=0)).sum())
+        directions.append(torch.stack(costs).mean())
+    return 0.5 * (directions[0] + directions[1])
+
+
 def propagation_limit(
     seed_relations: Float[Tensor, "images reports"],
     image_propagator: Float[Tensor, "images images"],

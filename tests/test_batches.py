@@ -158,11 +158,13 @@ def test_word_dropping_keeps_cls_and_hides_only_real_tokens() -> None:
 def test_augmentation_moves_little_never_mirrors_and_leaves_no_batch_empty() -> None:
     image = torch.zeros(64, 1, 32, 32)
     image[:, :, 14:18, 24:30] = 1.0  # on the right
-    moved = batches.augment(image, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    moved = batches.augment(image, batches.random_motion(64, generator), generator)
     columns = moved.mean(dim=(1, 2)).argmax(dim=1)
     assert (columns > 16).all()
     assert len(columns.unique()) > 1
-    assert batches.augment(torch.zeros(0, 1, 32, 32), torch.Generator()).shape == (0, 1, 32, 32)
+    none = torch.zeros(0, 1, 32, 32)
+    assert batches.augment(none, batches.random_motion(0, generator), generator).shape == none.shape
 
 
 def test_standardised_images_do_not_depend_on_exposure() -> None:
@@ -197,6 +199,9 @@ def test_moving_a_batch_keeps_what_is_no_tensor(data: TrainingData) -> None:
 def test_moving_a_batch_moves_all_its_tensors(data: TrainingData) -> None:
     moved = sample_batch(data, config("gloria"), 0, "pairs").to(torch.device("meta"))
     tensors = {entry.name: getattr(moved, entry.name) for entry in fields(Batch)}
+    tensors |= vars(sample_batch(data, config("asg"), 0, "pairs").to(torch.device("meta")).regions)
     devices = {name: value.device.type for name, value in tensors.items() if isinstance(value, torch.Tensor)}
-    assert {"pixel_values", "phrase_targets", "sentence_tokens", "sentence_membership"} <= set(devices)
+    assert {"pixel_values", "phrase_targets", "sentence_tokens", "sentence_membership", "named", "boxes"} <= set(
+        devices
+    )
     assert set(devices.values()) == {"meta"}

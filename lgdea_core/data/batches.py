@@ -1,7 +1,6 @@
 """What a training step sees, drawn by (seed, step) alone, so that a resumed run draws the same."""
 
 import logging
-import re
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -15,8 +14,10 @@ from transformers import PreTrainedTokenizerBase
 
 from lgdea_core.config import RunConfig
 from lgdea_core.data.pairing import Pools
+from lgdea_core.data.regions import RegionBatch, RegionData, region_batch
+from lgdea_core.data.texts import drop_words, pad_tokens, trimmed
 from lgdea_core.evidence.index import EvidenceIndex
-from lgdea_core.evidence.sections import readable_sections
+from lgdea_core.evidence.sections import sentence_spans
 
 logger = logging.getLogger("lgdea")
 
@@ -46,6 +47,8 @@ class TrainingData:
     special_ids: tuple[int, int, int]
     """ids of [CLS], [SEP] and [PAD], or what the tokenizer has in their place"""
     max_tokens: int
+    regions: RegionData | None = None
+    """only for a method that reads regions and tags"""
 
     @property
     def unpaired_images(self) -> Int[np.ndarray, "_"]:
@@ -106,6 +109,8 @@ class Batch:
     sentence_mask: Bool[Tensor, "sentences tokens3"] | None = None
     sentence_membership: Float[Tensor, "pairs sentences"] | None = None
     """1 where the sentence was drawn from the pair's report"""
+    regions: RegionBatch | None = None
+    """regions, their sentences and the tags of the pairs; only for a method that reads them"""
     clean_pixel_values: Float[Tensor, "unpaired 1 height width"] | None = None
     """unpaired images without augmentation, for the teacher"""
     relations: Float[Tensor, "unpaired unpaired_reports"] | None = None
@@ -116,15 +121,15 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor | RegionBatch)
+        }
         return replace(self, **moved)
 
 
 def report_sentences(report: str) -> list[str]:
-    """Sentences of the impression, then of the findings (the order of MGCA: what a cut drops is detail)."""
-    sections = sorted(readable_sections(report), key=lambda section: section.kind != "impression")
-    bodies = [report[section.start : section.end] for section in sections]
-    return [sentence for body in bodies for sentence in re.split(r"(?<=[.!?])\s+|\n+", body) if sentence.strip()]
+    """Sentences of the impression, then of the findings; see `sections.sentence_spans`."""
+    return [report[start:end] for start, end in sentence_spans(report)]
 
 
 def training_data(
@@ -207,7 +212,7 @@ def sample_batch(
     reports = np.concatenate([pairs[:, 1], extra])
     phrases, drawn = _draw_phrases(data.evidence, reports, rng)
     report_tokens, report_mask = _report_tokens(data, reports, rng)
-    phrase_tokens, phrase_mask = _trimmed(data.phrase_tokens[phrases], data.phrase_mask[phrases])
+    phrase_tokens, phrase_mask = trimmed(data.phrase_tokens[phrases], data.phrase_mask[phrases])
     statements = data.evidence.phrase_statement[phrases]
     kinds = data.evidence.statement_observation[statements]
     holds_statement = _dense(data.evidence.report_statements[reports][:, statements])
@@ -215,10 +220,11 @@ def sample_batch(
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     crops = data.images[torch.from_numpy(np.concatenate([pairs[:, 0], unpaired]))]
     pixels = grey_levels(crops)
+    motion = random_motion(len(pixels), generator)
     batch = Batch(
         pairs=len(pairs),
         phrases=phrases,
-        pixel_values=standardise(augment(pixels, generator)),
+        pixel_values=standardise(augment(pixels, motion, generator)),
         report_tokens=report_tokens,
         report_mask=report_mask,
         phrase_tokens=phrase_tokens,
@@ -231,6 +237,8 @@ def sample_batch(
         phrase_targets=torch.maximum(holds_statement, config.loss.same_observation * holds_observation),
         localised=torch.from_numpy(data.evidence.localised[kinds]),
     )
+    if config.reads_regions and len(pairs):
+        batch = replace(batch, regions=_regions(data, pairs, motion[: len(pairs)], config))
     if config.method == "gloria":
         return replace(batch, **_sentences(data, pairs[:, 1], rng))
     if phase != "relations":
@@ -287,6 +295,12 @@ def _sentences(data: TrainingData, reports: Int[np.ndarray, "pairs"], rng: np.ra
     return {"sentence_tokens": tokens, "sentence_mask": mask, "sentence_membership": membership}
 
 
+def _regions(
+    data: TrainingData, pairs: Int[np.ndarray, "pairs 2"], motion: Float[Tensor, "pairs 2 3"], config: RunConfig
+) -> RegionBatch:
+    return region_batch(data.regions, data.sentences, pairs, motion, data.special_ids, data.max_tokens, config.loss)
+
+
 def _report_tokens(
     data: TrainingData, reports: Int[np.ndarray, "reports"], rng: np.random.Generator
 ) -> tuple[Int[Tensor, "reports tokens"], Bool[Tensor, "reports tokens"]]:
@@ -300,35 +314,6 @@ def _report_tokens(
         body = [token for index in order for token in sentences[index]][: data.max_tokens - 2]
         sequences.append([first, *body, last])
     return pad_tokens(sequences, padding)
-
-
-def pad_tokens(
-    sequences: list[list[int]], padding: int
-) -> tuple[Int[Tensor, "texts tokens"], Bool[Tensor, "texts tokens"]]:
-    """Token ids padded to the longest sequence, and the mask of real tokens."""
-    longest = max((len(sequence) for sequence in sequences), default=1)
-    ids = torch.full((len(sequences), longest), padding, dtype=torch.long)
-    mask = torch.zeros(len(sequences), longest, dtype=torch.bool)
-    for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = torch.tensor(sequence)
-        mask[row, : len(sequence)] = True
-    return ids, mask
-
-
-def _trimmed(
-    ids: Int[Tensor, "texts tokens"], mask: Bool[Tensor, "texts tokens"]
-) -> tuple[Int[Tensor, "texts shorter"], Bool[Tensor, "texts shorter"]]:
-    longest = int(mask.sum(dim=1).max()) if len(mask) else 1
-    return ids[:, :longest], mask[:, :longest]
-
-
-def drop_words(
-    mask: Bool[Tensor, "texts tokens"], share: float, generator: torch.Generator
-) -> Bool[Tensor, "texts tokens"]:
-    """The mask with a random share of tokens hidden; [CLS], the first token, always stays."""
-    kept = mask & (torch.rand(mask.shape, generator=generator) >= share)
-    kept[:, 0] = mask[:, 0]
-    return kept
 
 
 def grey_levels(crops: UInt8[Tensor, "images height width"]) -> Float[Tensor, "images 1 height width"]:
@@ -347,23 +332,29 @@ def standardise(pixels: Float[Tensor, "images 1 height width"]) -> Float[Tensor,
     return centred / centred.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp(min=1e-4)
 
 
-def augment(
-    pixels: Float[Tensor, "images 1 height width"], generator: torch.Generator
-) -> Float[Tensor, "images 1 height width"]:
-    """Small random rotation, shift, zoom, contrast and noise. No flip: left and right mean something."""
-    count = len(pixels)
-    if not count:
-        return pixels
+def random_motion(images: int, generator: torch.Generator) -> Float[Tensor, "images 2 3"]:
+    """Small rotation, shift and zoom of each image: the affine maps from places of moved films to places of films.
+
+    No flip: left and right mean something.
+    """
 
     def uniform(low: float, high: float) -> Float[Tensor, "images"]:
-        return torch.rand(count, generator=generator) * (high - low) + low
+        return torch.rand(images, generator=generator) * (high - low) + low
 
     angle, zoom = uniform(-0.12, 0.12), uniform(0.9, 1.1)
     rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=1).view(-1, 2, 2)
     shift = torch.stack([uniform(-0.1, 0.1), uniform(-0.1, 0.1)], dim=1).unsqueeze(2)
-    affine = torch.cat([rotation * zoom.view(-1, 1, 1), shift], dim=2)
-    grid = F.affine_grid(affine, list(pixels.shape), align_corners=False)
+    return torch.cat([rotation * zoom.view(-1, 1, 1), shift], dim=2)
+
+
+def augment(
+    pixels: Float[Tensor, "images 1 height width"], motion: Float[Tensor, "images 2 3"], generator: torch.Generator
+) -> Float[Tensor, "images 1 height width"]:
+    """Films moved by `motion`, with a small random contrast and noise."""
+    if not len(pixels):
+        return pixels
+    grid = F.affine_grid(motion, list(pixels.shape), align_corners=False)
     moved = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
-    gamma = uniform(0.8, 1.25).view(-1, 1, 1, 1)
+    gamma = torch.rand(len(pixels), generator=generator).view(-1, 1, 1, 1) * (1.25 - 0.8) + 0.8
     noise = torch.randn(pixels.shape, generator=generator) * 0.02
     return moved.clamp(min=1e-3) ** gamma + noise

@@ -14,13 +14,17 @@ A region with two sides takes the finding's side; "bilateral" gives both. Withou
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Float, Int
 
 from lgdea_core.evidence.items import Place
-from lgdea_core.evidence.lexicon import default_lexicon
-from lgdea_core.vocabulary import NO_FINDING, REGIONS
+from lgdea_core.evidence.lexicon import asg_tag, default_lexicon
+from lgdea_core.evidence.sections import sentence_spans
+from lgdea_core.vocabulary import ASG_TAGS, NO_FINDING, REGIONS
 
 EXISTENCE = {"present": 1, "absent": 0, "uncertain": -1}
 """Status -> existence. -1 is what ASG's label files hold for an uncertain tag; its model reads it as 0."""
@@ -123,6 +127,42 @@ def triplets(evidence: pd.DataFrame) -> pd.DataFrame:
         for region, rule in regions_of(row.observation, row.status, row.region, row.laterality, row.phrase)
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=list(TRIPLET_COLUMNS))
+
+
+def sentence_regions(table: pd.DataFrame, reports: Mapping[str, str]) -> tuple[Int[np.ndarray, "_ 2"], ...]:
+    """For each report the distinct pairs (sentence, region) of its triplets, whatever their existence.
+
+    A sentence is where the triplet's phrase begins, counted as `sentence_spans` lists them; a region is a row of
+    `REGIONS`. Triplets without a region give no pair.
+
+    Args:
+        table: of `triplets`.
+        reports: report id -> text, in the order wanted.
+    """
+    column_of = {region: column for column, region in enumerate(REGIONS)}
+    placed = table[table["region"].notna() & table["report_id"].isin(reports.keys())]
+    found: dict[str, list[tuple[int, int]]] = {report_id: [] for report_id in reports}
+    for report_id, rows in placed.groupby("report_id", sort=False):
+        spans = sentence_spans(reports[report_id])
+        for start, region in zip(rows["start"], rows["region"], strict=True):
+            inside = [number for number, (first, end) in enumerate(spans) if first <= start < end]
+            found[report_id] += [(number, column_of[region]) for number in inside]
+    return tuple(np.array(sorted(set(pairs)), dtype=np.int64).reshape(-1, 2) for pairs in found.values())
+
+
+def image_tags(evidence: pd.DataFrame, report_ids: Sequence[str]) -> Float[np.ndarray, "reports tags"]:
+    """1 where a report states one of `ASG_TAGS` as present.
+
+    Denied and uncertain tags are 0, as in ASG's model (its label files hold -1 for uncertain ones).
+    """
+    present = evidence[evidence["status"] == "present"]
+    row_of = {report_id: row for row, report_id in enumerate(report_ids)}
+    column_of = {tag: column for column, tag in enumerate(ASG_TAGS)}
+    tags = np.zeros((len(report_ids), len(ASG_TAGS)), dtype=np.float32)
+    rows, columns = present["report_id"].map(row_of), present["observation"].map(asg_tag).map(column_of)
+    known = (rows.notna() & columns.notna()).to_numpy()
+    tags[rows[known].astype(int), columns[known].astype(int)] = 1.0
+    return tags
 
 
 @lru_cache(maxsize=2**16)
