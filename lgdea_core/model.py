@@ -294,8 +294,8 @@ def _trains_local_head(config: RunConfig) -> bool:
 def _name_tags(model: LGDEAModel, processor: LGDEAProcessor) -> None:
     """Set the decoder's queries: what the text tower makes of the tags' names before any training.
 
-    All names have most of it in common (mean cosine 0.9 from a fresh tower), so each channel is standardised. Names that
-    the tokenizer reads as the same unknown word stay the same query, which the log says.
+    All names have most of it in common (mean cosine 0.9 from a fresh tower), so each channel is standardised. Names
+    that the tokenizer reads as the same unknown word stay the same query, which the log says.
     """
     tokens, mask = processor.tokens(list(ASG_TAGS))
     alike = len(tokens) - len(tokens.unique(dim=0))

@@ -26,7 +26,6 @@ from lgdea_core.regions import pool_regions
 from lgdea_core.stages import region_data
 from lgdea_core.vocabulary import ASG_TAGS
 
-
 CELLS = [(kind, side) for kind in range(len(FINDINGS)) for side in ("left", "right")]
 ZONES = ("apical zone", "upper lung zone", "mid lung zone", "lower lung zone")
 """Zone of each finding's row, so that every cell of the picture is a region."""
