@@ -2,7 +2,7 @@
 
 import pytest
 
-from lgdea_core.evidence.sections import readable_sections, split_sections
+from lgdea_core.evidence.sections import readable_sections, sentence_spans, split_sections
 
 REPORT = "INDICATION: Cough.\nFINDINGS: Small effusion.\nIMPRESSION: Effusion."
 
@@ -53,3 +53,12 @@ def test_all_sections_are_listed_with_their_names() -> None:
         ("FINDINGS", "findings"),
         ("IMPRESSION", "impression"),
     ]
+
+
+def test_sentences_come_impression_first_with_their_places() -> None:
+    report = "INDICATION: Cough.\nFINDINGS: No edema. Small  nodule!\n\nHeart is 1.5 cm\nIMPRESSION: Nodule."
+    spans = sentence_spans(report)
+    assert [report[start:end] for start, end in spans] == [
+        "Nodule.", "No edema.", "Small  nodule!", "Heart is 1.5 cm",
+    ]  # fmt: skip
+    assert sentence_spans("") == []

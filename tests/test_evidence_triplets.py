@@ -17,13 +17,15 @@ from lgdea_core.evidence.triplets import (
     HOMES,
     IMPLIED_PLACES,
     TRIPLET_COLUMNS,
+    image_tags,
     places_in,
     region_and_side,
     regions_of,
+    sentence_regions,
     sided,
     triplets,
 )
-from lgdea_core.vocabulary import NO_FINDING, REGIONS
+from lgdea_core.vocabulary import ASG_TAGS, NO_FINDING, REGIONS
 
 
 def regions(
@@ -204,3 +206,53 @@ def test_real_reports_have_regions_for_most_findings() -> None:
     assert by_finding.loc[by_finding["observation"] != NO_FINDING, "region"].notna().mean() > 0.8
     assert set(found["region"].dropna()) <= set(REGIONS)
     assert found.duplicated(["finding", "region"]).sum() == 0
+
+
+# ---- views for training
+
+
+def stated(rows: list[tuple[str, str, str, str | None, str, int]]) -> pd.DataFrame:
+    """Evidence of (report, observation, status, region, phrase, start)."""
+    table = pd.DataFrame(rows, columns=["report_id", "observation", "status", "region", "phrase", "start"])
+    return table.assign(laterality=None, end=table["start"] + table["phrase"].str.len(), section="findings")
+
+
+def test_a_sentence_names_the_regions_of_the_triplets_that_begin_in_it() -> None:
+    reports = {
+        "b": "FINDINGS: Heart size is normal. No effusion or pneumothorax. Bones intact.\nIMPRESSION: Normal heart.",
+        "a": "Left base opacity.",
+    }
+    rows = [
+        ("b", "cardiomegaly", "absent", "cardiac silhouette", "Heart size is normal", reports["b"].index("Heart")),
+        ("b", "pleural effusion", "absent", None, "effusion", reports["b"].index("effusion")),
+        ("b", "cardiomegaly", "absent", "cardiac silhouette", "Normal heart", reports["b"].index("Normal")),
+        ("b", "cardiomegaly", "absent", None, "heart", reports["b"].index("Normal heart")),  # the same link again
+        ("b", "calcification", "present", None, "it", reports["b"].index("Bones")),  # without a region
+        ("c", "cardiomegaly", "absent", "cardiac silhouette", "heart", 0),  # of another pool
+        ("a", "lung opacity", "uncertain", "left lower lung zone", "base opacity", 5),
+    ]
+    found = sentence_regions(triplets(stated(rows)), reports)
+    heart, right, left, base = (
+        REGIONS.index(name)
+        for name in (
+            "cardiac silhouette",
+            "right costophrenic angle",
+            "left costophrenic angle",
+            "left lower lung zone",
+        )
+    )
+    assert [link.tolist() for link in found] == [[[0, heart], [1, heart], [2, right], [2, left]], [[0, base]]]
+
+
+def test_tags_hold_what_is_present_under_asgs_names() -> None:
+    rows = [
+        ("a", "lung opacity", "present", None, "opacity", 0),
+        ("a", "pneumothorax", "absent", None, "no pneumothorax", 0),
+        ("a", "edema", "uncertain", None, "maybe edema", 0),
+        ("b", "pleural thickening", "present", None, "thick pleura", 0),
+        ("b", "no finding", "present", None, "normal", 0),
+        ("c", "edema", "present", None, "edema", 0),
+    ]
+    tags = image_tags(stated(rows), ("b", "a", "none"))
+    held = [[ASG_TAGS[column] for column in row.nonzero()[0]] for row in tags]
+    assert held == [["pleural thicken"], ["opacity"], []]

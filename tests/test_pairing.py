@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -223,6 +224,16 @@ def test_one_corpus_in_two_roles_is_refused() -> None:
     corpus = make_corpus(4)
     with pytest.raises(ValueError, match="must differ"):
         combine(pairs=corpus, images=corpus)
+
+
+def test_only_films_bring_their_regions() -> None:
+    corpora = []
+    for name in "ab":
+        corpus = make_corpus(2, name=name, root=Path(f"/data/{name}"))
+        row = {"image_id": "p000-0", "study_id": "p000", "region": "spine", **CORNERS}
+        corpora.append(replace(corpus, regions=pd.DataFrame([row])))
+    assert set(combine(pairs=corpora[0], images=corpora[1]).regions["image_id"]) == {"a/p000-0", "b/p000-0"}
+    assert set(combine(pairs=corpora[0], reports=corpora[1]).regions["image_id"]) == {"a/p000-0"}
 
 
 def test_combining_without_any_box_leaves_an_empty_table() -> None:

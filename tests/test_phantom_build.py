@@ -45,6 +45,11 @@ def test_files_hold_what_was_generated(corpus: Corpus) -> None:
         boxes = corpus.boxes[corpus.boxes["study_id"] == study.study_id]
         np.testing.assert_array_equal(boxes[["x_min", "y_min", "x_max", "y_max"]].to_numpy(), study.boxes_xyxy)
         assert tuple(boxes["phrase"]) == study.phrases
+        regions = corpus.regions[corpus.regions["study_id"] == study.study_id].set_index("region")
+        assert {
+            name: tuple(box) for name, box in regions[["x_min", "y_min", "x_max", "y_max"]].T.items()
+        } == study.regions
+        assert (regions[["frame_height", "frame_width"]] == study.image.shape).all(axis=None)
         for row in corpus.masks[corpus.masks["study_id"] == study.study_id].itertuples():
             mask = cv2.imread(str(corpus.root / row.path), cv2.IMREAD_UNCHANGED) > 0
             assert np.array_equal(mask, study.mask_of(row.finding))
