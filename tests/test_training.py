@@ -304,8 +304,9 @@ def test_given_relations_take_the_place_of_propagation(
     assert [graph is given for graph in used[1:]] == [name == "fixed_graph"] * 2
 
 
-def test_one_pair_trains(tmp_path: Path) -> None:
-    world, run = PlantedWorld(12, seed=0), config(image_size=64, pair_steps=2, relation_steps=2)
+@pytest.mark.parametrize("method", ["lgdea", "asg"])
+def test_one_pair_trains(method: str, tmp_path: Path) -> None:
+    world, run = PlantedWorld(12, seed=0), config(method, image_size=64, pair_steps=2, relation_steps=2)
     world.images = world.images.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)  # one image at 32 px is too
     model, processor = world.model(run)  # small for the batch norm of the deepest stage
     state, _ = training.train(run, world.training(1, processor.tokenizer), model, tmp_path, progress=False)

@@ -18,7 +18,7 @@ from lgdea_core.experiments.worlds import build_world
 
 logger = logging.getLogger("lgdea")
 
-SECONDS_A_STEP = {"clip": 0.28, "gloria": 0.45, "asg": 0.6, "lgdea": 0.5, "lgdea+asg": 0.8}
+SECONDS_A_STEP = {"clip": 0.28, "gloria": 0.45, "asg": 0.8, "lgdea": 0.5, "lgdea+asg": 0.9}
 """Of preset demo, two trainings side by side on two CPU cores: what a plan assumes before a table has rows."""
 
 
