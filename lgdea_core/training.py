@@ -22,17 +22,17 @@ from scipy import sparse
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lgdea_core.config import RunConfig, TrainConfig, replace_fields
+from lgdea_core.config import RunConfig, replace_fields
 from lgdea_core.data.batches import Batch, TrainingData, sample_batch
 from lgdea_core.inference import encode_phrases
 from lgdea_core.methods import METHOD_TERMS, USES_RELATIONS, USES_TEXT_PHASE, Terms, total_loss
 from lgdea_core.model import LGDEAModel
 from lgdea_core.prototypes import initial_prototypes
 from lgdea_core.refresh import RelationState, refresh_relations
+from lgdea_core.schedule import checkpoint_due, last_step, learning_rate_at, phase_at, ramp_at, refresh_due
 
 logger = logging.getLogger("lgdea")
 
-Phase = Literal["text", "pairs", "relations"]
 CHECKPOINT = "checkpoint"
 """A run's newest resumable state: a folder that is replaced whole."""
 COLLAPSED_USAGE = 0.25
@@ -48,37 +48,6 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-
-
-def phase_at(step: int, method: str, schedule: TrainConfig) -> Phase:
-    """What is trained at a step.
-
-    Text warm-up, pairs only, then relations. A method without text terms or relations spends those steps on pairs, so
-    that every method takes `total_steps` steps of `batch_size` images or reports.
-    """
-    if step < schedule.text_steps:
-        return "text" if USES_TEXT_PHASE[method] else "pairs"
-    if step < schedule.text_steps + schedule.pair_steps:
-        return "pairs"
-    return "relations" if USES_RELATIONS[method] else "pairs"
-
-
-def learning_rate_at(step: int, method: str, schedule: TrainConfig) -> float:
-    """Text warm-up at its own constant rate; then a linear rise and a cosine fall to zero over the remaining steps."""
-    first = schedule.text_steps if USES_TEXT_PHASE[method] else 0
-    if step < first:
-        return schedule.text_learning_rate
-    done = (step - first + 1) / max(1, schedule.total_steps - first)
-    if done < schedule.warmup_share:
-        return schedule.learning_rate * done / schedule.warmup_share
-    fallen = (done - schedule.warmup_share) / (1 - schedule.warmup_share)
-    return schedule.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, fallen)))
-
-
-def ramp_at(step: int, schedule: TrainConfig) -> float:
-    """Factor on the relation terms: 0 before they start, then linearly to 1 over `ramp_steps`."""
-    since = step - schedule.text_steps - schedule.pair_steps + 1
-    return min(1.0, max(0.0, since / max(1, schedule.ramp_steps)))
 
 
 class TermModule(nn.Module):
@@ -160,12 +129,12 @@ def train(
     origin = training_origin(config, data)
     resume(state, folder / CHECKPOINT, origin)
     module, state.optimizer = accelerator.prepare(TermModule(model, config.method), state.optimizer)
-    last = _last_step(until, config.train)
+    last = last_step(until, config.train)
     relations = None
     bar = tqdm(total=last, initial=min(state.step, last), unit="step", desc=config.method, disable=not progress)
     while state.step < last:
         phase = phase_at(state.step, config.method, config.train)
-        if phase == "relations" and (relations is None or _refresh_due(state.step, config.train)):
+        if phase == "relations" and (relations is None or refresh_due(state.step, config.train)):
             first = state.step == config.train.text_steps + config.train.pair_steps
             graph = first_graph if first and fixed_graph is None else fixed_graph
             relations = refresh_relations(state.teacher, data, config, graph=graph)
@@ -175,7 +144,7 @@ def train(
         batch = sample_batch(data, config, state.step, phase, relations, process).to(accelerator.device)
         loss = _take_step(state, module, batch, config, accelerator, relations)
         bar.update()
-        if _checkpoint_due(state.step, last, config) and accelerator.is_main_process:
+        if checkpoint_due(state.step, last, config) and accelerator.is_main_process:
             _check_finite(state.step, loss, {})
             save_checkpoint(state, folder / CHECKPOINT, origin)
         if after_step is not None:
@@ -215,26 +184,6 @@ def _check_regions(config: RunConfig, data: TrainingData) -> None:
             f"method {config.method!r} aligns sentences with regions, but no paired report names one; look at "
             "evidence.parquet, or set arsa=0"
         )
-
-
-def _last_step(until: str, schedule: TrainConfig) -> int:
-    pairs = schedule.text_steps + schedule.pair_steps
-    return {"text": schedule.text_steps, "pairs": pairs, "end": schedule.total_steps}[until]
-
-
-def _refresh_due(step: int, schedule: TrainConfig) -> bool:
-    return (step - schedule.text_steps - schedule.pair_steps) % schedule.refresh_every == 0
-
-
-def _checkpoint_due(step: int, last: int, config: RunConfig) -> bool:
-    """At the end, and every `checkpoint_every` steps, or at the first refresh after that."""
-    if step == last:
-        return True
-    schedule = config.train
-    if phase_at(step, config.method, schedule) != "relations":
-        return step % schedule.checkpoint_every == 0
-    every = max(1, schedule.checkpoint_every // schedule.refresh_every) * schedule.refresh_every
-    return (step - schedule.text_steps - schedule.pair_steps) % every == 0
 
 
 def _take_step(

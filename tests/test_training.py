@@ -23,6 +23,7 @@ from lgdea_core.inference import encode_image_pool, encode_tokens
 from lgdea_core.methods import METHOD_TERMS, lgdea_terms, total_loss
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 from lgdea_core.refresh import RelationState, refresh_relations
+from lgdea_core.schedule import learning_rate_at, phase_at, ramp_at
 
 LEARNING = {"text_steps": 10, "pair_steps": 50, "relation_steps": 0, "batch_size": 48, "checkpoint_every": 1000}
 
@@ -169,7 +170,7 @@ def test_a_checkpoint_of_other_data_is_not_taken_for_this_training(
 
 def test_every_method_takes_as_many_steps_and_only_lgdea_has_text_and_relation_phases() -> None:
     schedule = config().train
-    phases = {m: [training.phase_at(step, m, schedule) for step in range(schedule.total_steps)] for m in METHOD_TERMS}
+    phases = {m: [phase_at(step, m, schedule) for step in range(schedule.total_steps)] for m in METHOD_TERMS}
     assert set(phases["clip"]) == {"pairs"}
     assert phases["asg"] == phases["gloria"] == phases["clip"]
     assert phases["lgdea+asg"] == phases["lgdea"] == ["text"] * 4 + ["pairs"] * 6 + ["relations"] * 10
@@ -178,7 +179,7 @@ def test_every_method_takes_as_many_steps_and_only_lgdea_has_text_and_relation_p
 def test_clip_and_gloria_train_at_the_same_rate() -> None:
     schedule = config(pair_steps=50, relation_steps=50).train
     clip, gloria = (
-        [training.learning_rate_at(step, method, schedule) for step in range(schedule.total_steps)]
+        [learning_rate_at(step, method, schedule) for step in range(schedule.total_steps)]
         for method in ("clip", "gloria")
     )
     assert clip == gloria
@@ -187,7 +188,7 @@ def test_clip_and_gloria_train_at_the_same_rate() -> None:
 
 def test_learning_rate_rises_falls_and_ends_near_zero() -> None:
     schedule = config(pair_steps=50, relation_steps=50).train
-    rates = [training.learning_rate_at(step, "lgdea", schedule) for step in range(schedule.total_steps)]
+    rates = [learning_rate_at(step, "lgdea", schedule) for step in range(schedule.total_steps)]
     assert rates[:4] == [schedule.text_learning_rate] * 4
     assert max(rates[4:]) == pytest.approx(schedule.learning_rate, rel=0.02)
     assert rates[-1] < 1e-3 * schedule.learning_rate
@@ -195,7 +196,7 @@ def test_learning_rate_rises_falls_and_ends_near_zero() -> None:
 
 def test_relation_terms_ramp_from_nothing_to_full_weight() -> None:
     schedule = config().train
-    assert [training.ramp_at(step, schedule) for step in (0, 9, 10, 13, 19)] == [0, 0, 0.25, 1, 1]
+    assert [ramp_at(step, schedule) for step in (0, 9, 10, 13, 19)] == [0, 0, 0.25, 1, 1]
 
 
 def test_total_loss_weighs_each_term_by_its_own_field_and_ramps_relation_terms() -> None:

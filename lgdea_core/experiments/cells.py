@@ -24,6 +24,7 @@ from lgdea_core.methods import USES_RELATIONS
 from lgdea_core.model import LGDEAProcessor
 from lgdea_core.refresh import refresh_relations
 from lgdea_core.relations import relation_quality
+from lgdea_core.schedule import phase_at
 from lgdea_core.stages import (
     Inputs,
     Trained,
@@ -33,7 +34,7 @@ from lgdea_core.stages import (
     prepare_training,
     save_trained,
 )
-from lgdea_core.training import phase_at, train
+from lgdea_core.training import train
 
 KEY = ("world", "method", "variant", "paired_ratio", "seed", "preset")
 """What tells two rows of a table apart."""
