@@ -104,7 +104,7 @@ class ImageTower(nn.Module):
 
 
 class TextTower(nn.Module):
-    """A transformers text model; a text is the mean of its real tokens, projected. Tokens go through the same head."""
+    """A transformers text model; a text is the mean of its real tokens, projected."""
 
     def __init__(self, config: PreTrainedConfig, dim: int) -> None:
         super().__init__()
@@ -122,17 +122,12 @@ class TextTower(nn.Module):
         self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
     ) -> Float[Tensor, "texts channels"]:
         """Mean state of each text's real tokens, before the head."""
-        return mean_token(self._states(input_ids, token_mask), token_mask)
+        return mean_token(self.token_features(input_ids, token_mask), token_mask)
 
-    def token_embeds(
-        self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
-    ) -> Float[Tensor, "texts tokens dim"]:
-        """L2-normalised embedding of every token in its text, padding included."""
-        return F.normalize(self.head(self._states(input_ids, token_mask)).float(), dim=-1)
-
-    def _states(
+    def token_features(
         self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
     ) -> Float[Tensor, "texts tokens channels"]:
+        """State of every token in its text, padding included."""
         if not len(input_ids):  # transformers' attention cannot reshape an empty batch
             return torch.zeros(*input_ids.shape, self.head.in_features, device=input_ids.device)
         return self.backbone(input_ids=input_ids, attention_mask=token_mask.long()).last_hidden_state

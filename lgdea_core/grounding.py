@@ -70,7 +70,7 @@ def patch_maps(
         raise ValueError("a phrase to ground must not be empty")
     device = next(model.parameters()).device
     with evaluating(model):
-        texts = model.encode_texts(*(part.to(device) for part in processor.tokens(list(phrases))))
+        texts = model.phrase_embeds(*(part.to(device) for part in processor.tokens(list(phrases))))
         patches = model.grounding_patches(model.encode_images(processor.pixel_values(crops).to(device)))
     if space == "joint":
         maps = torch.einsum("nd,ipd->inp", texts, patches)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from lgdea_core.config import LossConfig
 from lgdea_core.data.batches import Batch
-from lgdea_core.encoders import ImageEmbeddings, mean_token
+from lgdea_core.encoders import ImageEmbeddings
 from lgdea_core.losses import (
     attended_similarity,
     consistency_loss,
@@ -84,8 +84,7 @@ def anatomy_terms(model: LGDEAModel, images: ImageEmbeddings, reports: Float[Ten
     """
     pairs, regions = batch.pairs, batch.regions
     pooled = pool_regions(images.patch_embeds, regions.boxes, regions.region_image)
-    tokens = model.token_embeds(regions.sentence_tokens, regions.sentence_mask)
-    sentences = mean_token(tokens, regions.sentence_mask)[regions.sentence_text]
+    sentences = model.sentence_embeds(regions.sentence_tokens, regions.sentence_mask)[regions.sentence_text]
     same_image = regions.region_image.unsqueeze(1) == regions.sentence_image.unsqueeze(0)
     logits = model.logit_scale * images.image_embeds[:pairs] @ reports[:pairs].T
     terms = {

@@ -4,7 +4,7 @@ import json
 import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from lgdea_core.encoders import (
     ImageTower,
     TextTower,
     image_tower_config,
+    mean_token,
     small_bert_config,
 )
 from lgdea_core.lesions import LesionQueries
@@ -77,6 +78,9 @@ class LGDEAConfig:
     """whether lesion queries and prototypes were trained"""
     tags: bool = False
     """whether there is an image-tag decoder (ASG); the next four are its shape, see `config.ModelConfig`"""
+    sentence_head: Literal["", "regions", "grounding"] = ""
+    """"regions": sentences meet regions through a head of their own (ASG has one beside that for reports); "grounding":
+    phrases meet patches through it as well, for nothing else trains the local head"""
     tag_layers: int = 4
     tag_heads: int = 4
     tag_widening: float = 4 / 3
@@ -94,7 +98,7 @@ class LGDEAModel(
 ):
     """Image and text towers, lesion queries and prototypes: the same modules whatever the method trains.
 
-    Only the tag decoder, as large as a small tower, is there by request.
+    Only ASG's tag decoder, as large as a small tower, and its sentence head are there by request.
     """
 
     def __init__(self, config: LGDEAConfig) -> None:
@@ -104,8 +108,9 @@ class LGDEAModel(
         self.text_tower = TextTower(_tower_config(config.text), config.dim)
         self.lesion_queries = LesionQueries(config.lesions, self.image_tower.width, config.dim)
         self.prototypes = nn.Parameter(F.normalize(torch.randn(config.prototypes, config.dim), dim=-1))
-        self.tag_decoder = self._tag_decoder() if config.tags else None
         self.log_logit_scale = nn.Parameter(torch.tensor(-np.log(config.temperature), dtype=torch.float32))
+        self.tag_decoder = self._tag_decoder() if config.tags else None
+        self.sentence_head = nn.Linear(self.text_tower.head.in_features, config.dim) if config.sentence_head else None
 
     @classmethod
     def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> "LGDEAModel":
@@ -136,11 +141,24 @@ class LGDEAModel(
         """L2-normalised embeddings of tokenised reports or phrases."""
         return self.text_tower(input_ids, token_mask)
 
-    def token_embeds(
+    def sentence_embeds(
         self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
-    ) -> Float[Tensor, "texts tokens dim"]:
-        """L2-normalised embeddings of the tokens of each text."""
-        return self.text_tower.token_embeds(input_ids, token_mask)
+    ) -> Float[Tensor, "texts dim"]:
+        """Sentences as regions meet them: mean of the L2-normalised embeddings of their tokens (ASG, ARSA).
+
+        By the sentence head, or by that of whole texts in a model without one. Not normalised again.
+        """
+        head = self.text_tower.head if self.sentence_head is None else self.sentence_head
+        tokens = F.normalize(head(self.text_tower.token_features(input_ids, token_mask)).float(), dim=-1)
+        return mean_token(tokens, token_mask)
+
+    def phrase_embeds(
+        self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
+    ) -> Float[Tensor, "texts dim"]:
+        """Phrases as patches meet them, L2-normalised: through the head whose loss trains the local head of images."""
+        if self.config.sentence_head == "grounding":
+            return F.normalize(self.sentence_embeds(input_ids, token_mask), dim=-1)
+        return self.encode_texts(input_ids, token_mask)
 
     def lesion_tokens(
         self, patch_features: Float[Tensor, "images patches channels"]
@@ -268,6 +286,7 @@ def build_model(config: RunConfig, texts: list[str]) -> tuple[LGDEAModel, LGDEAP
             presence_threshold=config.loss.presence_threshold,
             local=_trains_local_head(config),
             evidence=config.reads_relations and config.loss.evidence_paired > 0,
+            sentence_head=_sentence_head(config),
             tags=config.reads_regions and config.loss.irl > 0,
             tag_layers=parts.tag_layers,
             tag_heads=parts.tag_heads,
@@ -288,6 +307,12 @@ def build_model(config: RunConfig, texts: list[str]) -> tuple[LGDEAModel, LGDEAP
 def _trains_local_head(config: RunConfig) -> bool:
     by_regions = config.reads_regions and config.loss.arsa > 0
     return by_regions or (config.method not in ("clip", "asg") and config.loss.local > 0)
+
+
+def _sentence_head(config: RunConfig) -> Literal["", "regions", "grounding"]:
+    if not config.reads_regions or not config.loss.arsa:
+        return ""
+    return "regions" if config.reads_relations and config.loss.local else "grounding"
 
 
 @torch.no_grad()

@@ -16,10 +16,10 @@ from lgdea_core import losses, training
 from lgdea_core.config import LossConfig, RunConfig
 from lgdea_core.data.batches import Batch, TrainingData, report_sentences, sample_batch, training_data
 from lgdea_core.data.pairing import Pools
-from lgdea_core.data.regions import RegionData, shuffle_regions, tag_relations
-from lgdea_core.encoders import mean_token
+from lgdea_core.data.regions import RegionBatch, RegionData, shuffle_regions, tag_relations
 from lgdea_core.evaluation.regions import region_hits
 from lgdea_core.evidence.index import index_evidence
+from lgdea_core.grounding import patch_maps
 from lgdea_core.methods import METHOD_TERMS, asg_terms, clip_terms, lgdea_terms, total_loss
 from lgdea_core.model import LGDEAModel, LGDEAProcessor, build_model
 from lgdea_core.regions import pool_regions
@@ -248,6 +248,13 @@ def setting(method: str = "asg", phase: str = "pairs", **changes: object) -> tup
     return model.eval(), sample_batch(world.training(processor, world.regions), run, 3, phase)
 
 
+def sentence_by_hand(model: LGDEAModel, regions: RegionBatch, row: int) -> torch.Tensor:
+    """Mean over the real tokens of a sentence, encoded without its padding, token by token."""
+    ids = regions.sentence_tokens[row][regions.sentence_mask[row]].unsqueeze(0)
+    states = model.text_tower.token_features(ids, torch.ones_like(ids, dtype=torch.bool))[0]
+    return sum(F.normalize(model.sentence_head(state), dim=0) for state in states) / len(states)
+
+
 def test_the_terms_are_the_losses_of_the_models_outputs() -> None:
     model, batch = setting(local_temperature=0.3)
     terms, regions = asg_terms(model, batch, model), batch.regions
@@ -258,13 +265,7 @@ def test_the_terms_are_the_losses_of_the_models_outputs() -> None:
     costs = []
     for pair in range(batch.pairs):
         own, spoken = regions.region_image == pair, (regions.sentence_image == pair).nonzero().flatten()
-        texts = [
-            mean_token(
-                model.token_embeds(regions.sentence_tokens[[row]], regions.sentence_mask[[row]]),
-                regions.sentence_mask[[row]],
-            )[0]
-            for row in regions.sentence_text[spoken].tolist()
-        ]
+        texts = [sentence_by_hand(model, regions, row) for row in regions.sentence_text[spoken].tolist()]
         costs.append((pooled[own], torch.stack(texts), regions.named[own][:, spoken]))
     slow = reference.region_sentence_loss(*(list(part) for part in zip(*costs, strict=True)), 0.3)
     torch.testing.assert_close(terms["arsa"], slow, rtol=0, atol=1e-5)
@@ -281,14 +282,16 @@ def test_each_term_moves_the_weights_it_should() -> None:
         "local head": tower.local_head.weight,
         "global head": tower.global_head.weight,
         "tower": tower.laterals[0].weight,
-        "text": model.text_tower.head.weight,
+        "text": model.text_tower.backbone.embeddings.word_embeddings.weight,
+        "reports": model.text_tower.head.weight,
+        "sentences": model.sentence_head.weight,
         "decoder": model.tag_decoder.head.weight,
         "scale": model.log_logit_scale,
     }
     wanted = {
-        "ita": {"global head", "tower", "text", "scale"},
-        "arsa": {"local head", "tower", "text"},
-        "erl": {"global head", "tower", "text", "scale"},
+        "ita": {"global head", "tower", "text", "reports", "scale"},
+        "arsa": {"local head", "tower", "text", "sentences"},
+        "erl": {"global head", "tower", "text", "reports", "scale"},
         "irl": {"tower", "decoder"},
     }
     assert set(terms) == set(wanted)
@@ -318,6 +321,7 @@ def test_both_kinds_of_tower_are_trained(tower: str, tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("off", ["arsa", "irl", "erl"])
 def test_a_weight_of_zero_leaves_a_term_without_effect(off: str) -> None:
     (model, batch), (full, _) = setting(**{off: 0.0}), setting()
+    model.load_state_dict(full.state_dict(), strict=False)  # without what only the full one has
     assert (model.tag_decoder is None) == (off == "irl")
     weights = config("asg", **{off: 0.0}).loss
     terms, whole = asg_terms(model, batch, model), asg_terms(full, batch, full)
@@ -418,6 +422,31 @@ def test_tag_names_are_encoded_once_and_kept_with_the_model(tmp_path: Path, capl
     again = LGDEAModel.from_pretrained(tmp_path / "model").eval()
     features = torch.randn(2, 64, model.image_tower.width, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(again.tag_decoder(features), state.model.eval().tag_decoder(features))
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "head"),
+    [
+        ("asg", {}, "grounding"),
+        ("asg", {"arsa": 0.0}, ""),
+        ("lgdea", {}, ""),
+        ("lgdea+asg", {}, "regions"),
+        ("lgdea+asg", {"mode": "graph", "local": 0.0}, "grounding"),
+    ],
+)
+def test_phrases_meet_patches_through_the_head_that_was_trained_on_them(
+    method: str, changes: dict[str, float | str], head: str
+) -> None:
+    model, processor = build_model(config(method, **changes), ["a left nodule", "no edema"])
+    assert model.config.sentence_head == head
+    tokens = processor.tokens(["left nodule", "edema"])
+    phrases, sentences = model.phrase_embeds(*tokens), F.normalize(model.sentence_embeds(*tokens), dim=-1)
+    assert torch.equal(phrases, sentences if head == "grounding" else model.encode_texts(*tokens))
+    crops = torch.randint(0, 255, (1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    patches = model.eval().grounding_patches(model.encode_images(processor.pixel_values(crops)))
+    expected = (model.phrase_embeds(*tokens) @ patches[0].T).unflatten(1, (8, 8))
+    maps = patch_maps(model, processor, crops, ["left nodule", "edema"], smoothing=0.0)
+    torch.testing.assert_close(torch.from_numpy(maps[0]), expected.detach(), rtol=0, atol=1e-5)
 
 
 def test_a_model_of_another_method_has_the_same_weights_and_no_decoder() -> None:

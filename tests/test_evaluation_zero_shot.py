@@ -84,7 +84,13 @@ def tiny(method: str) -> tuple[LGDEAModel, LGDEAProcessor, torch.Tensor]:
 
 @pytest.mark.parametrize(
     ("method", "channels"),
-    [("clip", {"global"}), ("gloria", {"global", "local"}), ("lgdea", {"global", "local", "evidence"})],
+    [
+        ("clip", {"global"}),
+        ("gloria", {"global", "local"}),
+        ("asg", {"global"}),  # its local head tells where, not whether
+        ("lgdea", {"global", "local", "evidence"}),
+        ("lgdea+asg", {"global", "local", "evidence"}),
+    ],
 )
 def test_a_method_is_scored_by_the_channels_it_trains(method: str, channels: set[str]) -> None:
     model, processor, images = tiny(method)

@@ -114,7 +114,8 @@ def zero_shot_scores(
     """How much each image shows each finding, by prompts alone, one score a channel: the mean over its prompts.
 
     global: cosine with the positive prompts less that with the negative ones. local, where the method trains a local
-    head: response of the best patches to the positive prompts. evidence, where it trains prototypes: Bhattacharyya
+    head to tell whether a phrase is true (ASG's tells which region it is about): response of the best patches to the
+    positive prompts. evidence, where it trains prototypes: Bhattacharyya
     coefficient of the image's evidence with the assignments of the positive prompts.
     """
     prompts = [(positive_prompts(finding), negative_prompts(finding)) for finding in findings]
@@ -129,7 +130,7 @@ def zero_shot_scores(
 
     similarity = pool.image_embeds @ embeds.numpy().T
     scores = {"global": means(similarity, positive) - means(similarity, negative)}
-    if model.config.local:
+    if model.config.local and model.config.sentence_head != "grounding":
         scores["local"] = means(pool.responses, positive)
     if model.config.evidence:
         with torch.no_grad():

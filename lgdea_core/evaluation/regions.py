@@ -12,7 +12,6 @@ from torch import Tensor
 
 from lgdea_core.data.batches import pixel_values, report_sentences
 from lgdea_core.data.regions import RegionData
-from lgdea_core.encoders import mean_token
 from lgdea_core.evaluation.bootstrap import bootstrap_mean
 from lgdea_core.evaluation.harness import METRIC_COLUMNS, MIN_POSITIVES, evaluation_part, patients_of
 from lgdea_core.evaluation.zero_shot import auc_table
@@ -116,7 +115,7 @@ def region_hits(
             named = np.zeros((len(boxes), len(spoken)), dtype=bool)
             named[links[:, 1], columns] = True
             ids, mask = (part.to(device) for part in processor.tokens([sentences[report][row] for row in spoken]))
-            texts = mean_token(model.token_embeds(ids, mask), mask)
+            texts = model.sentence_embeds(ids, mask)
             patches = model.grounding_patches(model.encode_images(pixel_values(crops[image : image + 1]).to(device)))
             kept = boxes[seen].to(device)
             pooled = pool_regions(patches, kept, torch.zeros(len(kept), dtype=torch.long, device=device))
