@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from lgdea_core.config import METHODS, PRESETS, RunConfig
 from lgdea_core.experiments import hard
 from lgdea_core.experiments.cells import Cell
+from lgdea_core.experiments.paper_tables import write_paper_tables
 from lgdea_core.experiments.plans import ABLATIONS, COMPARED, SEEDS, ablation, limited_pairing, real
 from lgdea_core.experiments.relations import measure_relations, missing_relations
 from lgdea_core.experiments.tables import estimated_minutes, missing_cells, read_table, run_cells, summary, table_path
@@ -68,6 +69,11 @@ def run_hard(arguments: argparse.Namespace) -> None:
         hard.measure_hard_set(todo)
 
 
+def run_tables(_: argparse.Namespace) -> None:
+    """Write the papers' tables and say what they hold."""
+    _say("\n".join(write_paper_tables()))
+
+
 def _train(cells: Sequence[Cell], table: str, arguments: argparse.Namespace) -> None:
     path = table_path(table)
     if arguments.summary:
@@ -126,6 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     _methods(asked)
     _ratios(asked, hard.RATIOS)
     _summary(asked)
+
+    line = "our rows beside published numbers, as the papers print them: figures/tables/paper"
+    experiments.add_parser("tables", help=line, description=line).set_defaults(run=run_tables)
     return parser
 
 

@@ -1,0 +1,189 @@
+"""Tables a reader of both papers expects: our rows, mean and sd over seeds, and published numbers that were not rerun.
+
+The LGDEA paper's own numbers are not public to us: no published row is LGDEA's. Published values (`published.csv`) are
+fractions where papers print percent, and as printed otherwise; `sd` is what the paper gives after ±.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from lgdea_core.artifacts import git_commit, project_root
+from lgdea_core.config import RunConfig
+from lgdea_core.data.corpora import CORPORA
+from lgdea_core.experiments.cells import KEY
+from lgdea_core.experiments.tables import read_table, table_path
+from lgdea_core.figures import save_figure
+from lgdea_core.figures_tables import MEASURE_NAMES, PUBLISHED, figure_paper_table
+
+COLUMNS = ("system", "backbone", "corpus", "setting", "measure", "value", "sd", "seeds", "origin", "source")
+"""`seeds` and `sd` are empty where a paper gives none; one seed has no sd."""
+NAMES = MEASURE_NAMES | {"auc_global": "AUC, global score"}
+HEADLINE_RATIOS = (0.1, 1.0)
+"""Paired ratios of the three tasks' tables; `pairing_ratios` has all."""
+TASKS = {
+    "grounding": ("cnr", "miou", "pointing"),
+    "retrieval": ("precision_at_5", "recall_at_10"),
+    "zero_shot": ("auc", "auc_global"),
+}
+"""table -> columns of limited_pairing.csv"""
+PROBES = {
+    "classification": ("asg_linear_probe", "auc", "linear-probe AUC"),
+    "segmentation": ("asg_segmentation", "dice", "Dice"),
+}
+"""table -> file of ours, its column, the measure's name"""
+MAKERS = {
+    "limited_pairing": "python -m lgdea_core.experiments limited_pairing",
+    "ablation": "python -m lgdea_core.experiments ablation",
+    "asg_linear_probe": "the linear probe of method asg, which is not in this version",
+    "asg_segmentation": "the segmentation of method asg, which is not in this version",
+}
+"""file in figures/tables -> what writes it"""
+PHANTOM_WORLDS = ("phantom", "easy")
+PAINTED_WORLDS = ("painted_nih",)
+WHOLE = "as it is"
+
+
+def write_paper_tables() -> list[str]:
+    """Write every table to `figures/tables/paper/` and its figure to `figures/`; a line for each says what it holds."""
+    folder, lines = project_root() / "figures", []
+    for name, rows in paper_tables().items():
+        path = folder / "tables" / "paper" / f"{name}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows.to_csv(path, index=False, lineterminator="\n")
+        if len(rows):
+            origin = {"run": "tables", "commit": git_commit(project_root()), "seed": "several"}
+            save_figure(figure_paper_table(rows, caption_of(name)), folder / f"table_{name}", origin)
+        own = int(rows["origin"].ne(PUBLISHED).sum())
+        lines.append(f"{name}: {own} rows of ours, {len(rows) - own} published -> figures/tables/paper/{path.name}")
+        lines += [f"  {need}" for need in missing_rows(name)]
+    return [*lines, "LGDEA's own published numbers are not public to us: no row is the paper's"]
+
+
+def paper_tables() -> dict[str, pd.DataFrame]:
+    """Every table by name, columns `COLUMNS`, ours first."""
+    pairing = read_table(table_path("limited_pairing"))
+    headline = pairing[pairing["paired_ratio"].isin(HEADLINE_RATIOS)]
+    ours = {name: experiment_rows(headline, "limited_pairing", measures) for name, measures in TASKS.items()}
+    ours["pairing_ratios"] = experiment_rows(pairing, "limited_pairing", tuple(NAMES))
+    ours["ablation"] = _ablation_rows(pairing)
+    ours |= {name: probe_rows(*source) for name, source in PROBES.items()}
+    published = read_published()
+    tables = {}
+    for name, rows in ours.items():
+        parts = [part for part in (rows, published[published["table"] == name]) if len(part)]
+        joined = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+        tables[name] = joined.reindex(columns=list(COLUMNS)).astype({"seeds": "Int64"})
+    return tables
+
+
+def caption_of(name: str) -> str:
+    """What the figure of a table shows."""
+    note = "ours: mean ± sd over seeds; compare within a panel only; LGDEA's own numbers are not public to us"
+    return f"{name.replace('_', ' ')}; {note}"
+
+
+def missing_rows(name: str) -> list[str]:
+    """What to run for rows of ours that a table cannot have yet."""
+    needed = {"ablation": ("limited_pairing", "ablation")} | {table: (source[0],) for table, source in PROBES.items()}
+    files = needed.get(name, ("limited_pairing",))
+    return [f"no figures/tables/{file}.csv; it comes from: {MAKERS[file]}" for file in files if not there(file)]
+
+
+def there(file: str) -> bool:
+    """Whether a committed table has been begun."""
+    return table_path(file).is_file()
+
+
+def read_published() -> pd.DataFrame:
+    """`published.csv`: table, system, backbone, corpus, setting, measure, value, sd, source; with their origin."""
+    rows = pd.read_csv(Path(__file__).with_name("published.csv"))
+    return rows.fillna({"backbone": ""}).assign(origin=PUBLISHED)
+
+
+def experiment_rows(table: pd.DataFrame, file: str, measures: Sequence[str]) -> pd.DataFrame:
+    """Mean and sd over seeds of an experiment's rows, one row for each measure.
+
+    Args:
+        table: of limited_pairing.csv or ablation.csv.
+        file: its name, for the column source.
+        measures: its columns; ones it lacks, and empty ones, have no rows.
+    """
+    rows = []
+    for values, group in table.groupby([name for name in KEY if name != "seed"], sort=True):
+        world, method, variant, ratio, preset = values
+        tower = RunConfig.from_preset(preset).model.image_tower or "small ResNet"
+        shared = {
+            "system": f"{method}: {variant}" if variant else method,
+            "backbone": tower.split("/")[-1],
+            "corpus": world,
+            "setting": f"{100 * ratio:g} % of pairs, preset {preset}",
+            "origin": origin_of(world),
+            "source": _source(file, group),
+        }
+        measured = [name for name in measures if name in group and group[name].notna().any()]
+        rows += [shared | {"measure": NAMES[name]} | _spread(group[name]) for name in measured]
+    return pd.DataFrame(rows)
+
+
+def probe_rows(file: str, column: str, measure: str) -> pd.DataFrame:
+    """Mean and sd over seeds of a downstream task: columns corpus, method, label_ratio, seed and the measured one."""
+    if not there(file):
+        return pd.DataFrame()
+    rows = []
+    table = pd.read_csv(table_path(file))
+    for (corpus, method, ratio), group in table.groupby(["corpus", "method", "label_ratio"], sort=True):
+        shared = {"system": method, "backbone": "", "corpus": corpus, "setting": f"{100 * ratio:g} % of labels"}
+        origin = {"origin": origin_of(corpus), "source": _source(file, group)}
+        rows.append(shared | origin | {"measure": measure} | _spread(group[column]))
+    return pd.DataFrame(rows)
+
+
+def origin_of(world: str) -> str:
+    """Where rows of a world come from: a generated one, real films with painted lesions, or real films.
+
+    Raises:
+        ValueError: the name is unknown here.
+    """
+    if world in PHANTOM_WORLDS:
+        return "ours, phantom"
+    if world in PAINTED_WORLDS:
+        return "ours, painted on real films"
+    if set(world.split("+")) <= set(CORPORA):
+        return "ours, real films"
+    raise ValueError(f"origin_of: {world!r} is no corpus and no world that paper_tables.py knows; add it there")
+
+
+def as_it_is(pairing: pd.DataFrame, variants: pd.DataFrame) -> pd.DataFrame:
+    """Rows of limited_pairing.csv for the methods, ratios, presets and worlds that have variants."""
+    shared = ["world", "method", "paired_ratio", "preset"]
+    return pairing.merge(variants[shared].drop_duplicates(), on=shared)
+
+
+def relation_base(preset: str) -> dict[str, object]:
+    """Settings that the sweeps of relations.csv start from, by column."""
+    config = RunConfig.from_preset(preset)
+    names = ("alpha", "neighbours", "self_loop", "graph_exponent", "affinity_sharpness", "sinkhorn_steps")
+    settings: dict[str, object] = {name: getattr(config.graph, name) for name in names}
+    return settings | {"relations": config.graph.mode, "pair_steps": config.train.pair_steps}
+
+
+def _ablation_rows(pairing: pd.DataFrame) -> pd.DataFrame:
+    """Variants, and the method as it is at the same ratio, preset and world."""
+    variants = read_table(table_path("ablation"))
+    if variants.empty:
+        return pd.DataFrame()
+    measures, whole = tuple(NAMES), as_it_is(pairing, variants).assign(variant=WHOLE)
+    tables = (experiment_rows(whole, "limited_pairing", measures), experiment_rows(variants, "ablation", measures))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _spread(values: pd.Series) -> dict[str, float]:
+    known = values.dropna()
+    return {"value": round(known.mean(), 4), "sd": round(known.std(), 4), "seeds": len(known)}
+
+
+def _source(file: str, group: pd.DataFrame) -> str:
+    commits = sorted({commit[:7] for commit in group["commit"].astype(str)}) if "commit" in group else []
+    return f"figures/tables/{file}.csv" + (f", code of {', '.join(commits)}" if commits else "")

@@ -1,0 +1,146 @@
+"""Tables of both papers: what is ours says so, and published numbers are the papers'."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lgdea_core.experiments import paper_tables
+from lgdea_core.experiments.__main__ import _parser
+from lgdea_core.experiments.cells import KEY
+from lgdea_core.experiments.paper_tables import (
+    COLUMNS,
+    MAKERS,
+    experiment_rows,
+    missing_rows,
+    origin_of,
+    read_published,
+    write_paper_tables,
+)
+from lgdea_core.experiments.worlds import WORLDS
+from lgdea_core.figures_tables import PUBLISHED
+
+NAMES = {"grounding", "retrieval", "zero_shot", "pairing_ratios", "ablation", "classification", "segmentation"}
+
+
+def row(method: str, seed: int, auc: float, ratio: float = 0.1, variant: str = "") -> dict[str, object]:
+    values = dict(zip(KEY, ("phantom", method, variant, ratio, seed, "demo"), strict=True))
+    return values | {"auc": auc, "cnr": 1.0, "commit": "0123456789abcdef"}
+
+
+@pytest.fixture
+def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose only rows are three of limited_pairing.csv, at 10 and 5 % of pairs."""
+    monkeypatch.setattr("lgdea_core.experiments.tables.project_root", lambda: tmp_path)
+    monkeypatch.setattr(paper_tables, "project_root", lambda: tmp_path)
+    folder = tmp_path / "figures/tables"
+    folder.mkdir(parents=True)
+    rows = [row("lgdea", 1, 0.7), row("lgdea", 2, 0.8), row("lgdea", 1, 0.6, ratio=0.05)]
+    pd.DataFrame(rows).to_csv(folder / "limited_pairing.csv", index=False)
+    return folder
+
+
+def test_published_numbers_are_complete_and_have_a_source() -> None:
+    rows = read_published()
+    counts = {"grounding": 12, "zero_shot": 18, "classification": 144, "segmentation": 72, "ablation": 54}
+    assert rows["table"].value_counts().to_dict() == counts
+    assert not rows.duplicated(["table", "system", "backbone", "corpus", "setting", "measure"]).any()
+    assert rows["source"].str.contains(r"https://arxiv\.org/abs/\d{4}\.\d{5}$").all()
+    fractions = rows[~rows["measure"].str.startswith("CNR")]
+    assert fractions["value"].between(0, 1).all()
+    assert not rows["system"].str.contains("LGDEA").any(), "its numbers are not public to us"
+
+
+@pytest.mark.parametrize(
+    ("system", "corpus", "setting", "measure", "value"),
+    [
+        ("BioViL-T", "MS-CXR", "as in the BioViL-T paper (2023)", "CNR (absolute)", 1.33),
+        ("ConVIRT", "MS-CXR", "as in the BioViL paper (2022)", "CNR (absolute)", 0.818),
+        ("MedKLIP", "NIH ChestX-ray14", "as in the ASG paper", "F1 (oracle threshold)", 0.260),
+        ("KAD", "COVIDx", "1 % of labels", "linear-probe accuracy", 0.735),
+        ("MRM", "SIIM Pneumothorax", "10 % of labels", "Dice", 0.695),
+        ("ASG: IRA + IRL", "RSNA Pneumonia", "100 % of labels", "Dice", 0.688),
+    ],
+)
+def test_published_numbers_are_those_printed(
+    system: str, corpus: str, setting: str, measure: str, value: float
+) -> None:
+    rows = read_published()
+    chosen = (rows[["system", "corpus", "setting", "measure"]] == (system, corpus, setting, measure)).all(axis=1)
+    assert rows.loc[chosen, "value"].tolist() == [value]
+
+
+def test_every_row_names_its_origin_and_source(tables: Path) -> None:
+    found = paper_tables.paper_tables()
+    assert set(found) == NAMES
+    for table in found.values():
+        assert tuple(table.columns) == COLUMNS
+        assert set(table["origin"]) <= {"ours, phantom", PUBLISHED}
+        assert table["source"].notna().all()
+
+
+@pytest.mark.slow
+def test_the_command_writes_every_table_with_its_figure_and_says_what_is_missing(tables: Path) -> None:
+    lines = write_paper_tables()
+    for name, rows in paper_tables.paper_tables().items():
+        written = pd.read_csv(tables / "paper" / f"{name}.csv")
+        assert (tuple(written.columns), len(written)) == (COLUMNS, len(rows))
+        assert (tables.parent / f"table_{name}.png").is_file() == (len(rows) > 0)
+    assert "zero_shot: 1 rows of ours, 18 published -> figures/tables/paper/zero_shot.csv" in lines
+    [line] = [line for line in lines if "asg_segmentation.csv" in line]
+    assert MAKERS["asg_segmentation"] in line
+    assert lines[-1].startswith("LGDEA's own published numbers are not public to us")
+
+
+def test_our_rows_are_mean_and_sample_deviation_over_seeds(tables: Path) -> None:
+    found = paper_tables.paper_tables()
+    zero_shot = found["zero_shot"].query("origin != @PUBLISHED")
+    assert zero_shot[["system", "corpus", "setting", "measure", "value", "sd", "seeds"]].values.tolist() == [
+        ["lgdea", "phantom", "10 % of pairs, preset demo", "zero-shot AUC", 0.75, 0.0707, 2]
+    ]
+    assert zero_shot["source"].tolist() == ["figures/tables/limited_pairing.csv, code of 0123456"]
+    curve = found["pairing_ratios"].query("measure == 'zero-shot AUC'")
+    assert curve["setting"].tolist() == ["5 % of pairs, preset demo", "10 % of pairs, preset demo"]
+    assert curve["sd"].isna().tolist() == [True, False], "one seed has no deviation"
+
+
+def test_a_table_whose_rows_are_not_made_holds_the_published_ones_and_says_what_makes_ours(tables: Path) -> None:
+    assert set(paper_tables.paper_tables()["segmentation"]["origin"]) == {PUBLISHED}
+    assert missing_rows("grounding") == []
+    assert missing_rows("ablation") == [
+        "no figures/tables/ablation.csv; it comes from: python -m lgdea_core.experiments ablation"
+    ]
+
+
+def test_ablations_stand_beside_the_method_as_it_is_at_their_ratio(tables: Path) -> None:
+    rows = [row("lgdea", seed, 0.5, variant="shuffled pairs") for seed in (1, 2)]
+    pd.DataFrame(rows).to_csv(tables / "ablation.csv", index=False)
+    ours = paper_tables.paper_tables()["ablation"].query("origin != @PUBLISHED and measure == 'zero-shot AUC'")
+    assert ours[["system", "value"]].values.tolist() == [["lgdea: as it is", 0.75], ["lgdea: shuffled pairs", 0.5]]
+
+
+def test_probe_rows_are_read_where_they_are(tables: Path) -> None:
+    rows = [("nih", "asg", 0.01, seed, auc) for seed, auc in ((1, 0.6), (2, 0.7))]
+    columns = ["corpus", "method", "label_ratio", "seed", "auc"]
+    pd.DataFrame(rows, columns=columns).to_csv(tables / "asg_linear_probe.csv", index=False)
+    [ours] = paper_tables.paper_tables()["classification"].query("origin != @PUBLISHED").to_dict("records")
+    assert (ours["origin"], ours["setting"], ours["value"]) == ("ours, real films", "1 % of labels", 0.65)
+
+
+def test_a_measure_no_row_has_is_left_out() -> None:
+    table = pd.DataFrame([row("clip", 1, float("nan"))])
+    assert experiment_rows(table, "limited_pairing", ("auc", "miou", "cnr"))["measure"].tolist() == ["CNR (signed)"]
+
+
+def test_every_world_has_an_origin_and_an_unknown_one_is_refused() -> None:
+    assert all(origin_of(world).startswith("ours, ") for world in WORLDS)
+    assert origin_of("covid_chestxray+nih+openi") == "ours, real films"
+    assert origin_of("painted_nih") == "ours, painted on real films"
+    with pytest.raises(ValueError, match="'mars' is no corpus and no world"):
+        origin_of("mars")
+
+
+def test_commands_named_for_missing_rows_exist() -> None:
+    commands = [maker.split()[3] for maker in MAKERS.values() if maker.startswith("python -m")]
+    assert commands
+    assert all(_parser().parse_args([command]).experiment == command for command in commands)
