@@ -132,6 +132,13 @@ def test_a_measure_no_row_has_is_left_out() -> None:
     assert experiment_rows(table, "limited_pairing", ("auc", "miou", "cnr"))["measure"].tolist() == ["CNR (signed)"]
 
 
+def test_parts_are_named_by_what_their_rows_share() -> None:
+    table = pd.DataFrame([row("clip", 1, 0.5), row("lgdea", 1, 0.5), row("clip", 1, 0.5, ratio=1.0)])
+    parts = paper_tables.parted(table, "preset", "paired_ratio")
+    assert {name: len(rows) for name, rows in parts.items()} == {"demo-0.1": 2, "demo-1.0": 1}
+    assert paper_tables.parted(table.iloc[:0], "preset", "paired_ratio") == {}
+
+
 def test_every_world_has_an_origin_and_an_unknown_one_is_refused() -> None:
     assert all(origin_of(world).startswith("ours, ") for world in WORLDS)
     assert origin_of("covid_chestxray+nih+openi") == "ours, real films"

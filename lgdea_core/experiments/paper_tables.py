@@ -161,6 +161,11 @@ def as_it_is(pairing: pd.DataFrame, variants: pd.DataFrame) -> pd.DataFrame:
     return pairing.merge(variants[shared].drop_duplicates(), on=shared)
 
 
+def parted(table: pd.DataFrame, *columns: str) -> dict[str, pd.DataFrame]:
+    """The rows that share the values of some columns, by those values joined with "-": what one figure shows."""
+    return {"-".join(map(str, values)): rows for values, rows in table.groupby(list(columns), sort=True)}
+
+
 def relation_base(preset: str) -> dict[str, object]:
     """Settings that the sweeps of relations.csv start from, by column."""
     config = RunConfig.from_preset(preset)
