@@ -25,6 +25,8 @@ MEASURE_NAMES = {
     "recall_at_10": "recall@10",
 }
 """column of an experiment's table -> name of the measure; one panel each, in this order"""
+PROTOCOLS = {"cnr_signed": "cnr", "miou_biovil_t": "miou"}
+"""protocol, by which hard_set.csv calls a measure -> column of the other tables"""
 RANGES = {
     "zero-shot AUC": (0.4, 1.0),
     "AUC, global score": (0.4, 1.0),
@@ -92,39 +94,46 @@ def figure_ablation(
     control: str = "shuffled pairs",
     caption: str = "",
 ) -> Figure:
-    """Every variant as a point with its bar, the method as it is as a line with its band; the control is hollow.
+    """Every variant as a point with its bar, the method as it is as a line with its band; controls are hollow.
 
     Args:
-        table: columns variant, seed and those of `MEASURE_NAMES`; rows of one world, preset, method and paired ratio.
-        whole: the same columns, rows of the method as it is.
+        table: columns method, variant, seed and those of `MEASURE_NAMES`; rows of one world, preset and paired ratio.
+            Variants of any method: where a variant has several, each has its own line and name.
+        whole: the same columns, rows of the one method as it is.
         variants: all there should be, top to bottom; ones that lack rows are named in the caption.
         control: the variant that must fail.
         caption: world, preset and paired ratio.
 
     Raises:
-        ValueError: rows of several worlds, presets, methods or paired ratios.
+        ValueError: rows of several worlds, presets or paired ratios, or of several methods as they are.
     """
     both = pd.concat([part for part in (table, whole) if len(part)] or [table])
-    _refuse_mixed(both, ("world", "preset", "method", "paired_ratio"), "figure_ablation")
-    names = [name for name in dict.fromkeys((*variants, *table["variant"])) if name in set(table["variant"])]
-    figure = Figure(figsize=(12.4, 0.3 * max(2, len(names)) + 1.7), layout="constrained")
+    _refuse_mixed(both, ("world", "preset", "paired_ratio"), "figure_ablation")
+    _refuse_mixed(whole, ("method",), "figure_ablation")
+    order = list(dict.fromkeys((*variants, *table["variant"])))
+    lines = sorted(set(table[["variant", "method"]].itertuples(index=False, name=None)),
+                   key=lambda line: (order.index(line[0]), line[1]))  # fmt: skip
+    figure = Figure(figsize=(12.4, 0.3 * max(2, len(lines)) + 1.7), layout="constrained")
     axes = figure.subplots(1, len(MEASURE_NAMES), sharey=True)
     for axis, (column, name) in zip(axes, MEASURE_NAMES.items(), strict=True):
         _level(axis.axvline, axis.axvspan, whole, column, "the method as it is", colour=COLOURS[1])
-        for place, variant in enumerate(names):
-            own, failing = mean_and_sd(table[table["variant"] == variant], ["variant"], column), variant == control
-            style = _style(0) | {"linestyle": "", "markerfacecolor": "white" if failing else COLOURS[0]}
+        for place, (variant, method) in enumerate(lines):
+            rows = table[(table["variant"] == variant) & (table["method"] == method)]
+            own, style = mean_and_sd(rows, ["variant"], column), _style(0) | {"linestyle": ""}
+            style["markerfacecolor"] = "white" if variant == control else COLOURS[0]
             axis.errorbar(own["mean"], [place] * len(own), xerr=own["sd"], **style)
         axis.set(xlabel=name, xlim=_range(name, both, column))
         axis.grid(axis="x", color="#DDDDDD", linewidth=0.6)
         if name in CHANCE:
             axis.axvline(CHANCE[name], color=GREY, linestyle=":", label="chance")
-    labels = [f"{name} (control, must fail)" if name == control else name for name in names]
-    axes[0].set_yticks(range(len(names)), labels)
-    axes[0].set(ylim=(max(2, len(names)) - 0.5, -0.5), ylabel="variant")
+    shared = table.groupby("variant")["method"].nunique()
+    labels = [f"{variant}: {method}" if shared[variant] > 1 else variant for variant, method in lines]
+    axes[0].set_yticks(range(len(lines)), labels)
+    axes[0].set(ylim=(max(2, len(lines)) - 0.5, -0.5), ylabel="variant (hollow: must fail)")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
-    lacking = [name for name in variants if name not in names] + ([] if len(whole) else ["the method as it is"])
-    return _captioned(figure, caption, _seeds_note(both, ["variant"]), _no_rows(lacking))
+    lacking = [name for name in variants if name not in set(table["variant"])]
+    lacking += [] if len(whole) else ["the method as it is"]
+    return _captioned(figure, caption, _seeds_note(both, ["variant", "method"]), _no_rows(lacking))
 
 
 def figure_relation_curves(table: pd.DataFrame, base: Mapping[str, object], caption: str = "") -> Figure:
@@ -178,9 +187,10 @@ def figure_hard_set(table: pd.DataFrame, measure: str, caption: str = "") -> Fig
         raise ValueError(f"figure_hard_set: no row has measure {measure!r}; there are: {known or 'no rows'}")
     panels = {kind: list(dict.fromkeys(part["group"])) for kind, part in rows.groupby("by", sort=False)}
     lines = [len(groups) for groups in panels.values()]
-    figure = Figure(figsize=(7.4, 0.34 * sum(lines) + 0.4 * len(lines) + 1.3), layout="constrained")
+    each = 0.2 + 0.08 * len(rows[["method", "paired_ratio"]].drop_duplicates())
+    figure = Figure(figsize=(7.4, each * sum(lines) + 0.4 * len(lines) + 1.3), layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=lines)[:, 0]
-    name = MEASURE_NAMES.get(measure, measure)
+    name = MEASURE_NAMES.get(PROTOCOLS.get(measure, measure), measure)
     for axis, (kind, groups) in zip(axes, panels.items(), strict=True):
         _draw_groups(axis, rows[rows["by"] == kind], groups)
         axis.set(ylabel=kind, xlim=_range(name, rows, "estimate"))

@@ -65,7 +65,7 @@ def relations(seeds: tuple[int, ...] = (1, 2)) -> pd.DataFrame:
 def hard_set(seeds: tuple[int, ...] = (1, 2)) -> pd.DataFrame:
     groups = [("size", "small"), ("size", "large"), ("side", "left"), ("side", "right"), ("finding", "nodule")]
     return pd.DataFrame(
-        {"method": method, "paired_ratio": 0.1, "seed": seed, "by": by, "group": group, "measure": "cnr",
+        {"method": method, "paired_ratio": 0.1, "seed": seed, "by": by, "group": group, "measure": "cnr_signed",
          "estimate": 0.5 + seed / 10, "n": 40 + seed}
         for method in ("clip", "lgdea") for seed in seeds for by, group in groups
     )  # fmt: skip
@@ -165,6 +165,14 @@ def test_ablation_has_the_method_as_a_line_and_a_hollow_control() -> None:
     assert set(np.round(line.get_xdata(), 9)) == {0.8}
 
 
+def test_controls_of_several_methods_have_a_line_each() -> None:
+    table = pd.concat([ablations(), pd.DataFrame([made_up("clip", 0.1, 1, "shuffled pairs", auc=0.5)])])
+    axis = figure_ablation(table, pairing().iloc[:0], VARIANTS).axes[0]
+    names = [text.get_text() for text in axis.get_yticklabels()]
+    assert names == [*VARIANTS[:2], "shuffled pairs: clip", "shuffled pairs: lgdea"]
+    assert points(axis)[2] == ([0.5], [2])
+
+
 def test_ablation_names_the_variants_and_the_reference_it_lacks() -> None:
     figure = drawn(figure_ablation(ablations((1,)), pairing().iloc[:0], (*VARIANTS, "paper's terms")))
     assert "no rows: paper's terms; the method as it is" in figure.get_supxlabel()
@@ -206,7 +214,7 @@ def test_relation_curves_name_sweeps_and_controls_that_are_missing() -> None:
 
 
 def test_hard_set_has_a_panel_a_kind_and_says_how_many_samples() -> None:
-    figure = drawn(figure_hard_set(hard_set(), "cnr"))
+    figure = drawn(figure_hard_set(hard_set(), "cnr_signed"))
     assert [axis.get_ylabel() for axis in figure.axes] == ["size", "side", "finding"]
     axis = figure.axes[0]
     assert [text.get_text() for text in axis.get_yticklabels()] == ["small (n = 41 to 42)", "large (n = 41 to 42)"]
@@ -217,9 +225,9 @@ def test_hard_set_has_a_panel_a_kind_and_says_how_many_samples() -> None:
 def test_hard_set_names_groups_a_method_lacks_and_refuses_an_unknown_measure() -> None:
     table = hard_set((1,))
     table = table[~((table["method"] == "clip") & (table["group"] == "nodule"))]
-    caption = figure_hard_set(table, "cnr").get_supxlabel()
+    caption = figure_hard_set(table, "cnr_signed").get_supxlabel()
     assert caption == "one seed, so no sd; no rows: clip 10 % on nodule"
-    with pytest.raises(ValueError, match="no row has measure 'dice'; there are: cnr"):
+    with pytest.raises(ValueError, match="no row has measure 'dice'; there are: cnr_signed"):
         figure_hard_set(table, "dice")
 
 

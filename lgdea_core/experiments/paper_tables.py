@@ -13,12 +13,14 @@ from lgdea_core.artifacts import git_commit, project_root
 from lgdea_core.config import RunConfig
 from lgdea_core.data.corpora import CORPORA
 from lgdea_core.experiments.cells import KEY
+from lgdea_core.experiments.relations import KEY as RELATION_KEY
 from lgdea_core.experiments.tables import read_table, table_path
+from lgdea_core.experiments.worlds import WORLDS, world_of
 from lgdea_core.figures import save_figure
 from lgdea_core.figures_tables import MEASURE_NAMES, PUBLISHED, figure_paper_table
 
-COLUMNS = ("system", "backbone", "corpus", "setting", "measure", "value", "sd", "seeds", "origin", "source")
-"""`seeds` and `sd` are empty where a paper gives none; one seed has no sd."""
+COLUMNS = ("system", "backbone", "corpus", "reports", "setting", "measure", "value", "sd", "seeds", "origin", "source")
+"""`seeds` and `sd` are empty where a paper gives none; one seed has no sd. `reports` says what ours learnt from."""
 NAMES = MEASURE_NAMES | {"auc_global": "AUC, global score"}
 HEADLINE_RATIOS = (0.1, 1.0)
 """Paired ratios of the three tasks' tables; `pairing_ratios` has all."""
@@ -36,12 +38,17 @@ PROBES = {
 MAKERS = {
     "limited_pairing": "python -m lgdea_core.experiments limited_pairing",
     "ablation": "python -m lgdea_core.experiments ablation",
+    "real_films": "python -m lgdea_core.experiments real",
     "asg_linear_probe": "the linear probe of method asg, which is not in this version",
     "asg_segmentation": "the segmentation of method asg, which is not in this version",
 }
 """file in figures/tables -> what writes it"""
-PHANTOM_WORLDS = ("phantom", "easy")
-PAINTED_WORLDS = ("painted_nih",)
+ORIGINS = {
+    "generated": "ours, phantom",
+    "lesions painted into real normal films": "ours, painted on real films",
+    "real": "ours, real films",
+}
+"""films of a world, in its words -> origin of its rows"""
 WHOLE = "as it is"
 
 
@@ -65,7 +72,8 @@ def paper_tables() -> dict[str, pd.DataFrame]:
     """Every table by name, columns `COLUMNS`, ours first."""
     pairing = read_table(table_path("limited_pairing"))
     headline = pairing[pairing["paired_ratio"].isin(HEADLINE_RATIOS)]
-    ours = {name: experiment_rows(headline, "limited_pairing", measures) for name, measures in TASKS.items()}
+    real = read_table(table_path("real_films"))
+    ours = {name: _task_rows(headline, real, measures) for name, measures in TASKS.items()}
     ours["pairing_ratios"] = experiment_rows(pairing, "limited_pairing", tuple(NAMES))
     ours["ablation"] = _ablation_rows(pairing)
     ours |= {name: probe_rows(*source) for name, source in PROBES.items()}
@@ -86,8 +94,9 @@ def caption_of(name: str) -> str:
 
 def missing_rows(name: str) -> list[str]:
     """What to run for rows of ours that a table cannot have yet."""
-    needed = {"ablation": ("limited_pairing", "ablation")} | {table: (source[0],) for table, source in PROBES.items()}
-    files = needed.get(name, ("limited_pairing",))
+    needed = {"ablation": ("limited_pairing", "ablation"), "pairing_ratios": ("limited_pairing",)}
+    needed |= {table: (source[0],) for table, source in PROBES.items()}
+    files = needed.get(name, ("limited_pairing", "real_films"))
     return [f"no figures/tables/{file}.csv; it comes from: {MAKERS[file]}" for file in files if not there(file)]
 
 
@@ -99,14 +108,14 @@ def there(file: str) -> bool:
 def read_published() -> pd.DataFrame:
     """`published.csv`: table, system, backbone, corpus, setting, measure, value, sd, source; with their origin."""
     rows = pd.read_csv(Path(__file__).with_name("published.csv"))
-    return rows.fillna({"backbone": ""}).assign(origin=PUBLISHED)
+    return rows.fillna({"backbone": ""}).assign(origin=PUBLISHED, reports="")
 
 
 def experiment_rows(table: pd.DataFrame, file: str, measures: Sequence[str]) -> pd.DataFrame:
     """Mean and sd over seeds of an experiment's rows, one row for each measure.
 
     Args:
-        table: of limited_pairing.csv or ablation.csv.
+        table: of limited_pairing.csv, ablation.csv or real_films.csv.
         file: its name, for the column source.
         measures: its columns; ones it lacks, and empty ones, have no rows.
     """
@@ -118,6 +127,7 @@ def experiment_rows(table: pd.DataFrame, file: str, measures: Sequence[str]) -> 
             "system": f"{method}: {variant}" if variant else method,
             "backbone": tower.split("/")[-1],
             "corpus": world,
+            "reports": world_of(world).reports,
             "setting": f"{100 * ratio:g} % of pairs, preset {preset}",
             "origin": origin_of(world),
             "source": _source(file, group),
@@ -135,24 +145,22 @@ def probe_rows(file: str, column: str, measure: str) -> pd.DataFrame:
     table = pd.read_csv(table_path(file))
     for (corpus, method, ratio), group in table.groupby(["corpus", "method", "label_ratio"], sort=True):
         shared = {"system": method, "backbone": "", "corpus": corpus, "setting": f"{100 * ratio:g} % of labels"}
-        origin = {"origin": origin_of(corpus), "source": _source(file, group)}
+        origin = {"reports": "", "origin": origin_of(corpus), "source": _source(file, group)}
         rows.append(shared | origin | {"measure": measure} | _spread(group[column]))
     return pd.DataFrame(rows)
 
 
-def origin_of(world: str) -> str:
-    """Where rows of a world come from: a generated one, real films with painted lesions, or real films.
+def origin_of(place: str) -> str:
+    """Where rows of a world, or of a corpus, come from: generated films, real ones with painted lesions, or real ones.
 
     Raises:
         ValueError: the name is unknown here.
     """
-    if world in PHANTOM_WORLDS:
-        return "ours, phantom"
-    if world in PAINTED_WORLDS:
-        return "ours, painted on real films"
-    if set(world.split("+")) <= set(CORPORA):
-        return "ours, real films"
-    raise ValueError(f"origin_of: {world!r} is no corpus and no world that paper_tables.py knows; add it there")
+    films = {world.corpus: world.films for world in WORLDS.values()}
+    films |= {name: world.films for name, world in WORLDS.items()}
+    if place not in films and place not in CORPORA:
+        raise ValueError(f"origin_of: expected a world of experiments or a corpus, got {place!r}")
+    return ORIGINS[films.get(place, "real")]
 
 
 def as_it_is(pairing: pd.DataFrame, variants: pd.DataFrame) -> pd.DataFrame:
@@ -169,9 +177,13 @@ def parted(table: pd.DataFrame, *columns: str) -> dict[str, pd.DataFrame]:
 def relation_base(preset: str) -> dict[str, object]:
     """Settings that the sweeps of relations.csv start from, by column."""
     config = RunConfig.from_preset(preset)
-    names = ("alpha", "neighbours", "self_loop", "graph_exponent", "affinity_sharpness", "sinkhorn_steps")
-    settings: dict[str, object] = {name: getattr(config.graph, name) for name in names}
+    settings = {name: getattr(config.graph, name) for name in RELATION_KEY if hasattr(config.graph, name)}
     return settings | {"relations": config.graph.mode, "pair_steps": config.train.pair_steps}
+
+
+def _task_rows(pairing: pd.DataFrame, real: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
+    tables = experiment_rows(pairing, "limited_pairing", measures), experiment_rows(real, "real_films", measures)
+    return pd.concat(tables, ignore_index=True)
 
 
 def _ablation_rows(pairing: pd.DataFrame) -> pd.DataFrame:
