@@ -2,11 +2,13 @@
 
 import json
 import os
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-METHODS = ("clip", "gloria", "asg", "lgdea", "lgdea+asg")
+from lgdea_core.registry import METHODS
+
 PRESET_VARIABLE = "LGDEA_PRESET"
 
 
@@ -20,7 +22,7 @@ def _check_range(name: str, value: Number, low: Number, high: Number, *, open_en
         raise ValueError(f"{name} must lie {kind} {low} and {high}, got {value}")
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
@@ -76,6 +78,8 @@ class ModelConfig:
     """ASG: width of its feed-forward layers over that of its tokens (1024 / 768)"""
     tag_dropout: float = 0.1
     """ASG: its dropout"""
+    decoder_layers: int = 2
+    """layers of the query decoder, in methods that have one (MedKLIP, CARZero: 4 of 256 and 768 channels)"""
     max_tokens: int = 96
     """longest text a tower reads, in training and evaluation; longer ones are cut, and the log says how many"""
 
@@ -83,7 +87,7 @@ class ModelConfig:
         _check_choice("prototype_norm", self.prototype_norm, ("unit", "free"))
         for name in ("text_temperature", "image_temperature"):
             _check_range(name, getattr(self, name), 0, 10, open_ends=True)
-        for name in ("dim", "lesions", "prototypes", "tag_layers", "tag_heads", "max_tokens"):
+        for name in ("dim", "lesions", "prototypes", "tag_layers", "tag_heads", "decoder_layers", "max_tokens"):
             _check_range(name, getattr(self, name), 1, 1_000_000)
         _check_range("tag_widening", self.tag_widening, 0, 100, open_ends=True)
         _check_range("tag_dropout", self.tag_dropout, 0, 1)
@@ -144,7 +148,7 @@ class LossConfig:
     evidence_alignment: float = 2.0
     """L_evi_align (eq. 16)"""
     local: float = 1.0
-    """local contrast on pairs; `lgdea` (E): phrases with patches, `gloria`: sentences with patches"""
+    """local term on pairs; `lgdea` (E): phrases with patches, `gloria`, `biovil`, `prior`: sentences with patches"""
     arsa: float = 1.0
     """ASG: regions against sentences within an image. ASG sums both directions of its contrasts (weights 1, 1, 5, 1)
     where we average them: its weights are halved here, and `ita` stays what it is for every method"""
@@ -168,6 +172,23 @@ class LossConfig:
     """E: phrase against its word-dropped self, and report against its phrases, on all reports"""
     consistency: float = 1.0
     """E: unpaired image's phrase responses against the EMA teacher's"""
+    token: float = 0.35
+    """`mgca`: token-wise alignment; MGCA's 0.7 beside an instance term that sums what we average, hence half of it"""
+    swap: float = 0.25
+    """`mgca`: prototype alignment; half of MGCA's 0.5 for the same reason"""
+    semantic: float = 1.0
+    """`medclip`: its only term"""
+    section: float = 1.0
+    """`biovil`: contrast of the two sections of a report"""
+    memory: float = 1.0
+    """`prior`: L1 distance of a sentence from what the memory recalls; PRIOR's 10, which it adds in a second stage,
+    draws all sentences of an untrained text tower onto one point"""
+    siam: float = 1.0
+    """`prior`: patches with what they attend to"""
+    existence: float = 1.0
+    """`medklip`: its only term on pairs"""
+    cross: float = 1.0
+    """`carzero`: its only term"""
     temperature: float = 0.1
     """start of the learned temperature of the contrastive terms"""
     local_temperature: float = 0.1
@@ -261,12 +282,12 @@ class RunConfig:
     @property
     def reads_relations(self) -> bool:
         """Whether evidence and relations train the method: `lgdea` or a combination with it."""
-        return "lgdea" in self.method.split("+")
+        return METHODS[self.method].relations
 
     @property
     def reads_regions(self) -> bool:
         """Whether regions and tags train the method: `asg` or a combination with it."""
-        return "asg" in self.method.split("+")
+        return METHODS[self.method].regions
 
     @classmethod
     def from_preset(cls, preset: str | None = None, **changes: Any) -> "RunConfig":

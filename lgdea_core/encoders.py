@@ -30,6 +30,15 @@ class ImageEmbeddings(NamedTuple):
     """L2-normalised, by the global head applied to each patch: the grounding map of a method without local loss"""
 
 
+class TextEmbeddings(NamedTuple):
+    """What the text side yields."""
+
+    text_embeds: Float[Tensor, "texts dim"]
+    """L2-normalised, joint space"""
+    token_embeds: Float[Tensor, "texts tokens dim"]
+    """L2-normalised, by the same head applied to each token; means nothing where the mask is False"""
+
+
 class ImageTower(nn.Module):
     """A transformers vision model, its stages fused into one patch grid, and the global and local heads.
 
@@ -117,6 +126,15 @@ class TextTower(nn.Module):
     ) -> Float[Tensor, "texts dim"]:
         """L2-normalised embeddings of tokenised texts; the content of padding does not matter."""
         return F.normalize(self.head(self.features(input_ids, token_mask)).float(), dim=-1)
+
+    def with_tokens(
+        self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
+    ) -> TextEmbeddings:
+        """The same embeddings with those of the single tokens, from one pass."""
+        states = self.token_features(input_ids, token_mask)
+        return TextEmbeddings(
+            *(F.normalize(self.head(part).float(), dim=-1) for part in (mean_token(states, token_mask), states))
+        )
 
     def features(
         self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]

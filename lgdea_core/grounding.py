@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from lgdea_core.artifacts import git_commit, project_root
 from lgdea_core.data.images import crop_frame, crop_image, crop_to_original, read_image
-from lgdea_core.inference import evaluating
+from lgdea_core.inference import ImageTextModel, ImageTextProcessor, evaluating
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 from lgdea_core.prototypes import assign
 
@@ -34,8 +35,10 @@ def ground(
 ) -> Float[np.ndarray, "height width"]:
     """Similarity map of one phrase over one film, in the film's own pixels.
 
-    Joint space: cosine of the phrase and each patch. Prototypes: Bhattacharyya coefficient of the phrase's and each
-    patch's assignment, in [0, 1]. The patch grid is smoothed and interpolated bilinearly.
+    Joint space: cosine of the phrase and each patch. A method with a query decoder has none: its map is the decoder's
+    attention `a`, as `(a - mean a) / (a + mean a)`, so that 0 is an average patch; MedKLIP's threshold, 0.008 on a grid
+    of 196, is 0.22 here. Prototypes: Bhattacharyya coefficient of the phrase's and each patch's assignment, in [0, 1].
+    The patch grid is smoothed and interpolated bilinearly.
 
     Args:
         model: any trained `LGDEAModel`.
@@ -57,8 +60,8 @@ def ground(
 
 @torch.no_grad()
 def patch_maps(
-    model: LGDEAModel,
-    processor: LGDEAProcessor,
+    model: ImageTextModel,
+    processor: ImageTextProcessor,
     crops: UInt8[Tensor, "images height width"],
     phrases: Sequence[str],
     *,
@@ -71,17 +74,21 @@ def patch_maps(
     device = next(model.parameters()).device
     with evaluating(model):
         texts = model.phrase_embeds(*(part.to(device) for part in processor.tokens(list(phrases))))
-        patches = model.grounding_patches(model.encode_images(processor.pixel_values(crops).to(device)))
-    if space == "joint":
-        maps = torch.einsum("nd,ipd->inp", texts, patches)
+        images = model.encode_crops(crops.to(device))
+    if space == "joint" and model.config.decoder:
+        _, attention = model.ask_images(texts, images)
+        even = attention.mean(dim=2, keepdim=True)
+        maps = (attention - even) / (attention + even)
+    elif space == "joint":
+        maps = torch.einsum("nd,ipd->inp", texts, model.grounding_patches(images))
     else:
         points, config = model.prototype_points, model.config
         maps = torch.einsum(
             "nk,ipk->inp",
             assign(texts, points, config.text_temperature).sqrt(),
-            assign(patches, points, config.image_temperature).sqrt(),
+            assign(model.grounding_patches(images), points, config.image_temperature).sqrt(),
         )
-    side = model.image_tower.grid
+    side = math.isqrt(maps.shape[2])
     grids = maps.unflatten(2, (side, side)).cpu().numpy()
     sigma = smoothing * side / 14
     return gaussian_filter(grids, sigma=(0, 0, sigma, sigma)) if sigma else grids
@@ -112,7 +119,14 @@ def gradcam(
     """Grad-CAM of the image-phrase cosine at the fused patch features (package grad-cam), in original pixels.
 
     Values in [0, 1], scaled to the map's own maximum by that package: it says where, not how much.
+
+    Raises:
+        ValueError: the method has a query decoder, hence no cosine to differentiate.
     """
+    if model.config.decoder:
+        raise ValueError(
+            "gradcam: this model's decoder takes the place of a cosine; use `ground`, which maps its attention"
+        )
     from pytorch_grad_cam import GradCAM  # optional package
 
     crop = torch.from_numpy(crop_image(image, processor.image_size)).unsqueeze(0)

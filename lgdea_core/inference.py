@@ -1,6 +1,7 @@
 """Embeddings and evidence distributions of whole pools, without gradient and in blocks."""
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -9,13 +10,50 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from lgdea_core.data.batches import TrainingData, pixel_values
+from lgdea_core.data.batches import TrainingData
+from lgdea_core.encoders import ImageEmbeddings
 from lgdea_core.evidence.index import EvidenceIndex
 from lgdea_core.losses import phrase_patch_scores
-from lgdea_core.model import LGDEAModel
+from lgdea_core.model import LGDEAConfig, LGDEAModel
 
 IMAGES_AT_ONCE = 128
 TEXTS_AT_ONCE = 512
+PAIRED_AT_ONCE = 16
+"""Images a query decoder is asked about at once: each of them with every text."""
+
+
+@runtime_checkable
+class ImageTextModel(Protocol):
+    """What evaluation asks of a model: an `LGDEAModel`, or a published checkpoint."""
+
+    config: LGDEAConfig
+
+    def encode_crops(self, crops: UInt8[Tensor, "images height width"]) -> ImageEmbeddings: ...
+
+    def encode_texts(
+        self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
+    ) -> Float[Tensor, "texts dim"]: ...
+
+    def phrase_embeds(
+        self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
+    ) -> Float[Tensor, "texts dim"]: ...
+
+    def grounding_patches(self, images: ImageEmbeddings) -> Float[Tensor, "images patches dim"]: ...
+
+    def pooled_evidence(self, images: ImageEmbeddings) -> Float[Tensor, "images prototypes"]: ...
+
+    def recalled(self, sentence_embeds: Float[Tensor, "sentences dim"]) -> Float[Tensor, "sentences dim"]: ...
+
+    def parameters(self) -> Iterator[Tensor]: ...
+
+
+@runtime_checkable
+class ImageTextProcessor(Protocol):
+    """How evaluation turns films and texts into what a model reads."""
+
+    image_size: int
+
+    def tokens(self, texts: list[str]) -> tuple[Int[Tensor, "texts tokens"], Bool[Tensor, "texts tokens"]]: ...
 
 
 class ImagePool(NamedTuple):
@@ -30,7 +68,7 @@ class ImagePool(NamedTuple):
 
 @torch.no_grad()
 def encode_image_pool(
-    model: LGDEAModel,
+    model: ImageTextModel,
     images: UInt8[Tensor, "images height width"],
     queries: Float[Tensor, "queries dim"] | None = None,
     *,
@@ -47,22 +85,59 @@ def encode_image_pool(
     device = next(model.parameters()).device
     if queries is None:
         queries = torch.zeros(0, model.config.dim)
-    queries = queries.to(device)
     embeds, evidence, responses = [], [], []
     with evaluating(model):
+        recalled = model.recalled(queries.to(device))
         for start in tqdm(range(0, len(images), IMAGES_AT_ONCE), unit="block", disable=not progress):
-            crops = images[start : start + IMAGES_AT_ONCE].to(device)
-            block = model.encode_images(pixel_values(crops))
+            block = model.encode_crops(images[start : start + IMAGES_AT_ONCE].to(device))
             embeds.append(block.image_embeds.cpu())
-            evidence.append(model.image_evidence(model.lesion_tokens(block.patch_features)).cpu())
+            evidence.append(model.pooled_evidence(block).cpu())
             patches = model.grounding_patches(block)
-            responses.append(phrase_patch_scores(queries, patches, model.config.local_temperature).cpu())
+            responses.append(phrase_patch_scores(recalled, patches, model.config.local_temperature).cpu())
     return ImagePool(*(torch.cat(parts).numpy() for parts in (embeds, evidence, responses)))
 
 
 @torch.no_grad()
+def decoder_scores(
+    model: LGDEAModel,
+    images: UInt8[Tensor, "images height width"],
+    input_ids: Int[Tensor, "texts tokens"],
+    token_mask: Bool[Tensor, "texts tokens"],
+) -> Float[np.ndarray, "images texts"]:
+    """The query decoder's logit of every image with every text; for "similarity" the mean of both ways of asking.
+
+    No score depends on which other images and texts are asked about.
+    """
+    device = next(model.parameters()).device
+    blocks = []
+    with evaluating(model):
+        texts = model.text_tower.with_tokens(input_ids.to(device), token_mask.to(device))
+        for crops in images.split(PAIRED_AT_ONCE):
+            seen = model.encode_crops(crops.to(device))
+            logits, _ = model.ask_images(texts.text_embeds, seen)
+            if model.config.decoder == "similarity":
+                logits = 0.5 * (logits + model.ask_texts(seen, texts, token_mask.to(device)))
+            blocks.append(logits.cpu())
+    return torch.cat(blocks).numpy()
+
+
+@torch.no_grad()
+def score_rows(
+    model: ImageTextModel,
+    images: UInt8[Tensor, "images height width"],
+    input_ids: Int[Tensor, "texts tokens"],
+    token_mask: Bool[Tensor, "texts tokens"],
+) -> tuple[Float[np.ndarray, "images k"], Float[np.ndarray, "texts k"]]:
+    """Rows whose inner products are the method's scores: embeddings, or a decoder's scores against the identity."""
+    if model.config.decoder:
+        scores = decoder_scores(model, images, input_ids, token_mask)
+        return scores, np.eye(len(input_ids), dtype=scores.dtype)
+    return encode_image_pool(model, images).image_embeds, encode_tokens(model, input_ids, token_mask).numpy()
+
+
+@torch.no_grad()
 def encode_tokens(
-    model: LGDEAModel, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
+    model: ImageTextModel, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
 ) -> Float[Tensor, "texts dim"]:
     """Text embeddings of tokenised texts, on the CPU."""
     device = next(model.parameters()).device

@@ -147,6 +147,8 @@ def pooled_logits(
     logits: Float[Tensor, "images sentences"], membership: Float[Tensor, "reports sentences"]
 ) -> Float[Tensor, "images reports"]:
     """`log sum_{s in r} exp(logits[i, s])`: a report matches by its best sentences; far below all where it has none."""
+    if not logits.shape[1]:
+        return logits.new_full((len(logits), len(membership)), OUT_OF_REACH)
     inside = torch.where(membership > 0, 0.0, OUT_OF_REACH)
     return (logits.unsqueeze(1) + inside).logsumexp(dim=2)
 
@@ -205,6 +207,24 @@ def _symmetric_divergence(
 def tag_recognition_loss(logits: Float[Tensor, "images tags"], tags: Float[Tensor, "images tags"]) -> Float[Tensor, ""]:
     """Binary cross entropy of an image's tags, mean over images and tags (IRL of ASG's code)."""
     return F.binary_cross_entropy_with_logits(logits, tags)
+
+
+def sentence_contrast(
+    sentence_embeds: Float[Tensor, "sentences dim"],
+    patch_embeds: Float[Tensor, "pairs patches dim"],
+    membership: Float[Tensor, "pairs sentences"],
+    same_report: Float[Tensor, "pairs pairs"],
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """GLoRIA's local contrast of images with reports, each matched by its sentences.
+
+        m[i, r] = tau * log sum_{s in r} exp(attended_similarity[i, s] / tau)
+
+    A report without sentences is nobody's partner.
+    """
+    similarity = attended_similarity(sentence_embeds, patch_embeds, temperature)
+    speaks = (membership.sum(dim=1) > 0).float()
+    return contrastive_loss(pooled_logits(similarity / temperature, membership), same_report * speaks)
 
 
 def consistency_loss(

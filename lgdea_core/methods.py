@@ -7,21 +7,22 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from lgdea_core import baselines
+from lgdea_core.baselines import Terms
 from lgdea_core.config import LossConfig
 from lgdea_core.data.batches import Batch
 from lgdea_core.encoders import ImageEmbeddings
 from lgdea_core.losses import (
-    attended_similarity,
     consistency_loss,
     contrastive_loss,
     evidence_divergence,
     phrase_patch_scores,
-    pooled_logits,
     presence_loss,
     prototype_penalty,
     reconstruction_loss,
     region_sentence_loss,
     relation_contrastive_loss,
+    sentence_contrast,
     soft_relation_divergence,
     tag_recognition_loss,
 )
@@ -29,7 +30,6 @@ from lgdea_core.model import LGDEAModel
 from lgdea_core.prototypes import report_evidence_distribution, usage_entropy
 from lgdea_core.regions import pool_regions
 
-Terms = dict[str, Float[Tensor, ""]]
 RELATION_TERMS = ("evidence_unpaired", "evidence_alignment", "local_unpaired", "consistency")
 """Terms that use the relations: ramped in, for early relations are noise."""
 
@@ -53,13 +53,8 @@ def gloria_terms(model: LGDEAModel, batch: Batch, teacher: LGDEAModel) -> Terms:
     images = model.encode_images(batch.pixel_values[:pairs])
     reports = model.encode_texts(batch.report_tokens[:pairs], batch.report_mask[:pairs])
     sentences = model.encode_texts(batch.sentence_tokens, batch.sentence_mask)
-    similarity = attended_similarity(sentences, images.patch_embeds, temperature)
-    logits = pooled_logits(similarity / temperature, batch.sentence_membership)
-    speaks = (batch.sentence_membership.sum(dim=1) > 0).float()  # a report without sentences is nobody's partner
-    return {
-        "ita": _pair_loss(images.image_embeds, reports, batch, model.logit_scale),
-        "local": contrastive_loss(logits, batch.same_report * speaks),
-    }
+    local = sentence_contrast(sentences, images.patch_embeds, batch.sentence_membership, batch.same_report, temperature)
+    return {"ita": _pair_loss(images.image_embeds, reports, batch, model.logit_scale), "local": local}
 
 
 def asg_terms(model: LGDEAModel, batch: Batch, teacher: LGDEAModel) -> Terms:
@@ -139,12 +134,16 @@ def lgdea_terms(model: LGDEAModel, batch: Batch, teacher: LGDEAModel) -> Terms:
 METHOD_TERMS: dict[str, Callable[[LGDEAModel, Batch, LGDEAModel], Terms]] = {
     "clip": clip_terms,
     "gloria": gloria_terms,
+    "mgca": baselines.mgca_terms,
+    "medclip": baselines.medclip_terms,
+    "biovil": baselines.biovil_terms,
+    "prior": baselines.prior_terms,
+    "medklip": baselines.medklip_terms,
+    "carzero": baselines.carzero_terms,
     "asg": asg_terms,
     "lgdea": lgdea_terms,
     "lgdea+asg": lgdea_terms,
 }
-USES_TEXT_PHASE = {"clip": False, "gloria": False, "asg": False, "lgdea": True, "lgdea+asg": True}
-USES_RELATIONS = {"clip": False, "gloria": False, "asg": False, "lgdea": True, "lgdea+asg": True}
 
 
 def total_loss(terms: Terms, weights: LossConfig, ramp: float) -> Float[Tensor, ""]:

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from lgdea_core.config import RunConfig
+from lgdea_core.config import METHODS, RunConfig
 from lgdea_core.data.batches import pixel_values
+from lgdea_core.decoder import QueryDecoder
 from lgdea_core.encoders import (
     BUILT_IMAGE_TOWERS,
     ImageEmbeddings,
     ImageTower,
+    TextEmbeddings,
     TextTower,
     image_tower_config,
     mean_token,
@@ -85,6 +87,12 @@ class LGDEAConfig:
     tag_heads: int = 4
     tag_widening: float = 4 / 3
     tag_dropout: float = 0.1
+    decoder: Literal["", "existence", "similarity"] = ""
+    """what a query decoder says of an image and a text, in place of a cosine: that the text is true of it (MedKLIP), or
+    how well they match, asked both ways (CARZero); "" has no decoder"""
+    decoder_layers: int = 2
+    sentence_memory: bool = False
+    """whether sentences are recalled from the prototypes before they meet patches (PRIOR)"""
 
 
 class LGDEAModel(
@@ -96,9 +104,10 @@ class LGDEAModel(
     model_card_template=MODEL_CARD,
     coders={LGDEAConfig: (asdict, lambda values: LGDEAConfig(**values))},
 ):
-    """Image and text towers, lesion queries and prototypes: the same modules whatever the method trains.
+    """Image and text towers, lesion queries and prototypes: the same modules, and weights, whatever the method trains.
 
-    Only ASG's tag decoder, as large as a small tower, and its sentence head are there by request.
+    What only some methods have comes after them: ASG's tag decoder and sentence head, a query decoder (MedKLIP,
+    CARZero), a predictor (PRIOR).
     """
 
     def __init__(self, config: LGDEAConfig) -> None:
@@ -111,6 +120,8 @@ class LGDEAModel(
         self.log_logit_scale = nn.Parameter(torch.tensor(-np.log(config.temperature), dtype=torch.float32))
         self.tag_decoder = self._tag_decoder() if config.tags else None
         self.sentence_head = nn.Linear(self.text_tower.head.in_features, config.dim) if config.sentence_head else None
+        self.decoder = QueryDecoder(config.dim, config.decoder_layers) if config.decoder else None
+        self.predictor = _predictor(config.dim) if config.sentence_memory else None
 
     @classmethod
     def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> "LGDEAModel":
@@ -158,7 +169,7 @@ class LGDEAModel(
         """Phrases as patches meet them, L2-normalised: through the head whose loss trains the local head of images."""
         if self.config.sentence_head == "grounding":
             return F.normalize(self.sentence_embeds(input_ids, token_mask), dim=-1)
-        return self.encode_texts(input_ids, token_mask)
+        return self.recalled(self.encode_texts(input_ids, token_mask))
 
     def lesion_tokens(
         self, patch_features: Float[Tensor, "images patches channels"]
@@ -174,9 +185,47 @@ class LGDEAModel(
         """Eq. 6 and 7: an image's evidence distribution."""
         return image_evidence_distribution(assign(lesion_embeds, self.prototype_points, self.config.image_temperature))
 
+    def encode_crops(self, crops: UInt8[Tensor, "images height width"]) -> ImageEmbeddings:
+        """Embeddings of uint8 crops."""
+        return self.encode_images(pixel_values(crops))
+
+    def recalled(self, sentence_embeds: Float[Tensor, "sentences dim"]) -> Float[Tensor, "sentences dim"]:
+        """Sentences as patches meet them: `normalize(sum_k p(k|s) mu_k)` where the model has a sentence memory."""
+        if not self.config.sentence_memory:
+            return sentence_embeds
+        return F.normalize(self.assign_phrases(sentence_embeds) @ self.prototype_points, dim=-1)
+
+    def ask_images(
+        self, text_embeds: Float[Tensor, "texts dim"], images: ImageEmbeddings
+    ) -> tuple[Float[Tensor, "images texts"], Float[Tensor, "images texts patches"]]:
+        """The decoder's answers of every image, as a whole and its patches, to every text, and where it looked.
+
+        The map leaves out what the image as a whole drew.
+        """
+        memory = torch.cat([images.image_embeds.unsqueeze(1), images.patch_embeds], dim=1)
+        logits, attention = self.decoder(text_embeds, memory)
+        return logits, attention[:, :, 1:]
+
+    def ask_texts(
+        self, images: ImageEmbeddings, texts: TextEmbeddings, token_mask: Bool[Tensor, "texts tokens"]
+    ) -> Float[Tensor, "images texts"]:
+        """The decoder's answers of every text, as a whole and its tokens, to every image."""
+        memory = torch.cat([texts.text_embeds.unsqueeze(1), texts.token_embeds], dim=1)
+        logits, _ = self.decoder(images.image_embeds, memory, F.pad(token_mask, (1, 0), value=True))
+        return logits.T
+
+    def pooled_evidence(self, images: ImageEmbeddings) -> Float[Tensor, "images prototypes"]:
+        """Eq. 3, 6 and 7 of encoded images."""
+        return self.image_evidence(self.lesion_tokens(images.patch_features))
+
     def grounding_patches(self, images: ImageEmbeddings) -> Float[Tensor, "images patches dim"]:
         """The patch embeddings a phrase is compared with: the local head's where the method trains it."""
         return images.patch_embeds if self.config.local else images.global_patch_embeds
+
+
+def _predictor(dim: int) -> nn.Module:
+    """The bottleneck that keeps SimSiam (Chen & He, CVPR 2021) from collapsing."""
+    return nn.Sequential(nn.Linear(dim, dim // 2), nn.ReLU(), nn.Linear(dim // 2, dim))
 
 
 def _tower_config(values: dict[str, Any]) -> Any:
@@ -262,7 +311,7 @@ def build_model(config: RunConfig, texts: list[str]) -> tuple[LGDEAModel, LGDEAP
     Named towers are loaded by hub id or folder with their weights; where none is named they are built on the spot, and
     the tokenizer is trained on `texts` (the training reports).
     """
-    size, parts = config.data.image_size, config.model
+    size, parts, method = config.data.image_size, config.model, METHODS[config.method]
     image_config = image_tower_config(parts.image_tower, size)
     if parts.text_tower is None:
         tokenizer = train_tokenizer(texts)
@@ -292,6 +341,9 @@ def build_model(config: RunConfig, texts: list[str]) -> tuple[LGDEAModel, LGDEAP
             tag_heads=parts.tag_heads,
             tag_widening=parts.tag_widening,
             tag_dropout=parts.tag_dropout,
+            decoder=method.decoder,
+            decoder_layers=parts.decoder_layers,
+            sentence_memory=method.sentence_memory,
         )
     )
     if parts.image_tower not in BUILT_IMAGE_TOWERS:
@@ -305,8 +357,8 @@ def build_model(config: RunConfig, texts: list[str]) -> tuple[LGDEAModel, LGDEAP
 
 
 def _trains_local_head(config: RunConfig) -> bool:
-    by_regions = config.reads_regions and config.loss.arsa > 0
-    return by_regions or (config.method not in ("clip", "asg") and config.loss.local > 0)
+    by_regions, local = config.reads_regions and config.loss.arsa > 0, METHODS[config.method].local
+    return by_regions or bool(local and getattr(config.loss, local))
 
 
 def _sentence_head(config: RunConfig) -> Literal["", "regions", "grounding"]:

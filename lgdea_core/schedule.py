@@ -3,8 +3,7 @@
 import math
 from typing import Literal
 
-from lgdea_core.config import RunConfig, TrainConfig
-from lgdea_core.methods import USES_RELATIONS, USES_TEXT_PHASE
+from lgdea_core.config import METHODS, RunConfig, TrainConfig
 
 Phase = Literal["text", "pairs", "relations"]
 
@@ -16,15 +15,15 @@ def phase_at(step: int, method: str, schedule: TrainConfig) -> Phase:
     that every method takes `total_steps` steps of `batch_size` images or reports.
     """
     if step < schedule.text_steps:
-        return "text" if USES_TEXT_PHASE[method] else "pairs"
+        return "text" if METHODS[method].text_phase else "pairs"
     if step < schedule.text_steps + schedule.pair_steps:
         return "pairs"
-    return "relations" if USES_RELATIONS[method] else "pairs"
+    return "relations" if METHODS[method].relations else "pairs"
 
 
 def learning_rate_at(step: int, method: str, schedule: TrainConfig) -> float:
     """Text warm-up at its own constant rate; then a linear rise and a cosine fall to zero over the remaining steps."""
-    first = schedule.text_steps if USES_TEXT_PHASE[method] else 0
+    first = schedule.text_steps if METHODS[method].text_phase else 0
     if step < first:
         return schedule.text_learning_rate
     done = (step - first + 1) / max(1, schedule.total_steps - first)

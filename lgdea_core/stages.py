@@ -74,6 +74,21 @@ def load_inputs(config: RunConfig, *, progress: bool = True) -> Inputs:
 
 def inputs_of(corpus: Corpus, config: RunConfig, *, progress: bool = True) -> Inputs:
     """Crops and pools of a corpus; unreadable images are left out, logged and counted in its exclusions."""
+    corpus, store = _readable(corpus, config, progress)
+    patients = corpus.studies.groupby("split")["patient_id"].agg(set)
+    check_leaks(patients.get("train", set()), patients.get("test", set()) | patients.get("val", set()))
+    return Inputs(corpus=corpus, store=store, pools=limit_pairs(corpus, config.data.paired_ratio, config.seed))
+
+
+def evaluation_inputs(corpus: Corpus, config: RunConfig, *, progress: bool = True) -> Inputs:
+    """Crops of a corpus, and no pools: for a model that was trained elsewhere."""
+    corpus, store = _readable(corpus, config, progress)
+    none = pd.DataFrame(columns=["image_id", "report_id"])
+    pools = Pools(image_ids=(), report_ids=(), seed_pairs=none, hidden_pairs=none)
+    return Inputs(corpus=corpus, store=store, pools=pools)
+
+
+def _readable(corpus: Corpus, config: RunConfig, progress: bool) -> tuple[Corpus, ImageStore]:
     store = load_images(corpus, config.data.image_size, project_root() / "data" / "cache", progress)
     if store.excluded:
         readable = corpus.images["image_id"].isin(store.image_ids)
@@ -81,9 +96,7 @@ def inputs_of(corpus: Corpus, config: RunConfig, *, progress: bool = True) -> In
         kept = {name: table[table["image_id"].isin(store.image_ids)] for name, table in of_images.items()}
         exclusions = corpus.exclusions | {"unreadable image": len(store.excluded)}
         corpus = replace(corpus, images=corpus.images[readable], exclusions=exclusions, **kept)
-    patients = corpus.studies.groupby("split")["patient_id"].agg(set)
-    check_leaks(patients.get("train", set()), patients.get("test", set()) | patients.get("val", set()))
-    return Inputs(corpus=corpus, store=store, pools=limit_pairs(corpus, config.data.paired_ratio, config.seed))
+    return corpus, store
 
 
 def fresh_model(config: RunConfig, inputs: Inputs) -> tuple[LGDEAModel, LGDEAProcessor]:

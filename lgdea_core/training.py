@@ -22,10 +22,10 @@ from scipy import sparse
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lgdea_core.config import RunConfig, replace_fields
+from lgdea_core.config import METHODS, RunConfig, replace_fields
 from lgdea_core.data.batches import Batch, TrainingData, sample_batch
 from lgdea_core.inference import encode_phrases
-from lgdea_core.methods import METHOD_TERMS, USES_RELATIONS, USES_TEXT_PHASE, Terms, total_loss
+from lgdea_core.methods import METHOD_TERMS, Terms, total_loss
 from lgdea_core.model import LGDEAModel
 from lgdea_core.prototypes import initial_prototypes
 from lgdea_core.refresh import RelationState, refresh_relations
@@ -138,7 +138,7 @@ def train(
             first = state.step == config.train.text_steps + config.train.pair_steps
             graph = first_graph if first and fixed_graph is None else fixed_graph
             relations = refresh_relations(state.teacher, data, config, graph=graph)
-        if USES_TEXT_PHASE[config.method] and state.step == config.train.text_steps // 2:
+        if config.reads_relations and state.step == config.train.text_steps // 2:
             place_prototypes(state, data, config.seed)
         process = (accelerator.process_index, accelerator.num_processes)
         batch = sample_batch(data, config, state.step, phase, relations, process).to(accelerator.device)
@@ -158,9 +158,9 @@ def _check_data(config: RunConfig, data: TrainingData) -> None:
         raise ValueError("training needs at least one known pair, got none; raise paired_ratio or add paired studies")
     if config.reads_regions:
         _check_regions(config, data)
-    if config.reads_relations and not data.evidence.phrases:
+    if METHODS[config.method].evidence and not data.evidence.phrases:
         raise ValueError(f"method {config.method!r} needs evidence, but no report has any; look at evidence.parquet")
-    if USES_RELATIONS[config.method] and config.train.relation_steps:
+    if config.reads_relations and config.train.relation_steps:
         for name, pool in (("image", data.unpaired_images), ("report", data.unpaired_reports)):
             if not len(pool):
                 raise ValueError(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from planted import PlantedWorld, config
 
-from lgdea_core.data import batches
+from lgdea_core.data import batches, texts
 from lgdea_core.data.batches import Batch, TrainingData, sample_batch
 
 
@@ -124,7 +124,7 @@ def test_sentences_are_drawn_anew_each_step_and_at_most_so_many(data: TrainingDa
     long = replace(data, sentences=[[[7, report, number] for number in range(8)] for report in range(40)])
     drawn = [sample_batch(long, config("gloria"), step, "pairs") for step in (0, 0, 1)]
     for batch in drawn:
-        assert (batch.sentence_membership.sum(dim=1) == batches.SENTENCES_PER_REPORT).all()
+        assert (batch.sentence_membership.sum(dim=1) == texts.SENTENCES_PER_REPORT).all()
     assert sentences_of(drawn[0]) == sentences_of(drawn[1]) != sentences_of(drawn[2])
 
 
@@ -148,7 +148,7 @@ def test_a_batch_does_not_need_evidence() -> None:
 def test_word_dropping_keeps_cls_and_hides_only_real_tokens() -> None:
     mask = torch.tensor([[True] * 6 + [False] * 2, [True] * 3 + [False] * 5])
     generator = torch.Generator().manual_seed(0)
-    kept = torch.stack([batches.drop_words(mask, 0.5, generator) for _ in range(200)])
+    kept = torch.stack([texts.drop_words(mask, 0.5, generator) for _ in range(200)])
     assert (kept & ~mask).sum() == 0
     assert kept[:, :, 0].all()
     share = kept[:, 0, 1:6].float().mean().item()
@@ -178,7 +178,7 @@ def test_report_sentences_reads_impression_and_findings_only() -> None:
 
 
 def test_pad_tokens_marks_real_tokens() -> None:
-    ids, mask = batches.pad_tokens([[5, 6], [7]], padding=0)
+    ids, mask = texts.pad_tokens([[5, 6], [7]], padding=0)
     assert ids.tolist() == [[5, 6], [7, 0]]
     assert mask.tolist() == [[True, True], [True, False]]
 

@@ -12,19 +12,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from lgdea_core.config import RunConfig
+from lgdea_core.config import METHODS, RunConfig
 from lgdea_core.data.pairing import Pools
 from lgdea_core.data.regions import RegionBatch, RegionData, region_batch
-from lgdea_core.data.texts import drop_words, pad_tokens, trimmed
+from lgdea_core.data.texts import drop_words, one_text, pad_tokens, section_part, sentence_part, trimmed
 from lgdea_core.evidence.index import EvidenceIndex
-from lgdea_core.evidence.sections import sentence_spans
+from lgdea_core.evidence.sections import readable_sections, sentence_spans
 
 logger = logging.getLogger("lgdea")
 
 PHRASES_PER_REPORT = 3
 """Phrases of one report in a batch, at most; drawn anew each step."""
-SENTENCES_PER_REPORT = 3
-"""Sentences of one report that `gloria` matches with patches in a batch, at most; drawn anew each step."""
 SENTENCES_KEPT = 0.6
 """Least share of a report's sentences in a batch: single sentences come into distribution, as prompts are."""
 WORDS_DROPPED = 0.3
@@ -39,6 +37,8 @@ class TrainingData:
     """in the order of `Pools.image_ids`"""
     sentences: list[list[list[int]]]
     """report -> sentence -> token ids; reports in the order of `Pools.report_ids`"""
+    impressions: Int[np.ndarray, "reports"]
+    """how many of a report's sentences, the first, are its impression's"""
     evidence: EvidenceIndex
     phrase_tokens: Int[Tensor, "phrases tokens"]
     phrase_mask: Bool[Tensor, "phrases tokens"]
@@ -111,6 +111,18 @@ class Batch:
     """1 where the sentence was drawn from the pair's report"""
     regions: RegionBatch | None = None
     """regions, their sentences and the tags of the pairs; only for a method that reads them"""
+    findings_tokens: Int[Tensor, "sections tokens4"] | None = None
+    """findings sections of the batch's reports with both sections; only for a method that reads them"""
+    findings_mask: Bool[Tensor, "sections tokens4"] | None = None
+    impression_tokens: Int[Tensor, "impressions tokens5"] | None = None
+    """their distinct impressions"""
+    impression_mask: Bool[Tensor, "impressions tokens5"] | None = None
+    same_impression: Float[Tensor, "sections impressions"] | None = None
+    """1 where section and impression are of one report"""
+    finding_labels: Float[Tensor, "reports findings"] | None = None
+    """1 where a report states one of `DIAGNOSTIC_FINDINGS`, -1 where it denies it, 0 where it does neither"""
+    existence: Float[Tensor, "pairs phrases"] | None = None
+    """1 where the pair's report makes the phrase's statement, 0 where it rules it out, -1 where it is silent"""
     clean_pixel_values: Float[Tensor, "unpaired 1 height width"] | None = None
     """unpaired images without augmentation, for the teacher"""
     relations: Float[Tensor, "unpaired unpaired_reports"] | None = None
@@ -130,6 +142,13 @@ class Batch:
 def report_sentences(report: str) -> list[str]:
     """Sentences of the impression, then of the findings; see `sections.sentence_spans`."""
     return [report[start:end] for start, end in sentence_spans(report)]
+
+
+def _impression_sentences(report: str) -> int:
+    """How many of a report's sentences are its impression's."""
+    impressions = [section for section in readable_sections(report) if section.kind == "impression"]
+    starts = [start for start, _ in sentence_spans(report)]
+    return sum(section.start <= start < section.end for section in impressions for start in starts)
 
 
 def training_data(
@@ -167,6 +186,7 @@ def training_data(
     return TrainingData(
         images=images,
         sentences=sentences,
+        impressions=np.array([_impression_sentences(report) for report in reports], dtype=np.int64),
         evidence=evidence,
         phrase_tokens=phrase_tokens,
         phrase_mask=phrase_mask,
@@ -239,8 +259,7 @@ def sample_batch(
     )
     if config.reads_regions and len(pairs):
         batch = replace(batch, regions=_regions(data, pairs, motion[: len(pairs)], config))
-    if config.method == "gloria":
-        return replace(batch, **_sentences(data, pairs[:, 1], rng))
+    batch = replace(batch, **_method_parts(data, METHODS[config.method].parts, batch, reports, rng))
     if phase != "relations":
         return batch
     return replace(
@@ -279,20 +298,27 @@ def _draw_phrases(
     return phrases.astype(np.int64), membership
 
 
-def _sentences(data: TrainingData, reports: Int[np.ndarray, "pairs"], rng: np.random.Generator) -> dict[str, Tensor]:
-    """At most `SENTENCES_PER_REPORT` sentences of each report: the distinct ones, and which report each came from."""
-    first, last, padding = data.special_ids
-    drawn = [
-        (row, tuple(data.sentences[report][sentence]))
-        for row, report in enumerate(reports)
-        for sentence in rng.permutation(len(data.sentences[report]))[:SENTENCES_PER_REPORT]
-    ]
-    distinct = {sentence: column for column, sentence in enumerate(dict.fromkeys(sentence for _, sentence in drawn))}
-    membership = torch.zeros(len(reports), len(distinct))
-    for row, sentence in drawn:
-        membership[row, distinct[sentence]] = 1.0
-    tokens, mask = pad_tokens([[first, *sentence[: data.max_tokens - 2], last] for sentence in distinct], padding)
-    return {"sentence_tokens": tokens, "sentence_mask": mask, "sentence_membership": membership}
+def _method_parts(
+    data: TrainingData,
+    parts: tuple[str, ...],
+    batch: Batch,
+    reports: Int[np.ndarray, "reports"],
+    rng: np.random.Generator,
+) -> dict[str, Tensor]:
+    """What only some methods read, see `registry.Method.parts`."""
+    found: dict[str, Tensor] = {}
+    own = reports[: batch.pairs]
+    if "sentences" in parts:
+        found |= sentence_part([data.sentences[report] for report in own], data.special_ids, data.max_tokens, rng)
+    if "sections" in parts:
+        distinct = np.unique(reports)
+        sentences = [data.sentences[report] for report in distinct]
+        found |= section_part(sentences, data.impressions[distinct], data.special_ids, data.max_tokens)
+    if "finding_labels" in parts:
+        found["finding_labels"] = _dense(data.evidence.report_findings[reports])
+    if "existence" in parts:
+        found["existence"] = torch.from_numpy(data.evidence.existence(own, batch.phrases))
+    return found
 
 
 def _regions(
@@ -305,15 +331,13 @@ def _report_tokens(
     data: TrainingData, reports: Int[np.ndarray, "reports"], rng: np.random.Generator
 ) -> tuple[Int[Tensor, "reports tokens"], Bool[Tensor, "reports tokens"]]:
     """A random subset of each report's sentences in random order, as one sequence of tokens."""
-    first, last, padding = data.special_ids
     sequences = []
     for report in reports:
         sentences = data.sentences[report]
         kept = round(len(sentences) * rng.uniform(SENTENCES_KEPT, 1)) or 1
         order = rng.permutation(len(sentences))[:kept]
-        body = [token for index in order for token in sentences[index]][: data.max_tokens - 2]
-        sequences.append([first, *body, last])
-    return pad_tokens(sequences, padding)
+        sequences.append(one_text([sentences[index] for index in order], data.special_ids, data.max_tokens))
+    return pad_tokens(sequences, data.special_ids[2])
 
 
 def grey_levels(crops: UInt8[Tensor, "images height width"]) -> Float[Tensor, "images 1 height width"]:

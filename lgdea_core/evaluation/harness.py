@@ -34,8 +34,14 @@ from lgdea_core.evaluation.zero_shot import (
     positive_prompts,
 )
 from lgdea_core.grounding import patch_maps
-from lgdea_core.inference import encode_image_pool, encode_tokens
-from lgdea_core.model import LGDEAModel, LGDEAProcessor
+from lgdea_core.inference import (
+    ImageTextModel,
+    ImageTextProcessor,
+    decoder_scores,
+    encode_image_pool,
+    encode_tokens,
+    score_rows,
+)
 from lgdea_core.stages import Inputs
 
 logger = logging.getLogger("lgdea")
@@ -62,8 +68,8 @@ METRIC_COLUMNS = (
 
 
 def evaluate(
-    model: LGDEAModel,
-    processor: LGDEAProcessor,
+    model: ImageTextModel,
+    processor: ImageTextProcessor,
     inputs: Inputs,
     *,
     split: str = "test",
@@ -106,8 +112,8 @@ def evaluation_part(corpus: Corpus, split: str) -> Corpus:
 
 
 def zero_shot_scores(
-    model: LGDEAModel,
-    processor: LGDEAProcessor,
+    model: ImageTextModel,
+    processor: ImageTextProcessor,
     crops: UInt8[Tensor, "images height width"],
     findings: Sequence[str],
 ) -> dict[str, Float[np.ndarray, "images findings"]]:
@@ -115,12 +121,12 @@ def zero_shot_scores(
 
     global: cosine with the positive prompts less that with the negative ones. local, where the method trains a local
     head to tell whether a phrase is true (ASG's tells which region it is about): response of the best patches to the
-    positive prompts. evidence, where it trains prototypes: Bhattacharyya
-    coefficient of the image's evidence with the assignments of the positive prompts.
+    positive prompts. evidence, where it trains prototypes: Bhattacharyya coefficient of the image's evidence with the
+    assignments of the positive prompts. A method with a query decoder has no other score than that of the decoder:
+    decoder, its logit of the positive prompts (MedKLIP: existence, CARZero: similarity).
     """
     prompts = [(positive_prompts(finding), negative_prompts(finding)) for finding in findings]
-    embeds = encode_tokens(model, *processor.tokens([text for pair in prompts for part in pair for text in part]))
-    pool = encode_image_pool(model, crops, embeds)
+    tokens = processor.tokens([text for pair in prompts for part in pair for text in part])
     ends = np.cumsum([0] + [len(part) for pair in prompts for part in pair])
     spans = [slice(start, end) for start, end in itertools.pairwise(ends.tolist())]
     positive, negative = spans[::2], spans[1::2]
@@ -128,6 +134,10 @@ def zero_shot_scores(
     def means(similarity: Float[np.ndarray, "images prompts"], parts: list[slice]) -> np.ndarray:
         return np.stack([similarity[:, part].mean(axis=1) for part in parts], axis=1)
 
+    if model.config.decoder:
+        return {"decoder": means(decoder_scores(model, crops, *tokens), positive)}
+    embeds = encode_tokens(model, *tokens)
+    pool = encode_image_pool(model, crops, embeds)
     similarity = pool.image_embeds @ embeds.numpy().T
     scores = {"global": means(similarity, positive) - means(similarity, negative)}
     if model.config.local and model.config.sentence_head != "grounding":
@@ -140,12 +150,12 @@ def zero_shot_scores(
 
 
 def zero_shot_table(
-    model: LGDEAModel, processor: LGDEAProcessor, inputs: Inputs, part: Corpus, *, resamples: int, seed: int
+    model: ImageTextModel, processor: ImageTextProcessor, inputs: Inputs, part: Corpus, *, resamples: int, seed: int
 ) -> pd.DataFrame:
     """Zero-shot AUC per finding with enough positives, and their mean.
 
     `auc` ranks by the sum of the method's channels, each z-scored over the images (so it ranks a set and has no meaning
-    for one film); `auc_global`, the mean alone, by the global channel, which every method has.
+    for one film); `auc_global`, the mean alone, by the global channel, which every method without a decoder has.
     """
     labels = label_table(part)
     findings = [finding for finding in labels.columns if finding in load_prompts()]
@@ -158,14 +168,16 @@ def zero_shot_table(
     patients = patients_of(part, labelled["study_id"])
     options = {"min_positives": MIN_POSITIVES, "resamples": resamples, "seed": seed}
     fused = auc_table(fuse_scores(list(scores.values())), truth, findings, patients, **options).assign(metric="auc")
-    alone = auc_table(scores["global"], truth, findings, patients, **options).assign(metric="auc_global")
-    tables = pd.concat([fused, alone[alone["finding"] == "macro"]])
-    return tables.rename(columns={"auc": "estimate"}).assign(task="zero-shot")
+    tables = [fused]
+    if "global" in scores:
+        alone = auc_table(scores["global"], truth, findings, patients, **options).assign(metric="auc_global")
+        tables.append(alone[alone["finding"] == "macro"])
+    return pd.concat(tables).rename(columns={"auc": "estimate"}).assign(task="zero-shot")
 
 
 def phrase_grounding_table(
-    model: LGDEAModel,
-    processor: LGDEAProcessor,
+    model: ImageTextModel,
+    processor: ImageTextProcessor,
     inputs: Inputs,
     part: Corpus,
     *,
@@ -210,7 +222,7 @@ class PhraseSample(NamedTuple):
 
 
 def phrase_samples(
-    model: LGDEAModel, processor: LGDEAProcessor, inputs: Inputs, part: Corpus, *, progress: bool = True
+    model: ImageTextModel, processor: ImageTextProcessor, inputs: Inputs, part: Corpus, *, progress: bool = True
 ) -> Iterator[PhraseSample]:
     """Similarity map and box mask of every distinct (image, phrase), image by image."""
     sizes = part.images.set_index("image_id")[["height", "width"]]
@@ -228,7 +240,7 @@ def phrase_samples(
 
 
 def retrieval_table(
-    model: LGDEAModel, processor: LGDEAProcessor, inputs: Inputs, part: Corpus, *, resamples: int, seed: int
+    model: ImageTextModel, processor: ImageTextProcessor, inputs: Inputs, part: Corpus, *, resamples: int, seed: int
 ) -> pd.DataFrame:
     """Image-to-report recall@10 over de-duplicated texts, and precision@5 (the same set of present findings).
 
@@ -240,8 +252,7 @@ def retrieval_table(
         logger.info("corpus %s: %d studies with image and report, so no retrieval", part.name, len(images))
         return pd.DataFrame(columns=list(METRIC_COLUMNS))
     texts = studies.set_index("study_id").loc[images["study_id"], "report"].map(_read_text).tolist()
-    reports = encode_tokens(model, *processor.tokens(texts)).numpy()
-    embeds = encode_image_pool(model, inputs.crops(tuple(images["image_id"]))).image_embeds
+    embeds, reports = score_rows(model, inputs.crops(tuple(images["image_id"])), *processor.tokens(texts))
     patients = patients_of(part, images["study_id"])
     ranks = retrieval_ranks(embeds, reports, texts, texts)
     values = {

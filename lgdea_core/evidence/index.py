@@ -12,6 +12,7 @@ from lgdea_core.vocabulary import DIAGNOSTIC_FINDINGS, NO_FINDING
 
 NORMAL_PHRASE = "no acute cardiopulmonary abnormality"
 """Stands in for a report that reports nothing as present but denies findings; how often is counted."""
+_POSITION = {finding: index for index, finding in enumerate(DIAGNOSTIC_FINDINGS)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,9 @@ class EvidenceIndex:
     """(reports, phrases), how often"""
     report_statements: sparse.csr_matrix
     """(reports, statements), 0 or 1"""
+    report_findings: sparse.csr_matrix
+    """(reports, `DIAGNOSTIC_FINDINGS`), 1 where a report states the finding, -1 where it denies it (one that states any
+    denies that there is none)"""
     incidental: int
     """present findings left out: no `DIAGNOSTIC_FINDINGS` (devices, old fractures, a tortuous aorta)"""
     implied_normal: int
@@ -67,6 +71,32 @@ class EvidenceIndex:
         )
         counts.data[:] = 1.0
         return counts
+
+    @cached_property
+    def _same_side(self) -> sparse.csr_array:
+        """(statements, statements), 1 where two statements of one observation do not name opposite sides."""
+        kinds, sides = self.statement_observation, np.array([side for _, side, _ in self.statements])
+        opposite = (sides[:, None] == "left") & (sides[None, :] == "right")
+        return sparse.csr_array((kinds[:, None] == kinds[None, :]) & ~opposite & ~opposite.T, dtype=np.float32)
+
+    def existence(
+        self, reports: Int[np.ndarray, "n"], phrases: Int[np.ndarray, "phrases"]
+    ) -> Float[np.ndarray, "n phrases"]:
+        """1 where a report makes a phrase's statement, 0 where it rules it out, -1 where it says nothing of it.
+
+        It rules out what it denies, and what it states on the other side only. Denials are read without their side.
+
+        Args:
+            reports: rows of the membership matrices.
+            phrases: rows of `phrases`.
+        """
+        statements = self.phrase_statement[phrases]
+        findings = np.array([_POSITION[self.statements[index][0]] for index in statements], dtype=np.int64)
+        status = self.report_findings[reports].toarray()[:, findings]
+        made = sparse.csr_array(self.report_statements)[reports]
+        holds = made[:, statements].toarray() > 0
+        elsewhere = (status > 0) & ((made @ self._same_side[:, statements]).toarray() == 0)
+        return np.where(holds, 1.0, np.where((status < 0) | elsewhere, 0.0, -1.0)).astype(np.float32)
 
 
 def index_evidence(evidence: pd.DataFrame, report_ids: tuple[str, ...]) -> EvidenceIndex:
@@ -111,10 +141,22 @@ def index_evidence(evidence: pd.DataFrame, report_ids: tuple[str, ...]) -> Evide
         phrase_statement=np.array([statement for _, statement in phrases], dtype=np.int64),
         report_phrases=membership(phrase_of_row, len(phrases)),
         report_statements=report_statements,
+        report_findings=_report_findings(known, rows, row_of),
         incidental=incidentals,
         implied_normal=len(denied),
         without_evidence=len(report_ids) - len(set(rows["report_id"])),
     )
+
+
+def _report_findings(known: pd.DataFrame, stated: pd.DataFrame, row_of: dict[str, int]) -> sparse.csr_matrix:
+    """What `EvidenceIndex.report_findings` holds; what a report both states and denies counts as stated."""
+    status = np.zeros((len(row_of), len(DIAGNOSTIC_FINDINGS)), dtype=np.float32)
+    for rows, value in ((known[known["status"] == "absent"], -1.0), (stated, 1.0)):
+        status[rows["report_id"].map(row_of).to_numpy(int), rows["observation"].map(_POSITION).to_numpy(int)] = value
+    normal = _POSITION[NO_FINDING]
+    abnormal = (np.delete(status, normal, axis=1) > 0).any(axis=1)
+    status[abnormal, normal] = -1.0
+    return sparse.csr_matrix(status)
 
 
 def index_reports(reports: list[str], report_ids: tuple[str, ...]) -> EvidenceIndex:
@@ -131,6 +173,7 @@ def index_reports(reports: list[str], report_ids: tuple[str, ...]) -> EvidenceIn
         phrase_statement=np.arange(len(texts)),
         report_phrases=sparse.csr_matrix(membership),
         report_statements=sparse.csr_matrix(membership),
+        report_findings=sparse.csr_matrix((len(reports), len(DIAGNOSTIC_FINDINGS)), dtype=np.float32),
         incidental=0,
         implied_normal=0,
         without_evidence=0,

@@ -20,7 +20,6 @@ from lgdea_core.evaluation.harness import evaluate
 from lgdea_core.evidence.extract import extract_evidence
 from lgdea_core.evidence.index import index_reports
 from lgdea_core.experiments.worlds import REAL, WORLDS, world_inputs
-from lgdea_core.methods import USES_RELATIONS
 from lgdea_core.model import LGDEAProcessor
 from lgdea_core.refresh import refresh_relations
 from lgdea_core.relations import relation_quality
@@ -107,7 +106,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     resamples = INTERVAL_RESAMPLES if cell.intervals else RESAMPLES
     metrics = evaluate(trained.state.model, trained.processor, inputs, resamples=resamples, progress=False)
     row = dict(zip(KEY, cell.key, strict=True)) | headline_measures(metrics, cell.intervals)
-    if USES_RELATIONS[cell.config.method] and cell.config.train.relation_steps:
+    if cell.config.reads_relations and cell.config.train.relation_steps:
         row |= _relation_measures(cell, inputs, trained)
     shutil.rmtree(cell.folder / "training")
     world = WORLDS[cell.world]

@@ -18,7 +18,10 @@ from lgdea_core.experiments.worlds import build_world
 
 logger = logging.getLogger("lgdea")
 
-SECONDS_A_STEP = {"clip": 0.28, "gloria": 0.45, "asg": 0.8, "lgdea": 0.5, "lgdea+asg": 0.9}
+SECONDS_A_STEP = {
+    "clip": 0.28, "gloria": 0.45, "mgca": 0.53, "medclip": 0.35, "biovil": 0.59, "prior": 0.5, "medklip": 0.75,
+    "carzero": 0.56, "asg": 0.8, "lgdea": 0.5, "lgdea+asg": 0.9,
+}  # fmt: skip
 """Of preset demo, two trainings side by side on two CPU cores: what a plan assumes before a table has rows."""
 
 
