@@ -24,11 +24,11 @@ from lgdea_core.vocabulary import REGIONS
 
 
 def test_the_loss_by_hand() -> None:
-    boxes = torch.tensor([[[0.0, 0, 0.5, 1], [0, 0, 1, 1]]], dtype=torch.float64, requires_grad=True)
+    boxes = torch.tensor([[[0.25, 0, 0.5, 1], [0, 0, 1, 1]]], dtype=torch.float64, requires_grad=True)
     truth = torch.tensor([[[0.0, 0, 1, 1], [torch.nan] * 4]], dtype=torch.float64)
     visibility = torch.zeros(1, 2, dtype=torch.float64)
-    loss = detection_loss(boxes, visibility, truth)  # L1 0.5, GIoU 0.5
-    assert loss.item() == pytest.approx(5 * 0.5 + 2 * 0.5 + np.log(2), abs=1e-6)
+    loss = detection_loss(boxes, visibility, truth)  # L1 0.75, GIoU 0.25
+    assert loss.item() == pytest.approx(5 * 0.75 + 2 * 0.75 + np.log(2), abs=1e-6)
     loss.backward()
     assert boxes.grad[0, 1].abs().max() == 0  # out of view
     nothing = detection_loss(boxes.detach(), visibility, torch.full_like(truth, torch.nan))
