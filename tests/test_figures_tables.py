@@ -6,10 +6,10 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lgdea_core.config import METHODS
 from lgdea_core.evaluation.harness import HEADLINES
 from lgdea_core.experiments.cells import MEASURES
 from lgdea_core.experiments.paper_tables import relation_base
+from lgdea_core.experiments.plans import COMPARED as METHODS
 from lgdea_core.figures_tables import (
     MEASURE_NAMES,
     PUBLISHED,
