@@ -58,6 +58,7 @@ ARTIFACTS = {
     "history.csv": Artifact(notebook="04", columns=("step",)),
     "metrics.json": Artifact(notebook="05"),
     "fresh_metrics.csv": Artifact(notebook="06", columns=("variant", "task", "metric", "finding", "estimate")),
+    "asg_regions.csv": Artifact(notebook="07", columns=("variant", "task", "metric", "finding", "estimate")),
 }
 """Everything that passes from one notebook to another, by its name in `data/runs/<run>/`; no suffix: a folder."""
 

@@ -80,10 +80,8 @@ class ImageTower(nn.Module):
     ) -> list[Float[Tensor, "images _ _ _"]]:
         """Feature maps, finest first, none finer than `FINEST_GRID`."""
         states = self.backbone(pixel_values=pixel_values, output_hidden_states=True).hidden_states
-        if states[-1].ndim == 3:  # a ViT: tokens, with CLS and register tokens first
-            tokens = states[-1]
-            side = math.isqrt(tokens.shape[1])
-            return [tokens[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))]
+        if states[-1].ndim == 3:  # a ViT
+            return [token_grid(states[-1])]
         maps = list({state.shape[-1]: state for state in states if state.shape[-1] <= FINEST_GRID}.values())
         return maps or [states[-1]]
 
@@ -110,6 +108,12 @@ class ImageTower(nn.Module):
             patch_embeds=F.normalize(local_patches, dim=-1),
             global_patch_embeds=F.normalize(global_patches, dim=-1),
         )
+
+
+def token_grid(tokens: Float[Tensor, "images tokens channels"]) -> Float[Tensor, "images channels grid grid"]:
+    """A ViT's patch tokens as a map; CLS and register tokens, which come first, are left out."""
+    side = math.isqrt(tokens.shape[1])
+    return tokens[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))
 
 
 class TextTower(nn.Module):

@@ -23,14 +23,16 @@ from lgdea_core.data.corpora import assemble
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.images import ImageStore, boxes_mask, boxes_to_frame, load_images, read_image
 from lgdea_core.data.pairing import Pools, check_leaks, limit_pairs, shuffle_pairs
-from lgdea_core.data.regions import RegionData, crop_boxes
+from lgdea_core.data.regions import RegionData, crop_boxes, shuffle_regions
 from lgdea_core.evidence.index import index_evidence
+from lgdea_core.evidence.sections import sentence_spans
 from lgdea_core.evidence.triplets import image_tags, sentence_regions, triplets
 from lgdea_core.figures import save_figure
 from lgdea_core.grounding import gradcam, ground
 from lgdea_core.inference import IMAGES_AT_ONCE, evaluating
 from lgdea_core.model import LGDEAModel, LGDEAProcessor, build_model
 from lgdea_core.training import CHECKPOINT, TrainState, seed_everything, train
+from lgdea_core.vocabulary import REGIONS
 
 logger = logging.getLogger("lgdea")
 
@@ -219,6 +221,28 @@ def train_variant(
     return Trained(state=state, history=history, processor=processor, data=data, config=config)
 
 
+def train_asg(
+    run: Run, inputs: Inputs, evidence: pd.DataFrame, *, shuffled_regions: bool = False, progress: bool = True
+) -> Trained:
+    """Train a run of method `asg`, or go on where it stopped.
+
+    Args:
+        run: of that method; `training/asg` in its folder holds the checkpoints.
+        inputs: corpus and pools.
+        evidence: rows of `evidence.parquet`.
+        shuffled_regions: within each film the region boxes change names, the control that must fail.
+        progress: show a bar.
+    """
+    if shuffled_regions:
+        regions = shuffle_regions(inputs.corpus.regions, run.config.seed)
+        inputs = replace(inputs, corpus=replace(inputs.corpus, regions=regions))
+    model, processor = fresh_model(run.config, inputs)
+    data = prepare_training(run.config, inputs, evidence, processor)
+    folder = run.folder / "training" / ("asg_shuffled" if shuffled_regions else "asg")
+    state, history = train(run.config, data, model, folder, progress=progress)
+    return Trained(state=state, history=history, processor=processor, data=data, config=run.config)
+
+
 def _continue_from(warm: Path, checkpoint: Path) -> None:
     started = checkpoint.exists() or checkpoint.with_name(checkpoint.name + ".old").exists()
     if warm.exists() and not started:
@@ -300,6 +324,29 @@ def grounding_samples(inputs: Inputs, study_ids: Iterable[str], limit: int) -> l
         corners = boxes_to_frame(own, *film.shape).tolist()
         samples.append(GroundingSample(study_id, phrase, film, [(a, b, c - a, d - b) for a, b, c, d in corners]))
     return samples
+
+
+class RegionView(NamedTuple):
+    """A film with its regions, and its report's sentences with the regions they name."""
+
+    film: Float[np.ndarray, "height width"]
+    boxes_xywh: dict[str, tuple[float, ...]]
+    sentences: list[tuple[str, list[str]]]
+
+
+def region_view(corpus: Corpus, evidence: pd.DataFrame, study_id: str) -> RegionView:
+    """What ASG aligns in one study, in pixels of its first film."""
+    image_id = corpus.images.loc[corpus.images["study_id"] == study_id, "image_id"].iloc[0]
+    film, regions = read_image(corpus.image_path(image_id)), corpus.regions
+    regions = regions[regions["image_id"] == image_id]
+    corners = boxes_to_frame(regions, *film.shape).tolist()
+    boxes = {name: (a, b, c - a, d - b) for name, (a, b, c, d) in zip(regions["region"], corners, strict=True)}
+    report = corpus.studies.set_index("study_id").loc[study_id, "report"]
+    [links] = sentence_regions(triplets(evidence[evidence["report_id"] == study_id]), {study_id: report})
+    sentences: list[tuple[str, list[str]]] = [(report[start:end], []) for start, end in sentence_spans(report)]
+    for sentence, region in links.tolist():
+        sentences[sentence][1].append(REGIONS[region])
+    return RegionView(film, boxes, sentences)
 
 
 OVERLAYS = ("model", "baseline", "prototypes", "Grad-CAM")

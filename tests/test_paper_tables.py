@@ -87,8 +87,8 @@ def test_the_command_writes_every_table_with_its_figure_and_says_what_is_missing
         assert (tuple(written.columns), len(written)) == (COLUMNS, len(rows))
         assert (tables.parent / f"table_{name}.png").is_file() == (len(rows) > 0)
     assert "zero_shot: 1 rows of ours, 18 published -> figures/tables/paper/zero_shot.csv" in lines
-    [line] = [line for line in lines if "asg_segmentation.csv" in line]
-    assert MAKERS["asg_segmentation"] in line
+    [line] = [line for line in lines if "no figures/tables/segmentation.csv" in line]
+    assert MAKERS["segmentation"] in line
     assert lines[-1].startswith("LGDEA's own published numbers are not public to us")
 
 
@@ -128,8 +128,9 @@ def test_ablations_stand_beside_the_method_as_it_is_at_their_ratio(tables: Path)
 
 
 def test_probe_rows_are_read_where_they_are(tables: Path) -> None:
-    rows = [("nih", "asg", 0.01, seed, auc) for seed, auc in ((1, 0.6), (2, 0.7))]
-    columns = ["corpus", "method", "label_ratio", "seed", "auc"]
+    rows = [("nih", "asg", "frozen", 0.01, seed, auc) for seed, auc in ((1, 0.6), (2, 0.7))]
+    rows.append(("nih", "asg", "fine-tuned", 0.01, 1, 0.9))  # another protocol than the published rows'
+    columns = ["corpus", "method", "protocol", "label_ratio", "seed", "auc"]
     pd.DataFrame(rows, columns=columns).to_csv(tables / "asg_linear_probe.csv", index=False)
     [ours] = paper_tables.paper_tables()["classification"].query("origin != @PUBLISHED").to_dict("records")
     assert (ours["origin"], ours["setting"], ours["value"]) == ("ours, real films", "1 % of labels", 0.65)

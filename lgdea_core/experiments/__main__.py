@@ -4,12 +4,13 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from lgdea_core.config import METHODS, PRESETS, RunConfig
-from lgdea_core.experiments import hard
+from lgdea_core.experiments import downstream, hard
 from lgdea_core.experiments.cells import Cell
 from lgdea_core.experiments.paper_tables import write_paper_tables
-from lgdea_core.experiments.plans import ABLATIONS, COMPARED, SEEDS, ablation, limited_pairing, real
+from lgdea_core.experiments.plans import ABLATIONS, ASG_ABLATIONS, COMPARED, SEEDS, ablation, asg, limited_pairing, real
 from lgdea_core.experiments.relations import measure_relations, missing_relations
 from lgdea_core.experiments.tables import estimated_minutes, missing_cells, read_table, run_cells, summary, table_path
 from lgdea_core.experiments.worlds import GENERATED, REAL
@@ -67,6 +68,30 @@ def run_hard(arguments: argparse.Namespace) -> None:
         _say(f"no model in {cell.folder / 'model'}; make it with\n    {hard.how_to_train(cell)}")
     if not arguments.plan:
         hard.measure_hard_set(todo)
+
+
+def run_asg(arguments: argparse.Namespace) -> None:
+    """Train what the table of `asg`, its ablation and `clip` lacks."""
+    cells = asg(arguments.seeds, arguments.methods, arguments.variants, arguments.preset)
+    _train(cells, "asg", arguments)
+
+
+def run_downstream(experiment: str, arguments: argparse.Namespace) -> None:
+    """Probe, or segment with, the towers that are there, and say which are not."""
+    table = downstream.TABLES[experiment]
+    if arguments.summary:
+        _say(downstream.downstream_summary(experiment).to_string(index=False))
+        return
+    models = downstream.pretrained(asg(arguments.seeds, arguments.methods, arguments.variants, arguments.preset))
+    todo, untrained = downstream.missing_jobs(
+        experiment, models, arguments.corpora, arguments.protocol, arguments.label_ratios
+    )
+    lines = zip(downstream.minutes_of(todo), map(str, todo), strict=True)
+    _say_plan(lines, arguments.workers, table)
+    for model in untrained:
+        _say(f"no model in {model.folder}; make it with `asg` (where asg.csv has its row, remove that first)")
+    if todo and not arguments.plan:
+        downstream.run_jobs(todo, arguments.workers)
 
 
 def run_tables(_: argparse.Namespace) -> None:
@@ -133,9 +158,40 @@ def _parser() -> argparse.ArgumentParser:
     _ratios(asked, hard.RATIOS)
     _summary(asked)
 
+    towers = _command(
+        experiments, "asg", run_asg, "towers for the downstream tasks: asg, its ablation, clip; all pairs"
+    )
+    _towers(towers)
+    _training(towers)
+
+    lines = {
+        "linear_probe": "what the towers that `asg` left show of a corpus's findings, at shares of the labels",
+        "segmentation": "how well a decoder on these towers finds lesions, at shares of the masks",
+    }
+    for name, line in lines.items():
+        judged = _command(experiments, name, partial(run_downstream, name), line)
+        _towers(judged)
+        _corpora(judged, name)
+        _training(judged)
+
     line = "our rows beside published numbers, as the papers print them: figures/tables/paper"
     experiments.add_parser("tables", help=line, description=line).set_defaults(run=run_tables)
     return parser
+
+
+def _towers(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--methods", nargs="*", choices=METHODS, default=["clip", "asg"], help="trained as they are")
+    command.add_argument("--variants", nargs="*", choices=tuple(ASG_ABLATIONS), default=list(ASG_ABLATIONS))
+
+
+def _corpora(command: argparse.ArgumentParser, experiment: str) -> None:
+    known = downstream.TASKS[experiment]
+    command.add_argument("--corpora", nargs="+", choices=tuple(known), default=["phantom"], help="default: phantom")
+    command.add_argument(
+        "--label-ratios", type=float, nargs="+", help="shares of the labels; the corpus's own by default"
+    )
+    protocols = downstream.PROTOCOLS[experiment]
+    command.add_argument("--protocol", choices=protocols, default=protocols[0])
 
 
 def _command(

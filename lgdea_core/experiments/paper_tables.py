@@ -4,7 +4,7 @@ The LGDEA paper's own numbers are not public to us: no published row is LGDEA's.
 fractions where papers print percent, and as printed otherwise; `sd` is what the paper gives after ±.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +12,7 @@ import pandas as pd
 from lgdea_core.artifacts import git_commit, project_root
 from lgdea_core.config import RunConfig
 from lgdea_core.data.corpora import CORPORA
+from lgdea_core.evaluation.supervised import FROZEN
 from lgdea_core.experiments.cells import KEY
 from lgdea_core.experiments.relations import KEY as RELATION_KEY
 from lgdea_core.experiments.tables import read_table, table_path
@@ -31,16 +32,16 @@ TASKS = {
 }
 """table -> columns of limited_pairing.csv"""
 PROBES = {
-    "classification": ("asg_linear_probe", "auc", "linear-probe AUC"),
-    "segmentation": ("asg_segmentation", "dice", "Dice"),
+    "classification": ("asg_linear_probe", {"auc": "linear-probe AUC", "accuracy": "linear-probe accuracy"}),
+    "segmentation": ("segmentation", {"dice": "Dice"}),
 }
-"""table -> file of ours, its column, the measure's name"""
+"""table -> file of ours, and its columns with the measures' names"""
 MAKERS = {
     "limited_pairing": "python -m lgdea_core.experiments limited_pairing",
     "ablation": "python -m lgdea_core.experiments ablation",
     "real_films": "python -m lgdea_core.experiments real",
-    "asg_linear_probe": "the linear probe of method asg, which is not in this version",
-    "asg_segmentation": "the segmentation of method asg, which is not in this version",
+    "asg_linear_probe": "python -m lgdea_core.experiments linear_probe",
+    "segmentation": "python -m lgdea_core.experiments segmentation",
 }
 """file in figures/tables -> what writes it"""
 ORIGINS = {
@@ -137,16 +138,18 @@ def experiment_rows(table: pd.DataFrame, file: str, measures: Sequence[str]) -> 
     return pd.DataFrame(rows)
 
 
-def probe_rows(file: str, column: str, measure: str) -> pd.DataFrame:
-    """Mean and sd over seeds of a downstream task: columns corpus, method, label_ratio, seed and the measured one."""
+def probe_rows(file: str, measures: Mapping[str, str]) -> pd.DataFrame:
+    """Mean and sd over seeds of a downstream task on frozen towers, the protocol of the published rows."""
     if not there(file):
         return pd.DataFrame()
     rows = []
     table = pd.read_csv(table_path(file))
+    table = table[table["protocol"] == FROZEN]
     for (corpus, method, ratio), group in table.groupby(["corpus", "method", "label_ratio"], sort=True):
         shared = {"system": method, "backbone": "", "corpus": corpus, "setting": f"{100 * ratio:g} % of labels"}
         origin = {"reports": "", "origin": origin_of(corpus), "source": _source(file, group)}
-        rows.append(shared | origin | {"measure": measure} | _spread(group[column]))
+        measured = [name for name in measures if name in group and group[name].notna().any()]
+        rows += [shared | origin | {"measure": measures[name]} | _spread(group[name]) for name in measured]
     return pd.DataFrame(rows)
 
 

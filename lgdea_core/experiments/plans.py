@@ -63,6 +63,14 @@ ABLATIONS = {
 compares with `relations: affinity`, and `shuffled pairs` must fail."""
 
 
+ASG_ABLATIONS = {
+    "ita + arsa": {"irl": 0.0, "erl": 0.0},
+    "ita + irl": {"arsa": 0.0, "erl": 0.0},
+    "ita + irl + erl": {"arsa": 0.0},
+}
+"""The rows of ASG's ablation by the terms that are left; `ita` (its IRA) alone is what `clip` trains."""
+
+
 def limited_pairing(
     seeds: Sequence[int] = SEEDS,
     ratios: Sequence[float] | None = None,
@@ -101,6 +109,21 @@ def ablation(
         for name in variants
         for method in (COMPARED if name == CONTROL else ("lgdea",))
     ]
+
+
+def asg(
+    seeds: Sequence[int] = SEEDS,
+    methods: Sequence[str] = ("clip", "asg"),
+    variants: Sequence[str] = tuple(ASG_ABLATIONS),
+    preset: str = "demo",
+) -> list[Cell]:
+    """Towers for the downstream tasks, trained on the phantom with all its pairs: methods, and variants of `asg`."""
+    cells = []
+    for seed in seeds:
+        configs = {name: _config("phantom", preset, name, 1.0, seed) for name in (*methods, "asg")}
+        cells += [Cell(config=configs[name]) for name in methods]
+        cells += [Cell(config=replace_fields(configs["asg"], **ASG_ABLATIONS[name]), variant=name) for name in variants]
+    return cells
 
 
 def real(

@@ -1,0 +1,163 @@
+"""How a task is learnt from a share of the labels: AdamW, early stopping, best checkpoint (MGCA's protocol)."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int, Num
+from torch import Tensor, nn
+
+from lgdea_core.data.pairing import stable_hash
+
+SCORED_AT_ONCE = 128
+FROZEN = "frozen"
+"""Name of the protocol of MGCA and ASG: the tower does not learn from the labels."""
+LABEL_RATIOS = (0.01, 0.1, 1.0)
+"""Shares of the labelled training studies in the papers' tables."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long and how fast a labelled task is learnt."""
+
+    learning_rate: float
+    weight_decay: float
+    batch_size: int
+    max_epochs: int = 50
+    """MGCA, ASG"""
+    patience: int = 10
+    """epochs without a lower validation loss after which training stops (MGCA, ASG)"""
+    min_steps: int = 1
+    """updates an epoch has at least: a small share is gone through again and again within it"""
+
+
+class Examples(NamedTuple):
+    """Inputs and what is to be learnt of each."""
+
+    inputs: Num[Tensor, "images ..."]
+    targets: Float[Tensor, "images ..."]
+
+
+class Fit(NamedTuple):
+    """How a training went."""
+
+    losses: list[float]
+    """validation loss after each epoch"""
+    steps: int
+    """optimiser updates, those after the best epoch among them"""
+
+    @property
+    def best_epoch(self) -> int:
+        """Epoch, from 0, whose weights were kept: the first with the lowest validation loss."""
+        return self.losses.index(min(self.losses))
+
+
+def label_share(study_ids: Sequence[str], ratio: float, seed: int) -> list[str]:
+    """The studies whose labels may be seen: `ratio` of them, rounded, at least one.
+
+    For one seed a smaller share lies inside a larger one, and no study's place depends on the others.
+
+    Args:
+        study_ids: labelled training studies.
+        ratio: in (0, 1].
+        seed: another seed, another share.
+
+    Raises:
+        ValueError: no study, or a ratio outside (0, 1].
+    """
+    if not 0 < ratio <= 1 or not len(study_ids):
+        raise ValueError(f"label_share: expected studies and a ratio in (0, 1], got {len(study_ids)} and {ratio}")
+    order = sorted(set(study_ids), key=lambda study_id: stable_hash(seed, f"labels:{study_id}"))
+    return order[: max(1, round(ratio * len(order)))]
+
+
+def fit(
+    module: nn.Module,
+    train: Examples,
+    val: Examples,
+    loss: Callable[[Tensor, Tensor], Float[Tensor, ""]],
+    schedule: Schedule,
+    seed: int,
+) -> Fit:
+    """Train what of the module requires a gradient, until the validation loss stops falling; the best weights stay.
+
+    Args:
+        module: changed in place, and in evaluation mode afterwards.
+        train: the labelled share.
+        val: decides when to stop and which weights stay.
+        loss: of outputs and targets, a mean over images.
+        schedule: of the training.
+        seed: of the order of the images.
+
+    Raises:
+        ValueError: there is nothing to train or to validate on.
+        RuntimeError: a validation loss is not finite.
+    """
+    if not len(train.inputs) or not len(val.inputs):
+        raise ValueError(f"fit: expected training and validation images, got {len(train.inputs)}, {len(val.inputs)}")
+    generator, device = torch.Generator().manual_seed(seed), next(module.parameters()).device
+    learnt = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learnt, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    stopping, steps = EarlyStopping(module, schedule.patience), 0
+    for _ in range(schedule.max_epochs):
+        module.train()
+        for rows in epoch_rows(len(train.inputs), schedule, generator):
+            optimizer.zero_grad()
+            loss(module(train.inputs[rows].to(device)), train.targets[rows].to(device)).backward()
+            optimizer.step()
+            steps += 1
+        if stopping.update(_validation_loss(module, val, loss)):
+            break
+    stopping.restore()
+    module.eval()
+    return Fit(stopping.losses, steps)
+
+
+def epoch_rows(images: int, schedule: Schedule, generator: torch.Generator) -> Iterator[Int[Tensor, "batch"]]:
+    """Rows of every batch of an epoch; the last one is smaller where the batch size does not divide the images."""
+    steps = math.ceil(images / schedule.batch_size)
+    rounds = max(1, math.ceil(schedule.min_steps / steps))
+    for _ in range(rounds):
+        yield from torch.randperm(images, generator=generator).split(schedule.batch_size)
+
+
+@torch.no_grad()
+def outputs(module: nn.Module, inputs: Num[Tensor, "images ..."]) -> Float[Tensor, "images ..."]:
+    """What a module says of all inputs, in evaluation mode and in blocks; on the CPU."""
+    module.eval()
+    device = next(module.parameters()).device
+    return torch.cat([module(block.to(device)).cpu() for block in inputs.split(SCORED_AT_ONCE)])
+
+
+def _validation_loss(module: nn.Module, val: Examples, loss: Callable[[Tensor, Tensor], Float[Tensor, ""]]) -> float:
+    return float(loss(outputs(module, val.inputs), val.targets))
+
+
+class EarlyStopping:
+    """Keeps the weights of the lowest validation loss, and says when it has not fallen for `patience` epochs."""
+
+    def __init__(self, module: nn.Module, patience: int) -> None:
+        self.module, self.patience = module, patience
+        self.losses: list[float] = []
+        self._best: dict[str, Tensor] = {}
+
+    def update(self, loss: float) -> bool:
+        """Take in the validation loss of one more epoch; True where training should stop.
+
+        Raises:
+            RuntimeError: the loss is not finite.
+        """
+        if not math.isfinite(loss):
+            raise RuntimeError(
+                f"the validation loss of epoch {len(self.losses)} is {loss}; lower the learning rate or mend the labels"
+            )
+        if not self.losses or loss < min(self.losses):
+            self._best = {name: value.clone() for name, value in self.module.state_dict().items()}
+        self.losses.append(loss)
+        return len(self.losses) - 1 - self.losses.index(min(self.losses)) >= self.patience
+
+    def restore(self) -> None:
+        """Give the module its best weights back."""
+        self.module.load_state_dict(self._best)

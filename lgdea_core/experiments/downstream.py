@@ -1,0 +1,262 @@
+"""Linear probe and segmentation on pretrained towers: planned, resumable, one row for each share of the labels."""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from lgdea_core.artifacts import git_commit, project_root
+from lgdea_core.config import RunConfig
+from lgdea_core.data.corpora import FOLDERS, load_corpus
+from lgdea_core.data.images import load_images
+from lgdea_core.encoders import ImageTower, image_tower_config
+from lgdea_core.evaluation.downstream import (
+    PROBE_TASKS,
+    SEGMENTATION_TASKS,
+    Films,
+    probe_scores,
+    segmentation_scores,
+)
+from lgdea_core.evaluation.linear_probe import ProbeScore
+from lgdea_core.evaluation.segmentation import SegmentationScore
+from lgdea_core.evaluation.supervised import FROZEN
+from lgdea_core.experiments.cells import Cell
+from lgdea_core.experiments.tables import add_rows, read_table, table_path
+from lgdea_core.experiments.worlds import build_world
+from lgdea_core.grounding import load
+from lgdea_core.stages import DATA_VARIABLE
+from lgdea_core.training import seed_everything
+
+RANDOM = "random"
+"""Name of a tower with the initial weights of its seed."""
+KEY = ("corpus", "method", "protocol", "label_ratio", "seed", "preset")
+"""What tells two rows of a table apart."""
+TABLES = {"linear_probe": "asg_linear_probe", "segmentation": "segmentation"}
+"""experiment -> name of its table"""
+TASKS = {"linear_probe": PROBE_TASKS, "segmentation": SEGMENTATION_TASKS}
+"""experiment -> corpus -> task"""
+PROTOCOLS = {"linear_probe": (FROZEN, "fine-tuned"), "segmentation": (FROZEN, "tuned")}
+"""experiment -> what happens to the tower; the first is the default"""
+MEASURES = ("auc", "accuracy", "dice", "dice_batches", "dice_positive", "dice_empty")
+"""Columns of which a summary has mean and deviation."""
+SECONDS = {"linear_probe": 5.0, "segmentation": 70.0}
+"""A row of preset demo, two at a time on two CPU cores: what a plan assumes before a table has rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """A tower and where it comes from."""
+
+    method: str
+    """`RANDOM`, or the method of its training with the name of its variant"""
+    config: RunConfig
+    folder: Path | None
+    """of the saved model; None: random weights"""
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a model to load, or none is needed."""
+        return self.folder is None or (self.folder / "config.json").is_file()
+
+    @property
+    def origin(self) -> str:
+        """What the tower learnt from: the folder of its training, or nothing."""
+        return self.folder.parent.name if self.folder is not None else ""
+
+    def tower(self) -> ImageTower:
+        """The tower, in evaluation mode, on the GPU where there is one."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.folder is not None:
+            return load(self.folder)[0].image_tower.to(device)
+        seed_everything(self.config.seed)
+        config, size = self.config.model, self.config.data.image_size
+        return ImageTower(image_tower_config(config.image_tower, size), config.dim, size).eval().to(device)
+
+
+def pretrained(cells: Sequence[Cell]) -> list[Pretrained]:
+    """The random tower of every seed, and the towers that the cells train."""
+    seeds = dict.fromkeys(cell.config.seed for cell in cells)
+    first = [next(cell.config for cell in cells if cell.config.seed == seed) for seed in seeds]
+    untrained = [Pretrained(method=RANDOM, config=config, folder=None) for config in first]
+    trained = [
+        Pretrained(
+            method=f"{cell.config.method} {cell.variant}".strip(), config=cell.config, folder=cell.folder / "model"
+        )
+        for cell in cells
+    ]
+    return [*untrained, *trained]
+
+
+def load_films(corpus: str, config: RunConfig) -> Films:
+    """The phantom of the run's seed, or a corpus under `LGDEA_DATA` with its own split.
+
+    Raises:
+        ValueError: a real corpus, but `LGDEA_DATA` is not set.
+    """
+    if corpus == "phantom":
+        loaded = build_world(corpus, config)
+    elif root := os.environ.get(DATA_VARIABLE):
+        options = PROBE_TASKS[corpus].options if corpus in PROBE_TASKS else {}
+        loaded = load_corpus(corpus, Path(root) / FOLDERS[corpus], **options)
+    else:
+        raise ValueError(f"corpus {corpus!r} needs the folder that holds its data; set {DATA_VARIABLE}")
+    cache = project_root() / "data" / "cache"
+    return Films(corpus=loaded, store=load_images(loaded, config.data.image_size, cache, progress=False))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One tower on one corpus: some rows of a table."""
+
+    experiment: Literal["linear_probe", "segmentation"]
+    model: Pretrained
+    corpus: str
+    protocol: str
+    """one of `PROTOCOLS`"""
+    ratios: tuple[float, ...]
+    """shares of the labels, each one row"""
+
+    def __str__(self) -> str:
+        shares = " ".join(f"{ratio:.0%}" for ratio in self.ratios)
+        config = self.model.config
+        return f"{self.corpus}  {self.model.method}  {self.protocol}  {shares}  {config.seed}  {config.preset}"
+
+    def key(self, ratio: float) -> tuple[Any, ...]:
+        """Values of `KEY`."""
+        config = self.model.config
+        return (self.corpus, self.model.method, self.protocol, ratio, config.seed, config.preset)
+
+    def run(self) -> list[dict[str, Any]]:
+        """Its rows."""
+        began = time.perf_counter()
+        probing, seed = self.experiment == "linear_probe", self.model.config.seed
+        films, tower = load_films(self.corpus, self.model.config), self.model.tower()
+        measure, task = probe_scores if probing else segmentation_scores, TASKS[self.experiment][self.corpus]
+        scores = measure(films, task, tower, self.protocol, self.ratios, seed)
+        seconds = (time.perf_counter() - began) / len(scores)
+        common = {"pretrained": self.model.origin, "seconds": round(seconds, 1), "commit": git_commit(project_root())}
+        columns = probe_columns if probing else dice_columns
+        return [
+            dict(zip(KEY, self.key(ratio), strict=True)) | columns(score) | common
+            for ratio, score in zip(self.ratios, scores, strict=True)
+        ]
+
+
+def probe_columns(score: ProbeScore) -> dict[str, Any]:
+    """Macro AUC or accuracy with its 95 % interval over patients, and what it is of."""
+    interval = score.interval
+    return {
+        score.metric: round(interval.estimate, 4),
+        "low": round(interval.low, 4),
+        "high": round(interval.high, 4),
+        "n": interval.n,
+        "findings": len(score.findings),
+        "left_out": "; ".join(score.left_out),
+        "best_epoch": score.fit.best_epoch + 1,
+        "steps": score.fit.steps,
+    }
+
+
+def dice_columns(score: SegmentationScore) -> dict[str, Any]:
+    """The variants of Dice; the interval is that of the mean over images."""
+    interval = score.image
+    return {
+        "dice": round(interval.estimate, 4),
+        "low": round(interval.low, 4),
+        "high": round(interval.high, 4),
+        "n": interval.n,
+        "dice_batches": round(score.batches, 4),
+        "dice_positive": round(score.positive, 4),
+        "dice_empty": round(score.empty, 4),
+        "best_epoch": score.fit.best_epoch + 1,
+        "steps": score.fit.steps,
+    }
+
+
+def missing_jobs(
+    experiment: str, models: Sequence[Pretrained], corpora: Sequence[str], protocol: str, ratios: Sequence[float] | None
+) -> tuple[list[Job], list[Pretrained]]:
+    """What has no row yet and can be made, and the models without which the rest cannot.
+
+    Args:
+        experiment: one of `TABLES`.
+        models: trained or not.
+        corpora: keys of `TASKS`.
+        protocol: one of the experiment's `PROTOCOLS`.
+        ratios: shares of the labels; None takes each task's own.
+    """
+    table = downstream_table(experiment)
+    done = set(table[list(KEY)].itertuples(index=False, name=None))
+    jobs = []
+    for corpus in corpora:
+        for model in models:
+            options = {"experiment": experiment, "model": model, "corpus": corpus, "protocol": protocol}
+            job = Job(ratios=tuple(ratios or TASKS[experiment][corpus].ratios), **options)
+            todo = tuple(ratio for ratio in job.ratios if job.key(ratio) not in done)
+            alone = [(ratio,) for ratio in todo] if experiment == "segmentation" else [todo]
+            jobs += [Job(ratios=part, **options) for part in alone if part]
+    untrained = [model for model in models if not model.ready and any(job.model == model for job in jobs)]
+    return [job for job in jobs if job.model.ready], untrained
+
+
+def minutes_of(jobs: Sequence[Job]) -> list[float]:
+    """Minutes each job should take: the median of the rows of its corpus and share, else `SECONDS`."""
+    if not jobs:
+        return []
+    table = downstream_table(jobs[0].experiment)
+    measured = table.groupby(["corpus", "label_ratio"])["seconds"].median() if "seconds" in table else {}
+    return [
+        sum(float(measured.get((job.corpus, ratio), SECONDS[job.experiment])) for ratio in job.ratios) / 60
+        for job in jobs
+    ]
+
+
+def run_jobs(jobs: Sequence[Job], workers: int) -> None:
+    """Make the rows, `workers` jobs at a time, each with its share of the CPU's threads; rows are never lost."""
+    path = table_path(TABLES[jobs[0].experiment])
+    wanted = {(job.corpus, job.model.config.seed): job.model.config for job in jobs}
+    for (corpus, _), config in wanted.items():
+        load_films(corpus, config)  # what is built on first use is built once
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        futures = [pool.submit(job.run) for job in jobs]
+        for future in tqdm(as_completed(futures), total=len(futures), unit="tower", desc=path.stem):
+            add_rows(path, future.result(), KEY)
+
+
+def downstream_table(experiment: str) -> pd.DataFrame:
+    """Rows so far of an experiment of `TABLES`."""
+    return read_table(table_path(TABLES[experiment]), KEY)
+
+
+def label_curves() -> dict[tuple[str, str], pd.DataFrame]:
+    """Rows of frozen towers by (measure, corpus): what `figures_asg.figure_label_curve` draws."""
+    curves = {}
+    for experiment, measures in {"linear_probe": ("auc", "accuracy"), "segmentation": ("dice",)}.items():
+        table = downstream_table(experiment)
+        frozen = table[table["protocol"] == FROZEN]
+        for measure in (name for name in measures if name in table):
+            known = frozen.dropna(subset=[measure])
+            curves |= {(measure, corpus): rows for corpus, rows in known.groupby("corpus")}
+    return curves
+
+
+def downstream_summary(experiment: str) -> pd.DataFrame:
+    """Mean and standard deviation (of the sample) over seeds as "mean ± sd", and how many seeds; empty without rows."""
+    table = downstream_table(experiment)
+    if table.empty:
+        return table
+    groups = table.groupby([name for name in KEY if name != "seed"])
+    columns = [name for name in MEASURES if name in table]
+    mean, spread = groups[columns].mean(), groups[columns].std()
+    cells = {name: [f"{m:.3f} ± {s:.3f}" for m, s in zip(mean[name], spread[name], strict=True)] for name in columns}
+    return pd.DataFrame({"seeds": groups["seed"].nunique()} | cells, index=mean.index).reset_index()

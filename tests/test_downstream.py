@@ -1,0 +1,237 @@
+"""Downstream tasks: whose labels a share holds, which rows are missing, what a row says."""
+
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import Mock
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from planted import FINDINGS, PlantedWorld
+
+from lgdea_core.config import RunConfig
+from lgdea_core.data.corpora import CORPORA, FOLDERS
+from lgdea_core.data.corpus import Corpus
+from lgdea_core.data.images import ImageStore
+from lgdea_core.encoders import ImageTower, image_tower_config
+from lgdea_core.evaluation import downstream as tasks
+from lgdea_core.evaluation.bootstrap import Interval
+from lgdea_core.evaluation.downstream import Films, ProbeTask, SegmentationTask, probe_scores, segmentation_scores
+from lgdea_core.evaluation.linear_probe import ProbeScore
+from lgdea_core.evaluation.segmentation import SegmentationScore
+from lgdea_core.evaluation.supervised import Fit, Schedule
+from lgdea_core.experiments import downstream, tables
+from lgdea_core.experiments.downstream import (
+    KEY,
+    Job,
+    Pretrained,
+    downstream_summary,
+    label_curves,
+    load_films,
+    minutes_of,
+    missing_jobs,
+    pretrained,
+    run_jobs,
+)
+from lgdea_core.experiments.plans import ASG_ABLATIONS, SEEDS, asg
+
+STUDIES = 120
+SCORE = Interval(estimate=0.5, low=0.4, high=0.6, n=10, groups=10)
+PROBED = ProbeScore("auc", SCORE, ("mass",), (), Fit([0.5], 1))
+SEGMENTED = SegmentationScore(SCORE, 0.5, 0.5, 0.0, Fit([0.5], 1))
+
+
+@pytest.fixture
+def table_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tables, "project_root", lambda: tmp_path)
+    monkeypatch.setenv("LGDEA_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "figures" / "tables"
+
+
+def spy_on(monkeypatch: pytest.MonkeyPatch, name: str, score: object) -> Mock:
+    """Put a function that notes its arguments in the place of a training."""
+    seen = Mock(return_value=score)
+    monkeypatch.setattr(tasks, name, seen)
+    return seen
+
+
+def films() -> Films:
+    """One film a study, each with a square that its label and its box say; half of them train."""
+    world = PlantedWorld(STUDIES, seed=0)
+    names = [f"s{row}" for row in range(STUDIES)]
+    kinds = world.labels // 2
+    boxes = []
+    for name, image in zip(names, world.images.numpy(), strict=True):
+        rows, columns = np.nonzero(image > 150)
+        boxes.append((name, columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
+    table = pd.DataFrame(boxes, columns=["image_id", "x_min", "y_min", "x_max", "y_max"])
+    table = table.assign(study_id=table["image_id"], finding="mass", phrase="mass", source="x", frame_width=32)
+    corpus = Corpus(
+        name="planted",
+        root=Path(),
+        studies=pd.DataFrame(
+            {"study_id": names, "patient_id": names, "split": (["train", "train", "val", "test"] * 30), "report": None}
+        ),
+        images=pd.DataFrame(
+            {"image_id": names, "study_id": names, "path": "x.png", "view": "PA", "width": 32, "height": 32}
+        ),
+        labels=pd.DataFrame(
+            [(name, finding, float(kind == row)) for name, kind in zip(names, kinds, strict=True)
+             for row, finding in enumerate(FINDINGS)],
+            columns=["study_id", "finding", "value"],
+        ),
+        boxes=table.assign(frame_height=32),
+    )  # fmt: skip
+    readable = tuple(names[:-1])  # the last film, of the test split, could not be read
+    return Films(corpus=corpus, store=ImageStore(pixels=world.images.numpy(), image_ids=readable, excluded={}))
+
+
+@pytest.fixture(scope="module")
+def tower() -> ImageTower:
+    torch.manual_seed(0)
+    return ImageTower(image_tower_config(None, 32), 8, 32).eval()
+
+
+# ---- scores of a tower
+
+
+def test_probes_learn_from_the_share_and_are_scored_on_readable_test_films(
+    tower: ImageTower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = spy_on(monkeypatch, "linear_probe", PROBED)
+    task = ProbeTask(findings=FINDINGS, classes=True)
+    assert probe_scores(films(), task, tower, "frozen", (0.1, 1.0), seed=4) == [PROBED, PROBED]
+    sizes = [[len(part.labels) for part in call.args[:3]] for call in seen.call_args_list]
+    assert sizes == [[6, 30, 29], [60, 30, 29]]
+    assert all(call.args[3] == FINDINGS for call in seen.call_args_list)
+    assert all(call.kwargs == {"seed": 4, "classes": True} for call in seen.call_args_list)
+
+
+def test_a_finding_that_is_not_mentioned_is_absent_where_the_task_says_so(
+    tower: ImageTower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = films()
+    labels = own.corpus.labels
+    silent = replace(own, corpus=replace(own.corpus, labels=labels[labels["value"] == 1]))
+    seen = spy_on(monkeypatch, "linear_probe", PROBED)
+    for blank in (True, False):
+        probe_scores(silent, ProbeTask(findings=FINDINGS, blank_is_absent=blank), tower, "frozen", (1.0,), seed=0)
+    filled, blank = (call.args[0].labels for call in seen.call_args_list)
+    assert (filled.sum(axis=1) == 1).all()
+    assert np.isnan(blank).sum() == 3 * len(blank)
+
+
+def test_a_decoder_on_the_tower_finds_the_boxes(tower: ImageTower) -> None:
+    schedule = Schedule(learning_rate=5e-3, weight_decay=0.0, batch_size=16, max_epochs=12)
+    task = SegmentationTask(truth="boxes", finding="mass", schedule=schedule)
+    [score] = segmentation_scores(films(), task, tower, "frozen", (1.0,), seed=0)
+    assert score.image.n == 29
+    assert score.empty == 0.0
+    assert score.image.estimate > 0.6
+
+
+def test_siims_balance_holds_in_the_share(tower: ImageTower, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = films()
+    few = set(own.corpus.studies["study_id"].iloc[[0, 1, 4]])  # of the training studies
+    corpus = replace(own.corpus, boxes=own.corpus.boxes[own.corpus.boxes["study_id"].isin(few)])
+    seen = spy_on(monkeypatch, "segment", SEGMENTED)
+    schedule = Schedule(learning_rate=1e-3, weight_decay=0.0, batch_size=8)
+    for balanced in (True, False):
+        task = SegmentationTask(truth="boxes", finding="mass", schedule=schedule, balanced=balanced)
+        segmentation_scores(replace(own, corpus=corpus), task, tower, "frozen", (1.0,), seed=0)
+    shown = [call.args[1].masks.any(axis=(1, 2)) for call in seen.call_args_list]
+    assert [(len(films), films.sum()) for films in shown] == [(6, 3), (60, 3)]
+
+
+def test_every_task_names_a_corpus_that_can_be_loaded() -> None:
+    for named in (tasks.PROBE_TASKS, tasks.SEGMENTATION_TASKS):
+        assert set(named) <= set(CORPORA)
+        assert set(named) - {"phantom"} <= set(FOLDERS)
+
+
+# ---- plans and tables
+
+
+def test_asgs_plan_leaves_out_term_by_term_on_one_budget() -> None:
+    plan = asg()
+    assert len({cell.key for cell in plan}) == len(plan) == (2 + len(ASG_ABLATIONS)) * len(SEEDS)
+    assert {cell.config.train.total_steps for cell in plan} == {plan[0].config.train.total_steps}
+    assert {cell.config.data.paired_ratio for cell in plan} == {1.0}
+    for cell in plan:
+        weights = cell.config.loss
+        left = {name for name in ("arsa", "irl", "erl") if getattr(weights, name)}
+        named = set(cell.variant.split(" + ")) - {"ita"}
+        assert cell.config.method == "clip" or left == (named if cell.variant else {"arsa", "irl", "erl"})
+
+
+def row_of(job: Job, ratio: float, **values: object) -> dict[str, object]:
+    return dict(zip(KEY, job.key(ratio), strict=True)) | {"auc": 0.6, "seconds": 30} | values
+
+
+def test_rows_that_are_there_are_not_made_again_and_missing_models_are_named(table_folder: Path) -> None:
+    models = pretrained(asg(seeds=(1, 2), variants=()))
+    assert [(model.method, model.config.seed) for model in models] == [
+        ("random", 1), ("random", 2), ("clip", 1), ("asg", 1), ("clip", 2), ("asg", 2),
+    ]  # fmt: skip
+    jobs, untrained = missing_jobs("linear_probe", models, ["phantom", "nih"], "frozen", None)
+    assert untrained == models[2:]  # no model is there
+    assert [str(job).split("  ")[:4] for job in jobs[:2]] == [["phantom", "random", "frozen", "1% 10% 100%"]] * 2
+    assert [job.ratios for job in jobs[2:]] == [(0.1, 1.0)] * 2
+    tables.add_rows(table_folder / "asg_linear_probe.csv", [row_of(jobs[0], 0.1)], KEY)
+    again, _ = missing_jobs("linear_probe", models, ["phantom"], "frozen", None)
+    assert [job.ratios for job in again] == [(0.01, 1.0), (0.01, 0.1, 1.0)]
+    assert minutes_of(again) == [2 * 5 / 60, (2 * 5 + 30) / 60]  # measured where there is a row
+    tuned, _ = missing_jobs("linear_probe", models[:1], ["phantom"], "fine-tuned", (0.1,))
+    assert [job.ratios for job in tuned] == [(0.1,)]  # another protocol
+
+
+def test_segmentation_makes_one_row_a_job() -> None:
+    models = pretrained(asg(seeds=(1,), methods=(), variants=("ita + irl",)))
+    assert [model.method for model in models] == ["random", "asg ita + irl"]
+    assert models[1].origin == "phantom-asg-ita + irl-1.0-1-demo"
+    jobs, _ = missing_jobs("segmentation", models[:1], ["phantom"], "frozen", None)
+    assert [job.ratios for job in jobs] == [(0.01,), (0.1,)]
+
+
+def test_summary_and_curves_of_the_rows_so_far(table_folder: Path) -> None:
+    assert label_curves() == {}
+    assert downstream_summary("segmentation").empty
+    models = pretrained(asg(seeds=(1,), variants=()))
+    [job] = missing_jobs("linear_probe", models[:1], ["nih"], "frozen", None)[0]
+    rows = [row_of(job, 0.1, seed=seed, auc=auc) for seed, auc in ((1, 0.6), (2, 0.7), (3, 0.8))]
+    rows.append(row_of(job, 0.1, protocol="fine-tuned"))
+    tables.add_rows(table_folder / "asg_linear_probe.csv", rows, KEY)
+    found = downstream_summary("linear_probe").set_index("protocol")
+    assert found.loc["frozen", ["seeds", "auc"]].tolist() == [3, "0.700 ± 0.100"]
+    assert {place: len(table) for place, table in label_curves().items()} == {("auc", "nih"): 3}
+
+
+def test_a_random_tower_has_the_weights_a_training_of_its_seed_starts_from() -> None:
+    from lgdea_core.model import build_model
+    from lgdea_core.training import seed_everything
+
+    config = RunConfig.from_preset("ci", method="clip", seed=5)
+    seed_everything(5)
+    started = build_model(config, ["There is a small left pleural effusion."])[0].image_tower
+    found = Pretrained(method="random", config=config, folder=None).tower()
+    assert all(torch.equal(value, found.state_dict()[name]) for name, value in started.state_dict().items())
+
+
+def test_a_real_corpus_without_a_folder_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LGDEA_DATA", raising=False)
+    with pytest.raises(ValueError, match="corpus 'nih' needs the folder that holds its data; set LGDEA_DATA"):
+        load_films("nih", RunConfig.from_preset("ci"))
+
+
+@pytest.mark.slow
+def test_both_experiments_make_rows_of_random_towers_once(table_folder: Path) -> None:
+    models = pretrained(asg(seeds=(5,), methods=("clip",), variants=(), preset="ci"))[:1]
+    for experiment, measure in (("linear_probe", "auc"), ("segmentation", "dice")):
+        jobs, _ = missing_jobs(experiment, models, ["phantom"], "frozen", (0.1,))
+        run_jobs(jobs, workers=2)
+        table = downstream.downstream_table(experiment)
+        assert table[measure].between(0, 1).all()
+        assert (table["low"] <= table[measure]).all()
+        assert table["pretrained"].isna().all()
+        assert missing_jobs(experiment, models, ["phantom"], "frozen", (0.1,))[0] == []
