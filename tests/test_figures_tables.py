@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from lgdea_core.evaluation.harness import HEADLINES
 from lgdea_core.experiments.cells import MEASURES
 from lgdea_core.experiments.paper_tables import relation_base
-from lgdea_core.experiments.plans import COMPARED as METHODS
 from lgdea_core.figures_tables import (
     MEASURE_NAMES,
     PUBLISHED,
@@ -21,6 +20,7 @@ from lgdea_core.figures_tables import (
     mean_and_sd,
 )
 
+METHODS = ("clip", "gloria", "lgdea")
 RATIOS = (0.01, 0.1, 1.0)
 VARIANTS = ("without prototypes", "whole reports", "shuffled pairs")
 
