@@ -135,6 +135,7 @@ def test_what_cannot_be_laid_onto_the_film_is_refused(tmp_path: Path) -> None:
         load_published(str(tmp_path / "resnet"))
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_table_of_all_three_tasks(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
