@@ -97,7 +97,8 @@ def prior_terms(model: LGDEAModel, batch: Batch, teacher: LGDEAModel) -> Terms:
     Simplified: no reconstruction of masked images and of sentence prototypes (PRIOR's third stage), and all terms from
     the start where it adds the memory in a second stage; the memory is the model's prototypes, recalled by softmax
     without Gumbel noise; gates are sigmoids of cosines without projections of their own; a report's embedding is the
-    text tower's where PRIOR pools its recalled sentences.
+    text tower's where PRIOR pools its recalled sentences; zero-shot classification is by the global score alone, where
+    PRIOR adds half of the mean gate.
     """
     pairs = batch.pairs
     images = model.encode_images(batch.pixel_values[:pairs])

@@ -87,6 +87,9 @@ class LGDEAConfig:
     tag_heads: int = 4
     tag_widening: float = 4 / 3
     tag_dropout: float = 0.1
+    within_pairs: bool = False
+    """whether the local head's loss compares patches of one image alone (MGCA, PRIOR): then its response says where a
+    phrase fits best, not whether it is true, and zero-shot classification leaves it out"""
     decoder: Literal["", "existence", "similarity"] = ""
     """what a query decoder says of an image and a text, in place of a cosine: that the text is true of it (MedKLIP), or
     how well they match, asked both ways (CARZero); "" has no decoder"""
@@ -341,6 +344,7 @@ def build_model(config: RunConfig, texts: list[str]) -> tuple[LGDEAModel, LGDEAP
             tag_heads=parts.tag_heads,
             tag_widening=parts.tag_widening,
             tag_dropout=parts.tag_dropout,
+            within_pairs=method.within_pairs,
             decoder=method.decoder,
             decoder_layers=parts.decoder_layers,
             sentence_memory=method.sentence_memory,

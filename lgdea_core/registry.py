@@ -16,6 +16,8 @@ class Method(NamedTuple):
     """trains on regions and tags of the images"""
     local: str = ""
     """weight, in `LossConfig`, of the term that trains the local head"""
+    within_pairs: bool = False
+    """see `LGDEAConfig.within_pairs`"""
     decoder: Literal["", "existence", "similarity"] = ""
     """see `LGDEAConfig.decoder`"""
     sentence_memory: bool = False
@@ -27,10 +29,10 @@ class Method(NamedTuple):
 METHODS = {
     "clip": Method(),
     "gloria": Method(local="local", parts=("sentences",)),
-    "mgca": Method(local="token"),
+    "mgca": Method(local="token", within_pairs=True),
     "medclip": Method(evidence=True, parts=("finding_labels",)),
     "biovil": Method(text_phase=True, local="local", parts=("sentences", "sections")),
-    "prior": Method(local="local", sentence_memory=True, parts=("sentences",)),
+    "prior": Method(local="local", within_pairs=True, sentence_memory=True, parts=("sentences",)),
     "medklip": Method(text_phase=True, evidence=True, decoder="existence", parts=("existence",)),
     "carzero": Method(decoder="similarity"),
     "asg": Method(regions=True),

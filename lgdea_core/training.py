@@ -158,6 +158,9 @@ def _check_data(config: RunConfig, data: TrainingData) -> None:
         raise ValueError("training needs at least one known pair, got none; raise paired_ratio or add paired studies")
     if config.reads_regions:
         _check_regions(config, data)
+    lengths = np.array([len(report) for report in data.sentences])
+    if "sections" in METHODS[config.method].parts and not ((data.impressions > 0) & (data.impressions < lengths)).any():
+        logger.warning("method %s matches the two sections of a report, but no report has both", config.method)
     if METHODS[config.method].evidence and not data.evidence.phrases:
         raise ValueError(f"method {config.method!r} needs evidence, but no report has any; look at evidence.parquet")
     if config.reads_relations and config.train.relation_steps:

@@ -276,6 +276,20 @@ def test_sections_of_one_report_belong_together_and_equal_impressions_are_one() 
     torch.testing.assert_close(terms_of("biovil", model, batch)["section"], expected)
 
 
+def test_a_corpus_without_sections_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    world, run = PlantedWorld(20, seed=0), config("biovil", text_steps=1, pair_steps=1, relation_steps=0)
+    model, processor = world.model(run)
+    data = world.training(16, processor.tokenizer)
+    with caplog.at_level("WARNING", logger="lgdea"):
+        training.train(run, data, model, tmp_path / "without", progress=False)
+        assert "method biovil matches the two sections of a report, but no report has both" in caplog.text
+        caplog.clear()
+        model, _ = world.model(run)
+        both = replace(data, impressions=np.ones_like(data.impressions))
+        training.train(run, both, model, tmp_path / "with", progress=False)
+    assert caplog.text == ""
+
+
 def test_without_sections_biovil_is_gloria() -> None:
     model, _, batch = setting("biovil")  # planted reports have findings alone
     terms = terms_of("biovil", model, batch)

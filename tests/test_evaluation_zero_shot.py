@@ -88,6 +88,12 @@ def tiny(method: str) -> tuple[LGDEAModel, LGDEAProcessor, torch.Tensor]:
         ("clip", {"global"}),
         ("gloria", {"global", "local"}),
         ("asg", {"global"}),  # its local head tells where, not whether
+        ("mgca", {"global"}),  # likewise
+        ("medclip", {"global"}),
+        ("biovil", {"global", "local"}),
+        ("prior", {"global"}),
+        ("medklip", {"decoder"}),
+        ("carzero", {"decoder"}),
         ("lgdea", {"global", "local", "evidence"}),
         ("lgdea+asg", {"global", "local", "evidence"}),
     ],

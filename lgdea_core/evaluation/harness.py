@@ -120,10 +120,10 @@ def zero_shot_scores(
     """How much each image shows each finding, by prompts alone, one score a channel: the mean over its prompts.
 
     global: cosine with the positive prompts less that with the negative ones. local, where the method trains a local
-    head to tell whether a phrase is true (ASG's tells which region it is about): response of the best patches to the
-    positive prompts. evidence, where it trains prototypes: Bhattacharyya coefficient of the image's evidence with the
-    assignments of the positive prompts. A method with a query decoder has no other score than that of the decoder:
-    decoder, its logit of the positive prompts (MedKLIP: existence, CARZero: similarity).
+    head to tell whether a phrase is true (ASG's, MGCA's and PRIOR's tell where it fits best): response of the best
+    patches to the positive prompts. evidence, where it trains prototypes: Bhattacharyya coefficient of the image's
+    evidence with the assignments of the positive prompts. A method with a query decoder has no other score than that of
+    the decoder: decoder, its logit of the positive prompts (MedKLIP: existence, CARZero: similarity).
     """
     prompts = [(positive_prompts(finding), negative_prompts(finding)) for finding in findings]
     tokens = processor.tokens([text for pair in prompts for part in pair for text in part])
@@ -140,7 +140,7 @@ def zero_shot_scores(
     pool = encode_image_pool(model, crops, embeds)
     similarity = pool.image_embeds @ embeds.numpy().T
     scores = {"global": means(similarity, positive) - means(similarity, negative)}
-    if model.config.local and model.config.sentence_head != "grounding":
+    if model.config.local and not model.config.within_pairs and model.config.sentence_head != "grounding":
         scores["local"] = means(pool.responses, positive)
     if model.config.evidence:
         with torch.no_grad():
@@ -243,6 +243,8 @@ def retrieval_table(
     model: ImageTextModel, processor: ImageTextProcessor, inputs: Inputs, part: Corpus, *, resamples: int, seed: int
 ) -> pd.DataFrame:
     """Image-to-report recall@10 over de-duplicated texts, and precision@5 (the same set of present findings).
+
+    A method with a query decoder ranks by its logit of the whole report, which MedKLIP, trained on phrases, never saw.
 
     The pool is the split's studies with image and report; that of precision those of them with labels.
     """
