@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ def figure_region_sentences(
     """A film with its region boxes beside the sentences of its report, a colour for each sentence (ASG, Fig. 2).
 
     A region is drawn in the colour of the first sentence that names it; regions that none names are grey, and so are
-    sentences that name none.
+    sentences that name none. Where the colours run out they come again with dashed boxes.
 
     Args:
         film: grey levels in [0, 1].
@@ -30,37 +31,45 @@ def figure_region_sentences(
         sentences: each with the regions it names.
         caption: the study.
     """
-    colours = _sentence_colours(sentences)
+    colours, lines = _sentence_styles(sentences)
     owner = {region: row for row in reversed(range(len(sentences))) for region in sentences[row][1]}
     figure = Figure(figsize=(8.6, 3.9), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
     left.imshow(film, cmap="gray", vmin=0, vmax=1)
     for region, (x, y, width, height) in boxes_xywh.items():
         named = region in owner
-        style = {"edgecolor": colours[owner[region]] if named else GREY, "linewidth": 1.6 if named else 0.4}
+        style = (
+            {"edgecolor": colours[owner[region]], "linestyle": lines[owner[region]]} if named else {"edgecolor": GREY}
+        )
+        style["linewidth"] = 1.6 if named else 0.4
         left.add_patch(Rectangle((x - 0.5, y - 0.5), width, height, fill=False, **style))
     left.set(xticks=[], yticks=[], title="regions")
     right.set_axis_off()
     right.set_title("sentences and the regions they name")
-    lines = [
-        (text, colours[row], row)
+    written = [
+        (text, colours[row])
         for row, (sentence, regions) in enumerate(sentences)
-        for text in (*textwrap.wrap(sentence, SENTENCE_WIDTH), f"→ {', '.join(regions) or 'no region'}")
+        for text in (*textwrap.wrap(sentence, SENTENCE_WIDTH), _named(regions, lines[row]))
     ]
-    right.set(xlim=(0, 1), ylim=(max(len(lines), 12), 0))
-    for place, (text, colour, _) in enumerate(lines):
+    right.set(xlim=(0, 1), ylim=(max(len(written), 12), 0))
+    for place, (text, colour) in enumerate(written):
         weight = "bold" if text.startswith("→") else "normal"
         right.text(0, place + 0.5, text, color=colour, fontsize=7.5, weight=weight, va="center", parse_math=False)
     figure.supxlabel(caption, fontsize=7, color=GREY, x=0.99, ha="right")
     return figure
 
 
-def _sentence_colours(sentences: Sequence[tuple[str, Sequence[str]]]) -> list[str | tuple[float, ...]]:
-    naming = np.cumsum([bool(regions) for _, regions in sentences])
-    return [
-        COLOURS[(number - 1) % len(COLOURS)] if regions else GREY
-        for number, (_, regions) in zip(naming, sentences, strict=True)
+def _sentence_styles(sentences: Sequence[tuple[str, Sequence[str]]]) -> tuple[list[Any], list[str]]:
+    """Colour and line style of each sentence."""
+    number = np.cumsum([bool(regions) for _, regions in sentences]) - 1
+    colours = [
+        COLOURS[n % len(COLOURS)] if regions else GREY for n, (_, regions) in zip(number, sentences, strict=True)
     ]
+    return colours, ["-" if n < len(COLOURS) else "--" for n in number]
+
+
+def _named(regions: Sequence[str], line: str) -> str:
+    return f"→ {', '.join(regions) or 'no region'}" + (" (dashed)" if regions and line == "--" else "")
 
 
 def figure_label_curve(panels: Mapping[tuple[str, str], pd.DataFrame], caption: str = "") -> Figure:

@@ -35,6 +35,17 @@ def test_a_region_has_the_colour_of_the_first_sentence_that_names_it() -> None:
     ]
 
 
+def test_colours_that_come_again_are_dashed() -> None:
+    many = [(f"Sentence {number}.", ["trachea"] if number < len(COLOURS) else ["left lung"]) for number in range(10)]
+    figure = figure_region_sentences(FILM, BOXES, many)
+    lines = {patch.get_xy(): patch.get_linestyle() for patch in figure.axes[0].patches}
+    assert lines[(15.5, 4.5)] == "--"
+    assert lines[(12.5, -0.5)] == lines[(3.5, 4.5)] == "-"
+    written = [text.get_text() for text in figure.axes[1].texts]
+    assert written[-1] == "→ left lung (dashed)"
+    assert written[1] == "→ trachea"
+
+
 def rows(measure: str, values: dict[tuple[str, float, int], float]) -> pd.DataFrame:
     table = [(*key, value) for key, value in values.items()]
     return pd.DataFrame(table, columns=["method", "label_ratio", "seed", measure])
