@@ -1,6 +1,7 @@
 """Published layouts, as tiny copies made here."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,7 @@ from lgdea_core.data.check import check_corpus
 from lgdea_core.data.corpora import assemble, load_corpus
 from lgdea_core.data.corpora.covid_chestxray import merge_patients
 from lgdea_core.data.corpora.nih import label_sentences
-from lgdea_core.data.corpora.tables import parse_box, read_rows
+from lgdea_core.data.corpora.tables import parse_box, read_rows, read_table
 from lgdea_core.data.pairing import limit_pairs
 
 NIH_HEADER = (
@@ -429,6 +430,16 @@ def test_boxes_are_cut_by_a_pixel_and_refused_beyond() -> None:
             parse_box(cells, (100.0, 100.0))
     with pytest.raises(ValueError, match="must be four numbers"):
         parse_box(["", "0", "5", "5"], (100.0, 100.0))
+
+
+@pytest.mark.parametrize("read", [read_rows, read_table])
+def test_a_table_without_header_is_refused_without_quoting_it(read: Callable[..., object], tmp_path: Path) -> None:
+    (tmp_path / "reports.csv").write_text("s1,study,Left effusion.\n")
+    with pytest.raises(
+        ValueError, match=r"missing column\(s\) \['report'\]; .* of its 3 cells \['study'\] do$"
+    ) as caught:
+        read(tmp_path / "reports.csv", ("study", "report"))
+    assert "effusion" not in str(caught.value)
 
 
 def test_tables_in_a_foreign_encoding_or_empty_are_named(tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from layouts import values, write, write_dicom
 
 from lgdea_core.data.check import check_corpus
-from lgdea_core.data.corpora import load_corpus
+from lgdea_core.data.corpora import assemble, load_corpus
 from lgdea_core.data.corpora.siim import SIDE, decode_runs
 from lgdea_core.data.images import read_mask
 from lgdea_core.data.pairing import check_leaks
@@ -60,6 +61,20 @@ def test_rsna_films_of_one_nih_patient_share_a_split_and_a_leak_into_nih_is_foun
     assert studies.loc["aa", "split"] == studies.loc["bb", "split"]
     with pytest.raises(ValueError, match=r"1 patient\(s\) are in training and in RSNA: '8'"):
         check_leaks(["8", "10"], studies["patient_id"], "RSNA")  # as corpus nih writes its patients
+
+
+def test_rsna_films_outside_the_mapping_are_counted(rsna: Path) -> None:
+    path = rsna / "pneumonia-challenge-dataset-mappings_2018.json"
+    path.write_text(json.dumps([{"subset_img_id": "aa", "img_id": "00000007_000.png"}]))
+    assert load_corpus("rsna", rsna).exclusions == {"film not in the mapping to NIH, so it counts as a patient": 3}
+    path.write_text(json.dumps([{"subset_img_id": "aa", "img_id": "a_0.png"}]))
+    with pytest.raises(ValueError, match=r"mappings_2018\.json: not in RSNA's layout, ValueError"):
+        load_corpus("rsna", rsna)
+
+
+def test_rsna_keeps_its_split_though_all_it_shows_is_boxed(rsna: Path) -> None:
+    (rsna.parent / "rsna-pneumonia").symlink_to(rsna)
+    pd.testing.assert_frame_equal(assemble("rsna", rsna.parent).studies, load_corpus("rsna", rsna).studies)
 
 
 def test_rsna_films_of_mirrors_may_be_png(rsna: Path) -> None:

@@ -224,12 +224,27 @@ def test_sets_are_corpora_with_one_class_a_study(chexpert: Path) -> None:
     assert check_corpus("chexpert_8x200", chexpert, progress=False).problems == []
 
 
+def test_convirts_own_queries_name_their_class(chexpert: Path) -> None:
+    small_set(chexpert, f"Edema,{TRAIN[3].split(',')[0]}", name="chexpert_8x200_query.csv", header="Variable,Path")
+    small_set(chexpert, TRAIN[2], name="chexpert_8x200_candidates.csv")
+    corpus = load_corpus("chexpert_8x200", chexpert)
+    assert values(corpus, "patient00002_study1") == {"edema": 1}
+    assert values(corpus, "patient00001_study2") == {"no finding": 1}
+    trained = load_corpus("chexpert", chexpert).split("train", "val").studies["patient_id"]
+    assert set(trained) == {"patient00003"}
+    small_set(chexpert, f"Hernia,{TRAIN[3].split(',')[0]}", name="chexpert_8x200_query.csv", header="Variable,Path")
+    with pytest.raises(
+        ValueError, match=r"query\.csv, line 2, film 'patient00002_.*': shown must be one class of .*got 'H"
+    ):
+        load_corpus("chexpert_8x200", chexpert)
+
+
 def test_a_bad_set_is_named(chexpert: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no .*chexpert_5x200\.csv; draw the set by `python -m lgdea_core"):
         load_corpus("chexpert_5x200", chexpert)
     small_set(chexpert, TRAIN[3], TRAIN[0])
     with pytest.raises(
-        ValueError, match=r"chexpert_5x200\.csv, line 3, film 'patient00001_study1_view1_frontal': must"
+        ValueError, match=r"chexpert_5x200\.csv, line 3, film 'patient00001_study1_view1_frontal': shown must"
     ):
         load_corpus("chexpert_5x200", chexpert)
 

@@ -1,5 +1,6 @@
 """Chest ImaGenome's scene graphs beside the MIMIC films they describe."""
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -98,7 +99,10 @@ def test_splits_are_the_publishers(imagenome: Path) -> None:
 
 
 def test_gold_and_ms_cxr_patients_stay_out_of_training(imagenome: Path) -> None:
-    write(imagenome / "silver_dataset/splits/images_to_avoid.csv", "dicom_id", "cc-1", "dd-1")
+    metadata = imagenome.parent / "mimic-cxr-jpg/mimic-cxr-2.0.0-metadata.csv.gz"
+    films = gzip.decompress(metadata.read_bytes()).decode().splitlines()
+    write(metadata, *films, "cc-2,11000011,50000009,PA,2000,1000")  # another film of cc-1's patient
+    write(imagenome / "silver_dataset/splits/images_to_avoid.csv", "dicom_id", "cc-2", "dd-1")
     write(
         imagenome.parent / "ms-cxr/MS_CXR_Local_Alignment_v1.0.0.csv",
         "dicom_id,category_name,label_text,path,x,y,w,h,image_width,image_height",
@@ -162,7 +166,12 @@ def test_damage_is_named(imagenome: Path, damage: Callable[[Path], object], mess
 
 
 def test_a_bad_attribute_and_missing_films_are_named(imagenome: Path) -> None:
-    replace_in(imagenome / "silver_dataset/scene_graph/aa-1_SceneGraph.json", "|no|", "|never|")
+    path = imagenome / "silver_dataset/scene_graph/aa-1_SceneGraph.json"
+    text = path.read_text()
+    replace_in(path, '"Mild right effusion."', '"Mild", "effusion."')
+    with pytest.raises(ValueError, match=r"aa-1_SceneGraph\.json, attribute 0: 3 phrases, but attributes of 2; fetch"):
+        read_attributes(imagenome, ["aa-1"])
+    path.write_text(text.replace("|no|", "|never|"))
     with pytest.raises(ValueError, match=r"aa-1_SceneGraph\.json, attribute 0: an attribute must be category"):
         read_attributes(imagenome, ["aa-1"])
     (imagenome.parent / "mimic-cxr-jpg/files").rename(imagenome.parent / "gone")

@@ -72,6 +72,13 @@ def test_covidx_of_two_classes_may_bring_its_val(covidx: Path) -> None:
     assert values(corpus, "train_d") == {"covid-19": 0}  # negative may be pneumonia
 
 
+def test_covidx_takes_no_val_of_its_own_beside_a_published_one(covidx: Path) -> None:
+    write(covidx / "val_COVIDx9A.txt", "31 h.png normal x")  # whose film is not here
+    corpus = load_corpus("covidx", covidx)
+    assert set(corpus.studies["split"]) == {"train", "test"}
+    assert corpus.exclusions["row without a film"] == 1
+
+
 def test_covidx_of_several_versions_must_be_named(covidx: Path) -> None:
     add_lists(covidx, "", two_classes(TRAIN), two_classes(TEST))
     with pytest.raises(
@@ -202,6 +209,15 @@ def test_vindr_test_films_are_the_publishers_and_agreed(vindr: Path) -> None:
     assert values(corpus, "im3") == {"lung opacity": 0, "fibrosis": 1, "no finding": 0}
     assert corpus.boxes.set_index("image_id").loc["im3", "reader"] == "agreed"
     assert corpus.image_path("im3") == vindr / "test/im3.dicom"
+
+
+def test_vindr_names_of_one_label_agree_over_the_tables(vindr: Path) -> None:
+    for split, name in (("train", "Other diseases"), ("test", "Other disease")):  # as published
+        lines = [LABELS[split][0].replace("Pulmonary fibrosis", name), *LABELS[split][1:]]
+        write(vindr / f"annotations/image_labels_{split}.csv", *lines)
+    corpus = load_corpus("vindr", vindr)
+    assert values(corpus, "im3")["other diseases"] == 1
+    assert values(corpus, "im1")["other diseases"] == 0
 
 
 def test_vindr_of_kaggle_gets_a_test_split(kaggle: Path) -> None:

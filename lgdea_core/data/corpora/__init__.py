@@ -49,8 +49,9 @@ FOLDERS = {
 }
 """name -> sub-folder of the data root (LGDEA_DATA) that `assemble` looks in"""
 
-OWN_SPLITS = ("phantom", "folder", "painted_nih")
-"""corpora whose split was made with their boxes in mind: `assemble` leaves it alone"""
+OWN_SPLITS = ("phantom", "folder", "painted_nih", "rsna", "vindr")
+"""corpora with boxes on (nearly) all films that show something, in every split: `assemble` leaves the split alone, for
+without them training would see normal films only, and test would not be the published one"""
 
 OFFICIAL_SPLITS = ("folder", "mimic_cxr", "ms_cxr", "chest_imagenome", "chexpert_5x200", "chexpert_8x200")
 """corpora whose whole split is the publisher's or the user's: their loaders take no seed"""

@@ -86,15 +86,17 @@ def _films(root: Path, films_root: Path, exclusions: Exclusions) -> pd.DataFrame
     lists = [read_table(folder / f"{name}.csv", columns).assign(split=split) for name, split in SPLITS.items()]
     listed = pd.concat(lists)[["dicom_id", "split"]]
     gold = read_table(folder / "images_to_avoid.csv", ("dicom_id",))["dicom_id"]
-    avoid = listed["dicom_id"].isin(set(gold)) & (listed["split"] != "test")
-    exclusions.count("film of a gold patient, kept out of training", int(avoid.sum()))
-    films = listed[~avoid].merge(read_metadata(films_root), on="dicom_id", how="left")
+    metadata = read_metadata(films_root)
+    films = listed.merge(metadata, on="dicom_id", how="left")
     unknown = films.loc[films["patient_id"].isna(), "dicom_id"]
     if len(unknown):
         raise ValueError(
             f"film {unknown.iloc[0]!r} of {folder} is not in MIMIC's metadata ({len(unknown)} such); fetch it again"
         )
-    return films
+    patients = metadata.loc[metadata["dicom_id"].isin(set(gold)), "patient_id"]  # all their films, listed there or not
+    avoid = films["patient_id"].isin(set(patients)) & (films["split"] != "test")
+    exclusions.count("film of a gold patient, kept out of training", int(avoid.sum()))
+    return films[~avoid]
 
 
 def _image(film: Any, films_root: Path, exclusions: Exclusions) -> dict[str, Any] | None:
@@ -143,7 +145,10 @@ def _attributes(path: Path, image_id: str) -> Iterator[tuple[Any, ...]]:
         where = f"{path.name}, attribute {number}"
         if _key(each, "bbox_name", where) not in REGIONS:
             continue
-        for phrase, stated in zip(_key(each, "phrases", where), _key(each, "attributes", where), strict=True):
+        phrases, attributes = _key(each, "phrases", where), _key(each, "attributes", where)
+        if len(phrases) != len(attributes):
+            raise ValueError(f"{where}: {len(phrases)} phrases, but attributes of {len(attributes)}; fetch it again")
+        for phrase, stated in zip(phrases, attributes, strict=True):
             for attribute in stated:
                 category, status, observation = _split_attribute(attribute, where)
                 yield image_id, each["bbox_name"], phrase, category, observation, float(status == "yes")

@@ -16,6 +16,7 @@ Dataset with Uncertainty Labels and Expert Comparison", AAAI 2019.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ UNCERTAIN: dict[str, dict[str, float]] = {
 }
 """policy -> value of an uncertain label; findings that a policy does not name stay -1 (U-Ones, U-Zeros: Irvin et al.;
 mgca: GLoRIA's and MGCA's mix on the five competition findings)"""
+FILM_COLUMNS = ("Frontal/Lateral", "AP/PA", *CHEXPERT_LABELS)
+"""columns of `train.csv` and `valid.csv` beside Path, Sex and Age"""
 PATH = r"/(?P<patient>patient\d+)/(?P<study>study\d+)/(?P<view>[^/]+)\.jpg$"
 
 
@@ -81,22 +84,27 @@ def load(root: Path, uncertain: str = "keep", val_fraction: float = 0.025, seed:
     return corpus
 
 
-def read_films(path: Path) -> pd.DataFrame:
+def read_films(path: Path, columns: Sequence[str] = FILM_COLUMNS) -> pd.DataFrame:
     """Rows of a table of films as text, with patient_id, study_id, image_id, view, the table's name, and `file`.
 
-    `file` is the path without the release's folder, relative to the corpus's own.
+    `file` is the path without the release's folder, relative to the corpus's own; view is "unknown" where no column
+    AP/PA says it.
+
+    Args:
+        path: of the table.
+        columns: it must have beside Path.
 
     Raises:
-        ValueError: a Path is not in the layout; named by file and line.
+        ValueError: a column is missing, or a Path is not in the layout; named by file and line.
     """
-    rows = read_table(path, ("Path", "Frontal/Lateral", "AP/PA", *CHEXPERT_LABELS))
+    rows = read_table(path, ("Path", *columns))
     parts = rows["Path"].str.extract(PATH)
     expected = "a path that ends in /patient00001/study1/view1_frontal.jpg"
     refuse_cells(rows, parts["patient"].isna(), "Path", expected, path.name, ("film", "Path"))
     study = parts["patient"] + "_" + parts["study"]
     file = rows["Path"].str.split("/", n=1).str[1]  # without the release's folder
     ids = {"patient_id": parts["patient"], "study_id": study, "image_id": study + "_" + parts["view"]}
-    return rows.assign(**ids, file=file, view=rows["AP/PA"], table=path.name)
+    return rows.assign(**ids, file=file, view=rows.get("AP/PA", "unknown"), table=path.name)
 
 
 def film_image(film: Any, root: Path, exclusions: Exclusions) -> dict[str, Any] | None:
@@ -113,7 +121,7 @@ def _frontal(films: pd.DataFrame, exclusions: Exclusions) -> pd.DataFrame:
 
 def _withhold(films: pd.DataFrame, root: Path, exclusions: Exclusions) -> pd.DataFrame:
     """Films without those of patients with a film in a retrieval set."""
-    sets = [read_films(path)["patient_id"] for path in sorted(root.glob("chexpert_*x200*.csv"))]
+    sets = [read_films(path, ())["patient_id"] for path in sorted(root.glob("chexpert_*x200*.csv"))]
     if not sets:
         return films
     withheld = films["patient_id"].isin(set(pd.concat(sets)))

@@ -9,9 +9,10 @@ draws a set from `train.csv` and writes its rows beside it: `chexpert_5x200.csv`
 A frontal film counts for a class whose label is 1 while the twelve other findings and devices ("No Finding" aside) are
 0 or blank; 200 films a class. 5x200 (Huang et al., GLoRIA, ICCV 2021): atelectasis, cardiomegaly, consolidation, edema,
 pleural effusion; drawn without a seed there and with seed 0 by MGCA, whose films seed 0 gives here. 8x200 (Zhang et
-al., ConVIRT, MLHC 2022): eight classes with "no finding", and 10 queries a class besides the 200 candidates; its films
-were never published, so ours are other films by the same rule, with no patient in both files. Numbers of two papers
-compare only if they share the file: publish yours.
+al., ConVIRT, MLHC 2022): eight classes with "no finding", and 10 queries a class besides the 200 candidates. Its own
+films are published (https://github.com/yuhaozhang/convirt, `image-retrieval/candidate.csv` and `query.csv`) and read
+under the names above; its queries were chosen by experts, while those drawn here follow the rule of the candidates and
+share no patient with them. Numbers of two papers compare only if they share the file: publish yours.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from pathlib import Path
 import pandas as pd
 
 from lgdea_core.data.corpora.chexpert import film_image, read_films
-from lgdea_core.data.corpora.tables import CHEXPERT_LABELS, Exclusions, make_table, read_table
+from lgdea_core.data.corpora.tables import CHEXPERT_LABELS, Exclusions, make_table, read_table, refuse_cells
 from lgdea_core.data.corpus import Corpus
 
 CLASSES = {
@@ -36,6 +37,8 @@ CLASSES = {
 ROLES = {"5x200": {"": 200}, "8x200": {"candidates": 200, "query": 10}}
 """set -> films of a class in each of its files; the later file's patients are none of the earlier one's"""
 NORMAL = "No Finding"
+NAMED = "Variable"
+"""column in which ConVIRT's queries name their class; its file has no labels"""
 
 
 def set_path(root: Path, name: str, role: str) -> Path:
@@ -135,14 +138,18 @@ def _load(root: Path, name: str) -> Corpus:
 
 def _read(root: Path, name: str, role: str) -> pd.DataFrame:
     path, classes = set_path(root, name, role), list(CLASSES[name])
-    rows = read_films(path)
-    shown = rows[classes].isin(("1", "1.0"))
-    wrong = rows[shown.sum(axis=1) != 1]
-    if len(wrong):
-        row = wrong.iloc[0]
-        raise ValueError(f"{path.name}, line {row['line']}, film {row['image_id']!r}: must have one class of {classes}")
+    rows = read_films(path, ())
+    if NAMED in rows:
+        rows = rows.assign(shown=rows[NAMED])
+    else:
+        rows = read_films(path, classes)
+        shown = rows[classes].isin(("1", "1.0"))
+        rows = rows.assign(shown=shown.idxmax(axis=1).where(shown.sum(axis=1) == 1, "several or none"))
+    refuse_cells(
+        rows, ~rows["shown"].isin(classes), "shown", f"one class of {classes}", path.name, ("film", "image_id")
+    )
     report = rows["Report Impression"].replace("", None) if "Report Impression" in rows else None
-    return rows.assign(finding=shown.idxmax(axis=1).map(CHEXPERT_LABELS), role=role, report=report)
+    return rows.assign(finding=rows["shown"].map(CHEXPERT_LABELS), role=role, report=report)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -55,6 +55,8 @@ def load(root: Path, lists: str | None = None, val_fraction: float = 0.1, seed: 
     """
     exclusions = Exclusions()
     rows = _rows(root, _suffix(root, lists))
+    if (rows["split"] == "val").any():
+        val_fraction = 0.0  # the lists say which, even where none of these films is here
     films = rows[~rows["image_id"].duplicated()]
     exclusions.count("further line of the same film", len(rows) - len(films))
     films = _without_test_patients(films, exclusions)
@@ -142,8 +144,6 @@ def _image(film: Any, root: Path, exclusions: Exclusions) -> dict[str, Any] | No
 def _studies(films: pd.DataFrame, val_fraction: float, seed: int) -> pd.DataFrame:
     studies = films[["image_id", "patient_id", "split", "covidx_class"]].rename(columns={"image_id": "study_id"})
     studies = studies.assign(report=None)
-    if (studies["split"] == "val").any():
-        return studies
     train = studies["split"] == "train"
     divided = split_by_patient(studies[train], (1 - val_fraction, val_fraction, 0.0), seed)
     return pd.concat([divided, studies[~train]], ignore_index=True)

@@ -74,8 +74,8 @@ def load(root: Path, fractions: tuple[float, float, float] = FRACTIONS, seed: in
             f"no film of {LABEL_FILE} under {root / 'stage_2_train_images'}; unpack the images there"
         )
     rows = rows[rows["patientId"].isin({image["image_id"] for image in images})]
-    patient_of = _patients(root, exclusions)
     films = [image["study_id"] for image in images]
+    patient_of = _patients(root, films, exclusions)
     studies = [{"study_id": film, "patient_id": patient_of.get(film, film), "report": None} for film in films]
     corpus = Corpus(
         name="rsna",
@@ -129,16 +129,18 @@ def _film(row: Any, root: Path, exclusions: Exclusions) -> dict[str, Any] | None
     return film_row(row.patientId, row.patientId, root, path, "unknown", where, exclusions)
 
 
-def _patients(root: Path, exclusions: Exclusions) -> dict[str, str]:
+def _patients(root: Path, films: list[str], exclusions: Exclusions) -> dict[str, str]:
     """NIH's patient of each film, written as `nih` writes it ("1" for 00000001_000.png); empty without the mapping."""
     path = root / MAPPING_FILE
     if not path.is_file():
         exclusions.add("no mapping to NIH, so the split goes by film", MAPPING_FILE)
         return {}
     try:
-        return {each["subset_img_id"]: str(int(each["img_id"].split("_")[0])) for each in read_json(path)}
-    except (KeyError, TypeError) as error:
+        patient_of = {each["subset_img_id"]: str(int(each["img_id"].split("_")[0])) for each in read_json(path)}
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path.name}: not in RSNA's layout, {error!r}; fetch it again") from error
+    exclusions.count("film not in the mapping to NIH, so it counts as a patient", len(set(films) - set(patient_of)))
+    return patient_of
 
 
 def _classes(root: Path) -> dict[str, float]:

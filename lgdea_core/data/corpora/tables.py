@@ -80,11 +80,18 @@ def _check_there(path: Path) -> None:
 
 
 def _check_columns(path: Path, header: Iterable[str], columns: Sequence[str]) -> list[str]:
-    """The header without white space (a published column may begin with a blank)."""
+    """The header without white space (a published column may begin with a blank).
+
+    The error does not quote the first line: without a header it is a row, and may be a report.
+    """
     names = [name.strip() for name in header]
     missing = [column for column in columns if column not in names]
     if missing:
-        raise ValueError(f"{path.name}: missing column(s) {missing}; it has {names}")
+        there = [column for column in columns if column in names]
+        raise ValueError(
+            f"{path.name}: missing column(s) {missing}; its first line must name the columns, of its "
+            f"{len(names)} cells {there} do"
+        )
     return names
 
 

@@ -42,8 +42,8 @@ CORNERS = ("x_min", "y_min", "x_max", "y_max")
 KAGGLE = "train.csv"
 AGREED = "agreed"
 """reader of a box that several agreed on"""
-RENAMED = {"pulmonary fibrosis": "fibrosis"}
-"""VinDr's name in lower case -> ours, where they differ"""
+RENAMED = {"pulmonary fibrosis": "fibrosis", "other disease": "other diseases"}
+"""VinDr's name in lower case -> ours, where they differ; of "Other disease" the training table has the plural"""
 
 
 def load(root: Path, val_fraction: float = 0.2, seed: int = 0) -> Corpus:
