@@ -29,8 +29,9 @@ def mgca_terms(model: LGDEAModel, batch: Batch, teacher: LGDEAModel) -> Terms:
 
         swap = 1/2 CE(sinkhorn(v . mu), softmax(t . mu / tau)) + 1/2 CE(sinkhorn(t . mu), softmax(v . mu / tau))
 
-    Simplified: tokens are word pieces and weigh alike, where MGCA joins them to words and weighs these by the last
-    layer's attention; as many prototypes as the model has, where MGCA has 500, not frozen in the first epoch.
+    Simplified: tokens are word pieces and weigh alike, as do patches, where MGCA joins them to words and weighs these
+    and a ViT's patches by the last layer's attention; tokens share the head of whole texts, where MGCA has one for
+    each; as many prototypes as the model has, where MGCA has 500, not frozen in the first epoch.
     """
     pairs = batch.pairs
     images = model.encode_images(batch.pixel_values[:pairs])

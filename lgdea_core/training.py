@@ -298,7 +298,9 @@ def training_origin(config: RunConfig, data: TrainingData) -> str:
     digest.update(data.seed_pairs.tobytes())
     digest.update(repr((data.sentences, data.evidence.statements, data.evidence.report_ids)).encode())
     digest.update(data.evidence.report_phrases.indices.tobytes())
+    digest.update(data.evidence.report_findings.toarray().tobytes() + data.impressions.tobytes())
     if data.regions is not None:
+        digest.update(repr([len(links) for links in data.regions.links]).encode())
         for array in (data.regions.boxes, data.regions.tags, *data.regions.links):
             digest.update(array.tobytes())
     for source in sorted(Path(__file__).parent.rglob("*.py")):

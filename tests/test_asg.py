@@ -387,6 +387,9 @@ def test_regions_belong_to_the_origin_of_a_checkpoint() -> None:
     moved = replace(data.regions, boxes=data.regions.boxes / 2)
     assert training.training_origin(run, data) == training.training_origin(run, data)
     assert training.training_origin(run, data) != training.training_origin(run, replace(data, regions=moved))
+    links = (data.regions.links[0][:0], np.concatenate(data.regions.links[:2]), *data.regions.links[2:])
+    other = replace(data.regions, links=links)  # the same links, but of another report
+    assert training.training_origin(run, data) != training.training_origin(run, replace(data, regions=other))
 
 
 # ---- configuration and the saved model

@@ -13,6 +13,7 @@ from lgdea_core.encoders import ImageTower, image_tower_config
 from lgdea_core.evaluation.linear_probe import (
     PROBE,
     LabelledImages,
+    TowerClassifier,
     fine_tune,
     frozen_features,
     linear_probe,
@@ -206,6 +207,11 @@ def test_features_are_standardised_over_the_training_films_alone() -> None:
     torch.testing.assert_close(standard[:50, :2].mean(dim=0), torch.zeros(2), rtol=0, atol=1e-5)
     torch.testing.assert_close(standard[:50, :2].std(dim=0), torch.ones(2), rtol=0, atol=1e-5)
     assert (standard[:, 2] == 0).all()
+
+
+def test_the_head_of_fine_tuning_lies_where_the_tower_lies(tower: ImageTower) -> None:
+    module = TowerClassifier(copy.deepcopy(tower).to("meta"), nn.Linear(tower.width, 2))  # stands for a GPU
+    assert {parameter.device.type for parameter in module.parameters()} == {"meta"}
 
 
 def test_fine_tuning_changes_a_copy_of_the_tower_and_learns_what_a_random_tower_does_not_show(

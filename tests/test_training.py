@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,18 @@ def test_a_half_written_checkpoint_is_never_read(tmp_path: Path) -> None:
     fresh = training.start_state(world.model(run)[0], run)
     training.resume(fresh, checkpoint, origin)
     assert fresh.step == state.step == 4
+
+
+def test_denials_and_impressions_belong_to_the_origin_of_a_checkpoint() -> None:
+    world, run = PlantedWorld(8, seed=0), config("medclip")
+    _, processor = world.model(run)
+    data = world.training(4, processor.tokenizer)
+    denying = replace(data.evidence, report_findings=-data.evidence.report_findings)
+    origins = {
+        training.training_origin(run, other)
+        for other in (data, replace(data, evidence=denying), replace(data, impressions=data.impressions + 1))
+    }
+    assert len(origins) == 3
 
 
 def test_a_checkpoint_of_other_data_is_not_taken_for_this_training(

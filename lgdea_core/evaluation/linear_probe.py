@@ -55,7 +55,7 @@ class TowerClassifier(nn.Module):
 
     def __init__(self, tower: ImageTower, head: nn.Linear) -> None:
         super().__init__()
-        self.tower, self.head = copy.deepcopy(tower), head
+        self.tower, self.head = copy.deepcopy(tower), head.to(next(tower.parameters()).device)
 
     def forward(self, crops: UInt8[Tensor, "images height width"]) -> Float[Tensor, "images findings"]:
         """Logits."""

@@ -87,7 +87,7 @@ def fit(
         module: changed in place, and in evaluation mode afterwards.
         train: the labelled share.
         val: decides when to stop and which weights stay.
-        loss: of outputs and targets, a mean over images.
+        loss: of outputs and targets; validation images count as one batch, whose loss need not be their mean.
         schedule: of the training.
         seed: of the order of the images.
 
