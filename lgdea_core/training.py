@@ -50,6 +50,11 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def step_seed(seed: int, step: int, process: int) -> int:
+    """What dropout of one step depends on, so that a resumed run drops the same."""
+    return int(np.random.default_rng([seed, step, process]).integers(2**31))
+
+
 class TermModule(nn.Module):
     """A model and its method's terms as one forward pass, which is what accelerate wraps and distributes."""
 
@@ -100,7 +105,7 @@ def train(
     """Train, or go on from the folder's checkpoint, until the end of a phase.
 
     A killed run loses at most `checkpoint_every` steps (`refresh_every`, if that is more) and ends with the same
-    weights as one that was never killed: batches depend on (seed, step) alone, and while relations are in use a
+    weights as one that was never killed: batches and dropout depend on (seed, step) alone, and while relations are in use a
     checkpoint is only taken where they are about to be rebuilt.
 
     Args:
@@ -142,6 +147,7 @@ def train(
             place_prototypes(state, data, config.seed)
         process = (accelerator.process_index, accelerator.num_processes)
         batch = sample_batch(data, config, state.step, phase, relations, process).to(accelerator.device)
+        seed_everything(step_seed(config.seed, state.step, accelerator.process_index))
         loss = _take_step(state, module, batch, config, accelerator, relations)
         bar.update()
         if checkpoint_due(state.step, last, config) and accelerator.is_main_process:
@@ -315,14 +321,7 @@ def save_checkpoint(state: TrainState, folder: Path, origin: str) -> None:
     part.mkdir(parents=True)
     save_model(state.model, str(part / "model.safetensors"))
     save_model(state.teacher, str(part / "teacher.safetensors"))
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    rest = {
-        "origin": origin,
-        "step": state.step,
-        "optimizer": state.optimizer.state_dict(),
-        "random": torch.get_rng_state(),
-        "cuda_random": cuda,
-    }
+    rest = {"origin": origin, "step": state.step, "optimizer": state.optimizer.state_dict()}
     torch.save(rest, part / "state.pt")
     (part / "history.json").write_text(json.dumps(state.history))
     shutil.rmtree(old, ignore_errors=True)
@@ -350,8 +349,5 @@ def resume(state: TrainState, folder: Path, origin: str) -> None:
     load_model(state.model, str(folder / "model.safetensors"))
     load_model(state.teacher, str(folder / "teacher.safetensors"))
     state.optimizer.load_state_dict(rest["optimizer"])
-    torch.set_rng_state(rest["random"])
-    if rest["cuda_random"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(rest["cuda_random"])
     state.step, state.history = rest["step"], json.loads((folder / "history.json").read_text())
     logger.info("resumed at step %d from %s", state.step, folder)

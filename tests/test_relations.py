@@ -329,6 +329,7 @@ def pools(seed: int = 0) -> tuple[EvidenceView, TrainingData]:
     data = TrainingData(
         images=torch.zeros(7, 4, 4, dtype=torch.uint8),
         sentences=[[[1]]] * 6,
+        impressions=np.ones(6, dtype=np.int64),
         evidence=evidence,
         phrase_tokens=none,
         phrase_mask=none.bool(),
