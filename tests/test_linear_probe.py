@@ -160,6 +160,12 @@ def test_classes_are_scored_by_accuracy() -> None:
     assert score.interval.estimate > 0.9  # chance 1/3
     logits = torch.tensor([[0.0, 0.0, 0.0]])
     assert multi_class_loss(logits, torch.tensor([[0.0, 1.0, 0.0]])).item() == pytest.approx(np.log(3))
+    train, val, test = splits
+    for value, count in ((0.0, 1), (1.0, 1), (np.nan, 0)):  # no class, several, or perhaps several
+        labels = test.labels.copy()
+        labels[0] = np.where(np.isnan(value) & (labels[0] == 1), 1.0, value)
+        with pytest.raises(ValueError, match=f"exactly one of a, b, c must be true .* but {count} images"):
+            linear_probe(train, val, test._replace(labels=labels), ("a", "b", "c"), seed=0, classes=True)
 
 
 def test_refuses_labels_it_cannot_read_and_shares_without_any_contrast() -> None:

@@ -135,7 +135,8 @@ def linear_probe(
         schedule: of the training.
 
     Raises:
-        ValueError: a label is none of 0, 1 and NaN, or no finding can be learnt and scored.
+        ValueError: a label is none of 0, 1 and NaN, an image has no class or several, or no finding can be learnt and
+            scored.
     """
     head = _zero_head(train.inputs.shape[1], len(findings))
     return _learn(head, (train, val, test), findings, seed, classes, schedule)
@@ -180,7 +181,7 @@ def _learn(
     schedule: Schedule,
 ) -> ProbeScore:
     train, val, test = splits
-    _check_labels(splits, findings)
+    _check_labels(splits, findings, classes)
     learnt = (train.labels == 1).any(axis=0) & (classes | (train.labels == 0).any(axis=0))
     if not learnt.any():
         raise ValueError(f"linear probe: none of {', '.join(findings)} has a positive and a negative in the share")
@@ -201,12 +202,19 @@ def _learn(
     return ProbeScore("auc", interval, tuple(np.array(findings)[scored]), left_out, fitted)
 
 
-def _check_labels(splits: Sequence[LabelledImages], findings: Sequence[str]) -> None:
+def _check_labels(splits: Sequence[LabelledImages], findings: Sequence[str], classes: bool) -> None:
     values = {value for split in splits for value in np.unique(split.labels[~np.isnan(split.labels)]).tolist()}
     if not values <= {0.0, 1.0}:
         raise ValueError(
             f"linear probe: labels of {', '.join(findings)} must be 0, 1 or NaN, got the values {sorted(values)}; "
             "decide first what an uncertain label (-1) means"
+        )
+    unclear = sum(int(((split.labels == 1).sum(axis=1) != 1).sum()) for split in splits)
+    unknown = any(np.isnan(split.labels).any() for split in splits)
+    if classes and (unclear or unknown):
+        raise ValueError(
+            f"linear probe: exactly one of {', '.join(findings)} must be true of an image and the others 0, but "
+            f"{unclear} images have none or several, or a label is unknown; take lists that name every class"
         )
 
 
