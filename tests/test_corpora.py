@@ -425,6 +425,8 @@ def test_boxes_are_cut_by_a_pixel_and_refused_beyond() -> None:
     for cells in (["0", "0", "102", "5"], ["-3", "0", "5", "5"], ["0", "0", "5", "inf"]):
         with pytest.raises(ValueError, match="reaches outside its 100 x 100 frame"):
             parse_box(cells, (100.0, 100.0))
+    with pytest.raises(ValueError, match=r"box \(100\.2, 5, 100\.9, 9\) lies outside its 100 x 100 frame"):
+        parse_box(["100.2", "5", "100.9", "9"], (100.0, 100.0))
     for cells in (["5", "5", "5", "9"], ["nan", "0", "5", "5"], ["9", "0", "5", "5"]):
         with pytest.raises(ValueError, match="must have positive width and height"):
             parse_box(cells, (100.0, 100.0))

@@ -122,10 +122,7 @@ def _regions(films: pd.DataFrame, root: Path, exclusions: Exclusions) -> Iterato
             try:
                 box = parse_box(corners, frame, tolerance=math.inf)
             except ValueError as error:
-                exclusions.add("region box without area", f"{path.name}, region {region!r}: {error}")
-                continue
-            if box[0] >= box[2] or box[1] >= box[3]:
-                exclusions.add("region box outside its film", f"{path.name}, region {region!r}")
+                exclusions.add("region box without area on its film", f"{path.name}, region {region!r}: {error}")
                 continue
             yield film.dicom_id, film.study_id, region, *box, *frame
 

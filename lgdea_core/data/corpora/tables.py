@@ -253,7 +253,10 @@ def parse_box(
     width, height = frame
     if min(x_min, y_min) < -tolerance or x_max > width + tolerance or y_max > height + tolerance:
         raise ValueError(f"box {box} reaches outside its {width:g} x {height:g} frame")
-    return max(x_min, 0.0), max(y_min, 0.0), min(x_max, width), min(y_max, height)
+    x_min, y_min, x_max, y_max = max(x_min, 0.0), max(y_min, 0.0), min(x_max, width), min(y_max, height)
+    if x_min >= x_max or y_min >= y_max:
+        raise ValueError(f"box {box} lies outside its {width:g} x {height:g} frame")
+    return x_min, y_min, x_max, y_max
 
 
 def box_row(
