@@ -147,6 +147,15 @@ def test_the_summary_is_mean_and_sample_deviation_over_seeds() -> None:
     assert found[["seeds", "auc"]].to_dict("records") == [{"seeds": 3, "auc": "0.600 ± 0.100"}]
 
 
+def test_one_seed_has_no_deviation_and_a_measure_without_values_no_text() -> None:
+    [cell] = limited_pairing(seeds=(1,), ratios=(0.1,), methods=("clip",))
+    found = summary(pd.DataFrame([row_of(cell, auc=0.5, relation_coverage=None)]))
+    assert found[["seeds", "auc", "relation_coverage"]].to_dict("records") == [
+        {"seeds": 1, "auc": "0.500", "relation_coverage": ""}
+    ]
+    assert summary(read_table(Path("no such table"))).empty
+
+
 # ---- cells
 
 

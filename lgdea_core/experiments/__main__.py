@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
+import pandas as pd
+
 from lgdea_core.config import METHODS, PRESETS, RunConfig
 from lgdea_core.experiments import downstream, hard
 from lgdea_core.experiments.cells import Cell
@@ -59,7 +61,7 @@ def run_relations(arguments: argparse.Namespace) -> None:
 def run_hard(arguments: argparse.Namespace) -> None:
     """Measure the models that are there, and say which are not."""
     if arguments.summary:
-        _say(hard.hard_summary(read_table(table_path("hard_set"), hard.KEY)).to_string(index=False))
+        _say_summary(hard.hard_summary(read_table(table_path("hard_set"), hard.KEY)), "hard_set")
         return
     cells = limited_pairing(arguments.seeds, arguments.ratios, arguments.methods, preset=arguments.preset)
     todo, untrained = hard.missing_measures(cells)
@@ -80,7 +82,7 @@ def run_downstream(experiment: str, arguments: argparse.Namespace) -> None:
     """Probe, or segment with, the towers that are there, and say which are not."""
     table = downstream.TABLES[experiment]
     if arguments.summary:
-        _say(downstream.downstream_summary(experiment).to_string(index=False))
+        _say_summary(downstream.downstream_summary(experiment), table)
         return
     models = downstream.pretrained(asg(arguments.seeds, arguments.methods, arguments.variants, arguments.preset))
     todo, untrained = downstream.missing_jobs(
@@ -102,7 +104,7 @@ def run_tables(_: argparse.Namespace) -> None:
 def _train(cells: Sequence[Cell], table: str, arguments: argparse.Namespace) -> None:
     path = table_path(table)
     if arguments.summary:
-        _say(summary(read_table(path)).to_string(index=False))
+        _say_summary(summary(read_table(path)), table)
         return
     todo = missing_cells(cells, path)
     lines = zip(estimated_minutes(todo, path), map(_named, todo), strict=True)
@@ -122,6 +124,10 @@ def _say_plan(lines: Iterable[tuple[float, str]], workers: int, table: str) -> N
         _say(f"{minutes:6.1f} min  {name}")
     total = sum(minutes for minutes, _ in lines) / workers
     _say(f"{len(lines)} models to do, about {total:.0f} min, {workers} at a time -> {table_path(table)}")
+
+
+def _say_summary(rows: pd.DataFrame, table: str) -> None:
+    _say(rows.to_string(index=False) if len(rows) else f"no rows yet in {table_path(table)}")
 
 
 def _say(text: str) -> None:

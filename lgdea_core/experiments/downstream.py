@@ -29,7 +29,7 @@ from lgdea_core.evaluation.linear_probe import ProbeScore
 from lgdea_core.evaluation.segmentation import SegmentationScore
 from lgdea_core.evaluation.supervised import FROZEN
 from lgdea_core.experiments.cells import Cell
-from lgdea_core.experiments.tables import add_rows, read_table, table_path
+from lgdea_core.experiments.tables import add_rows, mean_and_sd, read_table, table_path
 from lgdea_core.experiments.worlds import build_world
 from lgdea_core.grounding import load
 from lgdea_core.stages import DATA_VARIABLE
@@ -251,12 +251,10 @@ def label_curves() -> dict[tuple[str, str], pd.DataFrame]:
 
 
 def downstream_summary(experiment: str) -> pd.DataFrame:
-    """Mean and standard deviation (of the sample) over seeds as "mean ± sd", and how many seeds; empty without rows."""
+    """`mean_and_sd` over seeds of every measure, and how many seeds; empty without rows."""
     table = downstream_table(experiment)
     if table.empty:
         return table
     groups = table.groupby([name for name in KEY if name != "seed"])
     columns = [name for name in MEASURES if name in table]
-    mean, spread = groups[columns].mean(), groups[columns].std()
-    cells = {name: [f"{m:.3f} ± {s:.3f}" for m, s in zip(mean[name], spread[name], strict=True)] for name in columns}
-    return pd.DataFrame({"seeds": groups["seed"].nunique()} | cells, index=mean.index).reset_index()
+    return pd.concat([groups["seed"].nunique().rename("seeds"), groups[columns].agg(mean_and_sd)], axis=1).reset_index()

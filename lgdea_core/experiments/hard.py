@@ -25,7 +25,7 @@ from lgdea_core.evaluation.grounding import score_maps
 from lgdea_core.evaluation.harness import GROUNDING_METRICS, label_table, phrase_samples, zero_shot_scores
 from lgdea_core.evaluation.zero_shot import fuse_scores, load_prompts
 from lgdea_core.experiments.cells import RESAMPLES, Cell
-from lgdea_core.experiments.tables import add_rows, missing_cells, read_table, table_path
+from lgdea_core.experiments.tables import add_rows, mean_and_sd, missing_cells, read_table, table_path
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 from lgdea_core.stages import Inputs
 
@@ -128,10 +128,15 @@ def _auc(model: LGDEAModel, processor: LGDEAProcessor, inputs: Inputs) -> pd.Dat
 
 
 def hard_summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean ± standard deviation over seeds: a row for every group and measure, a column for every method and ratio."""
+    """Mean ± standard deviation over seeds: a row for every group and measure, a column for every method and ratio.
+
+    Empty without rows.
+    """
+    if table.empty:
+        return table
     names = [f"{row.method} {row.paired_ratio:.0%}" for row in table.itertuples()]
     groups = table.assign(model=names).groupby(["preset", "by", "group", "measure", "model"])["estimate"]
-    cells = groups.agg(lambda values: f"{values.mean():.3f} ± {values.std():.3f} ({len(values)})")
+    cells = groups.agg(lambda values: f"{mean_and_sd(values)} ({len(values)})")
     return cells.unstack("model").reset_index()
 
 

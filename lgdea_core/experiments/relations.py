@@ -102,7 +102,8 @@ def _rows(config: RunConfig, world: str, settings: Sequence[tuple[str, GraphConf
     evidence, _ = extract_evidence(inputs.corpus.studies, config.data.extractor, progress=False)
     model, processor = fresh_model(config, inputs)
     data = prepare_training(config, inputs, evidence, processor)
-    folder = runs_folder() / "experiments" / f"relations-{world}-{config.seed}-{config.train.pair_steps}"
+    parts = (world, config.data.paired_ratio, config.seed, config.preset, config.train.pair_steps)
+    folder = runs_folder() / "experiments" / "-".join(map(str, ("relations", *parts)))
     state, _ = train(config, data, model, folder, until="pairs", progress=False)
     view, truth = view_evidence(state.teacher, data), hidden_truth(inputs, data)
     for name, graph in settings:

@@ -54,12 +54,20 @@ def add_rows(path: Path, rows: Sequence[dict[str, Any]], key: Sequence[str] = KE
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard deviation (of the sample, n - 1) over seeds as "mean ± sd", and how many seeds."""
+    """`mean_and_sd` over seeds of every measure, and how many seeds; empty without rows."""
+    if table.empty:
+        return table
     groups = table.groupby([name for name in KEY if name != "seed"], sort=True)
     columns = [name for name in table.columns if name in MEASURES or name.startswith("relation_")]
-    mean, spread = groups[columns].mean(), groups[columns].std()
-    cells = {name: [f"{m:.3f} ± {s:.3f}" for m, s in zip(mean[name], spread[name], strict=True)] for name in columns}
-    return pd.DataFrame({"seeds": groups["seed"].nunique()} | cells, index=mean.index).reset_index()
+    return pd.concat([groups["seed"].nunique().rename("seeds"), groups[columns].agg(mean_and_sd)], axis=1).reset_index()
+
+
+def mean_and_sd(values: pd.Series) -> str:
+    """ "mean ± sd", the deviation that of the sample (n - 1); one value has none, and no value is ""."""
+    known = values.dropna()
+    if known.empty:
+        return ""
+    return f"{known.mean():.3f}" + (f" ± {known.std():.3f}" if len(known) > 1 else "")
 
 
 def missing_cells(cells: Sequence[Cell], path: Path) -> list[Cell]:
