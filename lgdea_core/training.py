@@ -105,8 +105,8 @@ def train(
     """Train, or go on from the folder's checkpoint, until the end of a phase.
 
     A killed run loses at most `checkpoint_every` steps (`refresh_every`, if that is more) and ends with the same
-    weights as one that was never killed: batches and dropout depend on (seed, step) alone, and while relations are in use a
-    checkpoint is only taken where they are about to be rebuilt.
+    weights as one that was never killed: batches and dropout depend on (seed, step) alone, and while relations are in
+    use a checkpoint is only taken where they are about to be rebuilt.
 
     Args:
         config: method, schedule, weights and seed.
