@@ -195,7 +195,7 @@ def figure_hard_set(table: pd.DataFrame, measure: str, caption: str = "") -> Fig
         _draw_groups(axis, rows[rows["by"] == kind], groups)
         axis.set(ylabel=kind, xlim=_range(name, rows, "estimate"))
     axes[-1].set_xlabel(name)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     series, cells = ["method", "paired_ratio"], ["by", "group"]
     lacking = [
         f"{method} {100 * ratio:g} % on {group}"
