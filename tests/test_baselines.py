@@ -401,6 +401,20 @@ def test_carzero_contrasts_both_ways_of_asking() -> None:
     assert terms_of("carzero", model, batch)["cross"].item() == pytest.approx(total, abs=1e-4)
 
 
+def test_a_text_is_asked_as_a_whole_and_by_its_tokens_and_an_image_by_its_patches_too() -> None:
+    model, processor, batch = setting("carzero")
+    model.eval()
+    images, (ids, mask) = model.encode_images(batch.pixel_values[:2]), processor.tokens(["left mass", "right edema"])
+    texts = model.text_tower.with_tokens(ids, mask)
+    asked, answered = model.ask_texts(images, texts, mask), model.ask_images(texts.text_embeds, images)[0]
+    for part in ("text_embeds", "token_embeds"):
+        other = texts._replace(**{part: getattr(texts, part).flip(-1)})
+        assert not torch.allclose(model.ask_texts(images, other, mask), asked, atol=1e-6), part
+    for part in ("image_embeds", "patch_embeds"):
+        other = images._replace(**{part: getattr(images, part).flip(-1)})
+        assert not torch.allclose(model.ask_images(texts.text_embeds, other)[0], answered, atol=1e-6), part
+
+
 def test_films_of_one_study_are_no_negatives_of_each_other() -> None:
     model, _, batch = setting("carzero")
     model.eval()
