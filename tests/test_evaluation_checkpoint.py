@@ -73,8 +73,11 @@ def test_embeddings_are_those_the_checkpoint_gives_itself(kind: str, folders: di
     colour = crops.unsqueeze(1).repeat(1, 3, 1, 1)
     pixels = model.image_processor(images=list(colour), return_tensors="pt")["pixel_values"]
     images = model.encode_crops(crops)
-    expected = model.model.get_image_features(pixel_values=pixels).pooler_output
+    output = model.model.get_image_features(pixel_values=pixels)
+    expected = output.pooler_output
     torch.testing.assert_close(images.image_embeds, F.normalize(expected, dim=-1))
+    patches = output.last_hidden_state[:, 0 if kind == "siglip" else 1 :]  # without CLS, where there is one
+    torch.testing.assert_close(images.patch_embeds, F.normalize(model.project_tokens(patches), dim=-1))
     assert images.patch_embeds.shape == (3, 16, expected.shape[1])
     texts = ["left mass", "there is a right nodule"]
     padding = "max_length" if kind == "siglip" else True  # SigLIP reads its padding
