@@ -306,7 +306,9 @@ def test_a_server_that_stops_answering_ends_the_run_and_keeps_what_it_said(
     extractor = patient()
     with pytest.raises(RuntimeError, match="no answer from"):
         extractor.ask(list(studies(100)["report"]))
-    assert extractor.statistics().answers == 10 == int(str(error.value).split(";")[1].split()[0])
+    answered = len(server.answered)
+    assert answered in (10, 11)  # two are in flight, and both may be let through before either is counted
+    assert extractor.statistics().answers == answered == int(str(error.value).split(";")[1].split()[0])
 
 
 @pytest.mark.parametrize("code", ["401", "404"])
