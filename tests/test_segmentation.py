@@ -120,9 +120,11 @@ def test_the_u_net_reads_the_stages_that_the_tower_fuses() -> None:
     pixels = torch.randn(2, 1, 32, 32)
     with torch.no_grad():
         own = base.backbone(pixel_values=pixels, output_hidden_states=True).hidden_states[1:]
+        stem = base.backbone.embedder.embedder(pixels)
         read = segmenter.encoder(pixels)
     assert torch.equal(read[0], pixels)
     assert read[1].shape == (2, 8, 16, 16)
+    torch.testing.assert_close(read[1], stem, rtol=0, atol=1e-5)
     for theirs, ours in zip(own, read[2:], strict=True):
         torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
 
