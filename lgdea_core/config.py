@@ -316,10 +316,13 @@ class RunConfig:
 
     @classmethod
     def load(cls, path: Path) -> "RunConfig":
-        """Read what `save` wrote; unknown fields are refused."""
+        """Read what `save` wrote; a field that is unknown here, as of another version, is a ValueError."""
         values = json.loads(path.read_text())
         parts = {entry.name: entry.default_factory for entry in fields(cls) if isinstance(values.get(entry.name), dict)}
-        return cls(**{name: parts[name](**value) if name in parts else value for name, value in values.items()})
+        try:
+            return cls(**{name: parts[name](**value) if name in parts else value for name, value in values.items()})
+        except TypeError as error:
+            raise ValueError(f"{path}: {error}; another version wrote it, start a new run") from error
 
 
 def replace_fields(config: RunConfig, **changes: Any) -> RunConfig:

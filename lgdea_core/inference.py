@@ -42,8 +42,6 @@ class ImageTextModel(Protocol):
 
     def pooled_evidence(self, images: ImageEmbeddings) -> Float[Tensor, "images prototypes"]: ...
 
-    def recalled(self, sentence_embeds: Float[Tensor, "sentences dim"]) -> Float[Tensor, "sentences dim"]: ...
-
     def parameters(self) -> Iterator[Tensor]: ...
 
 
@@ -85,15 +83,15 @@ def encode_image_pool(
     device = next(model.parameters()).device
     if queries is None:
         queries = torch.zeros(0, model.config.dim)
+    queries = queries.to(device)
     embeds, evidence, responses = [], [], []
     with evaluating(model):
-        recalled = model.recalled(queries.to(device))
         for start in tqdm(range(0, len(images), IMAGES_AT_ONCE), unit="block", disable=not progress):
             block = model.encode_crops(images[start : start + IMAGES_AT_ONCE].to(device))
             embeds.append(block.image_embeds.cpu())
             evidence.append(model.pooled_evidence(block).cpu())
             patches = model.grounding_patches(block)
-            responses.append(phrase_patch_scores(recalled, patches, model.config.local_temperature).cpu())
+            responses.append(phrase_patch_scores(queries, patches, model.config.local_temperature).cpu())
     return ImagePool(*(torch.cat(parts).numpy() for parts in (embeds, evidence, responses)))
 
 

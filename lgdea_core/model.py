@@ -88,8 +88,8 @@ class LGDEAConfig:
     tag_widening: float = 4 / 3
     tag_dropout: float = 0.1
     within_pairs: bool = False
-    """whether the local head's loss compares patches of one image alone (MGCA, PRIOR): then its response says where a
-    phrase fits best, not whether it is true, and zero-shot classification leaves it out"""
+    """whether the local head's loss compares patches of one image alone (ASG, MGCA, PRIOR): then its response says
+    where a phrase fits best, not whether it is true, and zero-shot classification leaves it out"""
     decoder: Literal["", "existence", "similarity"] = ""
     """what a query decoder says of an image and a text, in place of a cosine: that the text is true of it (MedKLIP), or
     how well they match, asked both ways (CARZero); "" has no decoder"""

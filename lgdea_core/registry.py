@@ -35,7 +35,7 @@ METHODS = {
     "prior": Method(local="local", within_pairs=True, sentence_memory=True, parts=("sentences",)),
     "medklip": Method(text_phase=True, evidence=True, decoder="existence", parts=("existence",)),
     "carzero": Method(decoder="similarity"),
-    "asg": Method(regions=True),
+    "asg": Method(regions=True, within_pairs=True),
     "lgdea": Method(text_phase=True, relations=True, evidence=True, local="local"),
     "lgdea+asg": Method(text_phase=True, relations=True, evidence=True, regions=True, local="local"),
 }

@@ -79,3 +79,14 @@ def test_a_trained_detector_beats_one_box_for_all_films(phantom: Inputs) -> None
     quality = detection_quality(detector, phantom).set_index("region")
     assert quality.loc["mean", "iou"] > quality.loc["mean", "iou_constant"]
     assert quality.loc["right lung", "iou"] > 0.7
+
+
+def test_the_command_says_how_good_a_detector_is(
+    phantom: Inputs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(region_detector, "load_inputs", lambda config: phantom)
+    region_detector.main(["--preset", "ci", "--steps", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["region", "iou", "iou_constant", "n"]
+    assert len(lines) == 1 + len(REGIONS) + 1
+    assert 0 < float(lines[-1].split()[2]) < 1  # the mean box, whatever two steps have learnt

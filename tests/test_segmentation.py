@@ -154,13 +154,13 @@ def test_overfits_four_phantom_films(config: PreTrainedConfig) -> None:
 def test_scores_name_their_variant_and_what_an_empty_prediction_reaches() -> None:
     schedule = Schedule(learning_rate=5e-3, weight_decay=0.05, batch_size=8, max_epochs=10)
     train, val, test = squares(24, 0), squares(8, 1), squares(10, 2, empty=4)
-    score = segment(tower(RESNET), train, val, test, schedule, seed=0)
+    one = tower(RESNET)  # built once, for building it seeds the generators
+    score = segment(one, train, val, test, schedule, seed=0)
     assert score.empty == pytest.approx(0.4)
     assert score.positive > 0.5
     assert score.image.n == score.image.groups == 10
     assert score.image.low <= score.image.estimate <= score.image.high
-    again = segment(tower(RESNET), train, val, test, schedule, seed=0)
-    assert again == score
+    assert segment(one, train, val, test, schedule, seed=0) == score
     with pytest.raises(ValueError, match="none of the 5 test images has a lesion"):
         segment(tower(RESNET), train, val, squares(5, 3, empty=5), schedule, seed=0)
 

@@ -64,7 +64,7 @@ def test_training_learns_true_pairs_and_nothing_from_shuffled_ones(method: str, 
         local[shuffled] = held_out_local_recall(unseen, state.model, processor)
     assert recall[False] > 0.8  # 8 distinct reports: chance is 0.125
     assert recall[True] < 0.35
-    if model.config.local and method != "asg" and not model.config.within_pairs:  # these learn where, not whether
+    if model.config.local and not model.config.within_pairs:  # these learn where, not whether
         assert local[False] > 0.8
         assert local[True] < 0.35
 

@@ -80,10 +80,6 @@ class PublishedModel(nn.Module):
         """Phrases are texts like others."""
         return self.encode_texts(input_ids, token_mask)
 
-    def recalled(self, sentence_embeds: Float[Tensor, "sentences dim"]) -> Float[Tensor, "sentences dim"]:
-        """The sentences themselves: there is no memory."""
-        return sentence_embeds
-
     def grounding_patches(self, images: ImageEmbeddings) -> Float[Tensor, "images patches dim"]:
         """Projected patch tokens."""
         return images.patch_embeds

@@ -140,7 +140,7 @@ def zero_shot_scores(
     pool = encode_image_pool(model, crops, embeds)
     similarity = pool.image_embeds @ embeds.numpy().T
     scores = {"global": means(similarity, positive) - means(similarity, negative)}
-    if model.config.local and not model.config.within_pairs and model.config.sentence_head != "grounding":
+    if model.config.local and not model.config.within_pairs:
         scores["local"] = means(pool.responses, positive)
     if model.config.evidence:
         with torch.no_grad():

@@ -14,15 +14,14 @@ from torch.nn import functional as F
 from lgdea_core.data.batches import pixel_values
 from lgdea_core.encoders import ImageTower
 from lgdea_core.evaluation.bootstrap import Interval, bootstrap_macro_auc, bootstrap_mean
-from lgdea_core.evaluation.supervised import SCORED_AT_ONCE, Examples, Fit, Schedule, fit, outputs
-from lgdea_core.inference import evaluating
+from lgdea_core.evaluation.harness import MIN_POSITIVES
+from lgdea_core.evaluation.supervised import Examples, Fit, Schedule, fit, outputs
+from lgdea_core.inference import IMAGES_AT_ONCE, evaluating
 
 logger = logging.getLogger("lgdea")
 
 PROBE = Schedule(learning_rate=5e-4, weight_decay=1e-6, batch_size=48, min_steps=10)
 """MGCA and ASG but for `min_steps`: their smallest shares give 4 (RSNA) to 46 (CheXpert) updates an epoch."""
-MIN_POSITIVES = 10
-"""Fewest positives among the scored images of a finding that enters the macro AUC."""
 
 
 class LabelledImages(NamedTuple):
@@ -79,7 +78,7 @@ def frozen_features(tower: ImageTower, crops: UInt8[Tensor, "images height width
     """
     device = next(tower.parameters()).device
     with evaluating(tower):
-        return torch.cat([pooled_features(tower, block.to(device)).cpu() for block in crops.split(SCORED_AT_ONCE)])
+        return torch.cat([pooled_features(tower, block.to(device)).cpu() for block in crops.split(IMAGES_AT_ONCE)])
 
 
 def multi_label_loss(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from lgdea_core.data.batches import pixel_values, report_sentences
+from lgdea_core.data.batches import report_sentences
 from lgdea_core.data.regions import RegionData
 from lgdea_core.evaluation.bootstrap import bootstrap_mean
 from lgdea_core.evaluation.harness import METRIC_COLUMNS, MIN_POSITIVES, evaluation_part, patients_of
@@ -116,7 +116,7 @@ def region_hits(
             named[links[:, 1], columns] = True
             ids, mask = (part.to(device) for part in processor.tokens([sentences[report][row] for row in spoken]))
             texts = model.sentence_embeds(ids, mask)
-            patches = model.grounding_patches(model.encode_images(pixel_values(crops[image : image + 1]).to(device)))
+            patches = model.grounding_patches(model.encode_crops(crops[image : image + 1].to(device)))
             kept = boxes[seen].to(device)
             pooled = pool_regions(patches, kept, torch.zeros(len(kept), dtype=torch.long, device=device))
             hits = retrieval_hits((pooled @ texts.T).cpu().numpy(), named[seen])
@@ -160,6 +160,6 @@ def tag_logits(model: LGDEAModel, crops: UInt8[Tensor, "images height width"]) -
     device, parts = next(model.parameters()).device, []
     with evaluating(model):
         for block in crops.split(IMAGES_AT_ONCE):
-            features = model.encode_images(pixel_values(block).to(device)).patch_features
+            features = model.encode_crops(block.to(device)).patch_features
             parts.append(model.tag_decoder(features).cpu())
     return torch.cat(parts).numpy()

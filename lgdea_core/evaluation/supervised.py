@@ -10,8 +10,8 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from lgdea_core.data.pairing import stable_hash
+from lgdea_core.inference import IMAGES_AT_ONCE
 
-SCORED_AT_ONCE = 128
 FROZEN = "frozen"
 """Name of the protocol of MGCA and ASG: the tower does not learn from the labels."""
 LABEL_RATIOS = (0.01, 0.1, 1.0)
@@ -128,7 +128,7 @@ def outputs(module: nn.Module, inputs: Num[Tensor, "images ..."]) -> Float[Tenso
     """What a module says of all inputs, in evaluation mode and in blocks; on the CPU."""
     module.eval()
     device = next(module.parameters()).device
-    return torch.cat([module(block.to(device)).cpu() for block in inputs.split(SCORED_AT_ONCE)])
+    return torch.cat([module(block.to(device)).cpu() for block in inputs.split(IMAGES_AT_ONCE)])
 
 
 def _validation_loss(module: nn.Module, val: Examples, loss: Callable[[Tensor, Tensor], Float[Tensor, ""]]) -> float:

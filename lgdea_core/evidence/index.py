@@ -72,12 +72,11 @@ class EvidenceIndex:
         counts.data[:] = 1.0
         return counts
 
-    @cached_property
-    def _same_side(self) -> sparse.csr_array:
-        """(statements, statements), 1 where two statements of one observation do not name opposite sides."""
+    def _same_side(self, wanted: Int[np.ndarray, "n"]) -> Float[np.ndarray, "statements n"]:
+        """1 where a statement and a wanted one are of one observation and do not name opposite sides."""
         kinds, sides = self.statement_observation, np.array([side for _, side, _ in self.statements])
-        opposite = (sides[:, None] == "left") & (sides[None, :] == "right")
-        return sparse.csr_array((kinds[:, None] == kinds[None, :]) & ~opposite & ~opposite.T, dtype=np.float32)
+        other = np.array([{"left": "right", "right": "left"}.get(self.statements[row][1], "-") for row in wanted])
+        return ((kinds[:, None] == kinds[wanted]) & (sides[:, None] != other)).astype(np.float32)
 
     def existence(
         self, reports: Int[np.ndarray, "n"], phrases: Int[np.ndarray, "phrases"]
@@ -95,7 +94,7 @@ class EvidenceIndex:
         status = self.report_findings[reports].toarray()[:, findings]
         made = sparse.csr_array(self.report_statements)[reports]
         holds = made[:, statements].toarray() > 0
-        elsewhere = (status > 0) & ((made @ self._same_side[:, statements]).toarray() == 0)
+        elsewhere = (status > 0) & (made @ self._same_side(statements) == 0)
         return np.where(holds, 1.0, np.where((status < 0) | elsewhere, 0.0, -1.0)).astype(np.float32)
 
 

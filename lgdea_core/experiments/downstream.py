@@ -1,17 +1,14 @@
 """Linear probe and segmentation on pretrained towers: planned, resumable, one row for each share of the labels."""
 
-import multiprocessing
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from lgdea_core.artifacts import git_commit, project_root
 from lgdea_core.config import RunConfig
@@ -29,7 +26,7 @@ from lgdea_core.evaluation.linear_probe import ProbeScore
 from lgdea_core.evaluation.segmentation import SegmentationScore
 from lgdea_core.evaluation.supervised import FROZEN
 from lgdea_core.experiments.cells import Cell
-from lgdea_core.experiments.tables import add_rows, mean_and_sd, read_table, table_path
+from lgdea_core.experiments.tables import add_rows, mean_and_sd, read_table, side_by_side, table_path
 from lgdea_core.experiments.worlds import build_world
 from lgdea_core.grounding import load
 from lgdea_core.stages import DATA_VARIABLE
@@ -225,12 +222,8 @@ def run_jobs(jobs: Sequence[Job], workers: int) -> None:
     wanted = {(job.corpus, job.model.config.seed): job.model.config for job in jobs}
     for (corpus, _), config in wanted.items():
         load_films(corpus, config)  # what is built on first use is built once
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-        futures = [pool.submit(job.run) for job in jobs]
-        for future in tqdm(as_completed(futures), total=len(futures), unit="tower", desc=path.stem):
-            add_rows(path, future.result(), KEY)
+    for rows in side_by_side(Job.run, jobs, workers, path.stem):
+        add_rows(path, rows, KEY)
 
 
 def downstream_table(experiment: str) -> pd.DataFrame:

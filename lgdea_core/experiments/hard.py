@@ -26,6 +26,7 @@ from lgdea_core.evaluation.harness import GROUNDING_METRICS, label_table, phrase
 from lgdea_core.evaluation.zero_shot import fuse_scores, load_prompts
 from lgdea_core.experiments.cells import RESAMPLES, Cell
 from lgdea_core.experiments.tables import add_rows, mean_and_sd, missing_cells, read_table, table_path
+from lgdea_core.grounding import load
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 from lgdea_core.stages import Inputs
 
@@ -70,10 +71,9 @@ def measure_hard_set(cells: Sequence[Cell]) -> None:
     """Ask the models of some cells, one by one; the rows of each are added to hard_set.csv together."""
     for cell in tqdm(cells, unit="model", desc="hard_set"):
         inputs = hard_inputs(cell.config)
-        folder = cell.folder / "model"
-        model, processor = LGDEAModel.from_pretrained(folder), LGDEAProcessor.from_pretrained(folder)
+        model, processor = load(cell.folder / "model")
         key = dict(zip(MODEL, _model_key(cell), strict=True))
-        rows = [key | row for row in hard_rows(model.eval(), processor, inputs)]
+        rows = [key | row for row in hard_rows(model, processor, inputs)]
         add_rows(table_path("hard_set"), rows, KEY)
 
 

@@ -123,10 +123,9 @@ def experiment_rows(table: pd.DataFrame, file: str, measures: Sequence[str]) -> 
     rows = []
     for values, group in table.groupby([name for name in KEY if name != "seed"], sort=True):
         world, method, variant, ratio, preset = values
-        tower = RunConfig.from_preset(preset).model.image_tower or "small ResNet"
         shared = {
             "system": f"{method}: {variant}" if variant else method,
-            "backbone": tower.split("/")[-1],
+            "backbone": _backbone(preset),
             "corpus": world,
             "reports": world_of(world).reports,
             "setting": f"{100 * ratio:g} % of pairs, preset {preset}",
@@ -145,8 +144,9 @@ def probe_rows(file: str, measures: Mapping[str, str]) -> pd.DataFrame:
     rows = []
     table = pd.read_csv(table_path(file))
     table = table[table["protocol"] == FROZEN]
-    for (corpus, method, ratio), group in table.groupby(["corpus", "method", "label_ratio"], sort=True):
-        shared = {"system": method, "backbone": "", "corpus": corpus, "setting": f"{100 * ratio:g} % of labels"}
+    for (corpus, method, ratio, preset), group in table.groupby(["corpus", "method", "label_ratio", "preset"]):
+        shared = {"system": method, "backbone": _backbone(preset), "corpus": corpus}
+        shared |= {"setting": f"{100 * ratio:g} % of labels"}
         origin = {"reports": "", "origin": origin_of(corpus), "source": _source(file, group)}
         measured = [name for name in measures if name in group and group[name].notna().any()]
         rows += [shared | origin | {"measure": measures[name]} | _spread(group[name]) for name in measured]
@@ -197,6 +197,10 @@ def _ablation_rows(pairing: pd.DataFrame) -> pd.DataFrame:
     measures, whole = tuple(NAMES), as_it_is(pairing, variants).assign(variant=WHOLE)
     tables = (experiment_rows(whole, "limited_pairing", measures), experiment_rows(variants, "ablation", measures))
     return pd.concat(tables, ignore_index=True)
+
+
+def _backbone(preset: str) -> str:
+    return (RunConfig.from_preset(preset).model.image_tower or "small ResNet").split("/")[-1]
 
 
 def _spread(values: pd.Series) -> dict[str, float]:

@@ -3,10 +3,10 @@
 import logging
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
@@ -17,6 +17,9 @@ from lgdea_core.experiments.cells import KEY, MEASURES, Cell, run_cell
 from lgdea_core.experiments.worlds import build_world
 
 logger = logging.getLogger("lgdea")
+
+Work = TypeVar("Work")
+Made = TypeVar("Made")
 
 SECONDS_A_STEP = {
     "clip": 0.28, "gloria": 0.45, "mgca": 0.53, "medclip": 0.35, "biovil": 0.59, "prior": 0.5, "medklip": 0.75,
@@ -96,11 +99,16 @@ def run_cells(cells: Sequence[Cell], path: Path, workers: int) -> None:
     todo = missing_cells(cells, path)
     for world, config in {(cell.world, cell.config.seed): (cell.world, cell.config) for cell in todo}.values():
         build_world(world, config)
+    for row in side_by_side(run_cell, todo, workers, path.stem):
+        add_row(path, row)
+        logger.info("%s", row)
+
+
+def side_by_side(make: Callable[[Work], Made], todo: Sequence[Work], workers: int, name: str) -> Iterator[Made]:
+    """What `make` makes of each, in the order of completion: `workers` processes, which share the CPU's threads."""
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-        futures = [pool.submit(run_cell, cell) for cell in todo]
-        for future in tqdm(as_completed(futures), total=len(todo), unit="training", desc=path.stem):
-            row = future.result()
-            add_row(path, row)
-            logger.info("%s", row)
+        futures = [pool.submit(make, work) for work in todo]
+        for future in tqdm(as_completed(futures), total=len(futures), unit="model", desc=name):
+            yield future.result()
