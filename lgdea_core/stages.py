@@ -234,13 +234,17 @@ def train_asg(
         progress: show a bar.
     """
     if shuffled_regions:
-        regions = shuffle_regions(inputs.corpus.regions, run.config.seed)
-        inputs = replace(inputs, corpus=replace(inputs.corpus, regions=regions))
+        inputs = with_shuffled_regions(inputs, run.config.seed)
     model, processor = fresh_model(run.config, inputs)
     data = prepare_training(run.config, inputs, evidence, processor)
     folder = run.folder / "training" / ("asg_shuffled" if shuffled_regions else "asg")
     state, history = train(run.config, data, model, folder, progress=progress)
     return Trained(state=state, history=history, processor=processor, data=data, config=run.config)
+
+
+def with_shuffled_regions(inputs: Inputs, seed: int) -> Inputs:
+    """The inputs with region boxes that changed names within each film."""
+    return replace(inputs, corpus=replace(inputs.corpus, regions=shuffle_regions(inputs.corpus.regions, seed)))
 
 
 def _continue_from(warm: Path, checkpoint: Path) -> None:

@@ -34,7 +34,7 @@ from lgdea_core.experiments.downstream import (
     pretrained,
     run_jobs,
 )
-from lgdea_core.experiments.plans import ASG_ABLATIONS, SEEDS, asg
+from lgdea_core.experiments.plans import ASG_ABLATIONS, SEEDS, TOWERS, asg
 
 STUDIES = 120
 SCORE = Interval(estimate=0.5, low=0.4, high=0.6, n=10, groups=10)
@@ -155,14 +155,17 @@ def test_every_task_names_a_corpus_that_can_be_loaded() -> None:
 
 def test_asgs_plan_leaves_out_term_by_term_on_one_budget() -> None:
     plan = asg()
-    assert len({cell.key for cell in plan}) == len(plan) == (2 + len(ASG_ABLATIONS)) * len(SEEDS)
+    assert len({cell.key for cell in plan}) == len(plan) == (len(TOWERS) + len(ASG_ABLATIONS)) * len(SEEDS)
     assert {cell.config.train.total_steps for cell in plan} == {plan[0].config.train.total_steps}
     assert {cell.config.data.paired_ratio for cell in plan} == {1.0}
     for cell in plan:
         weights = cell.config.loss
         left = {name for name in ("arsa", "irl", "erl") if getattr(weights, name)}
-        named = set(cell.variant.split(" + ")) - {"ita"}
-        assert cell.config.method == "clip" or left == (named if cell.variant else {"arsa", "irl", "erl"})
+        if cell.config.method == "asg":
+            assert left == (
+                set(cell.variant.split(" + ")) - {"ita"} if " + " in cell.variant else {"arsa", "irl", "erl"}
+            )
+        assert cell.shuffled_regions == (cell.variant == "shuffled regions")
 
 
 def row_of(job: Job, ratio: float, **values: object) -> dict[str, object]:
@@ -170,7 +173,7 @@ def row_of(job: Job, ratio: float, **values: object) -> dict[str, object]:
 
 
 def test_rows_that_are_there_are_not_made_again_and_missing_models_are_named(table_folder: Path) -> None:
-    models = pretrained(asg(seeds=(1, 2), variants=()))
+    models = pretrained(asg(seeds=(1, 2), methods=("clip", "asg"), variants=()))
     assert [(model.method, model.config.seed) for model in models] == [
         ("random", 1), ("random", 2), ("clip", 1), ("asg", 1), ("clip", 2), ("asg", 2),
     ]  # fmt: skip

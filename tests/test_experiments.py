@@ -8,9 +8,11 @@ import pandas as pd
 import pytest
 
 from lgdea_core.data.phantom import PhantomConfig, build_phantom
+from lgdea_core.data.regions import crop_boxes
 from lgdea_core.experiments.cells import (
     KEY,
     MEASURES,
+    REGION_MEASURES,
     Cell,
     headline_measures,
     images_seen,
@@ -25,6 +27,7 @@ from lgdea_core.experiments.plans import (
     PAPER_TERMS,
     SEEDS,
     ablation,
+    asg,
     limited_pairing,
     real,
 )
@@ -212,6 +215,21 @@ def test_every_ablation_trains_and_leaves_a_row(name: str) -> None:
     assert all(np.isfinite(row[measure]) for measure in MEASURES)
     assert (cell.folder / "model" / "model.safetensors").is_file()
     assert not (cell.folder / "training").exists()
+
+
+@pytest.mark.slow
+def test_rows_of_asg_have_its_own_measures_on_boxes_with_their_true_names() -> None:
+    baseline, control = asg(seeds=(5,), methods=("clip",), variants=("shuffled regions",), preset="ci")
+    row = run_cell(baseline)
+    assert set(REGION_MEASURES) - set(row) == {"tag_auc"}  # clip has no tag decoder
+    inputs, trained = train_cell(control)
+    images = inputs.corpus.images.set_index("image_id").loc[list(inputs.pools.image_ids)].reset_index()
+    true, learnt = crop_boxes(inputs.corpus.regions, images), trained.data.regions.boxes
+    assert learnt.shape == true.shape
+    assert not np.array_equal(learnt, true, equal_nan=True)
+    row = run_cell(control)
+    assert all(0 < row[measure] < 1 for measure in REGION_MEASURES)
+    assert row["named_region_at_1_chance"] > row["region_at_1_chance"]
 
 
 @pytest.mark.slow

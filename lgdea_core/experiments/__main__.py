@@ -12,7 +12,17 @@ from lgdea_core.config import METHODS, PRESETS, RunConfig
 from lgdea_core.experiments import downstream, hard
 from lgdea_core.experiments.cells import Cell
 from lgdea_core.experiments.paper_tables import write_paper_tables
-from lgdea_core.experiments.plans import ABLATIONS, ASG_ABLATIONS, COMPARED, SEEDS, ablation, asg, limited_pairing, real
+from lgdea_core.experiments.plans import (
+    ABLATIONS,
+    ASG_ABLATIONS,
+    COMPARED,
+    SEEDS,
+    TOWERS,
+    ablation,
+    asg,
+    limited_pairing,
+    real,
+)
 from lgdea_core.experiments.relations import measure_relations, missing_relations
 from lgdea_core.experiments.tables import estimated_minutes, missing_cells, read_table, run_cells, summary, table_path
 from lgdea_core.experiments.worlds import GENERATED, REAL
@@ -165,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     _summary(asked)
 
     towers = _command(
-        experiments, "asg", run_asg, "towers for the downstream tasks: asg, its ablation, clip; all pairs"
+        experiments, "asg", run_asg, "towers for the downstream tasks, trained on all pairs; ASG's own measures"
     )
     _towers(towers)
     _training(towers)
@@ -186,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _towers(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--methods", nargs="*", choices=METHODS, default=["clip", "asg"], help="trained as they are")
+    command.add_argument("--methods", nargs="*", choices=METHODS, default=list(TOWERS), help="trained as they are")
     command.add_argument("--variants", nargs="*", choices=tuple(ASG_ABLATIONS), default=list(ASG_ABLATIONS))
 
 

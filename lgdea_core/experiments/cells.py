@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from lgdea_core.data.batches import TrainingData, report_sentences
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.pairing import Pools
 from lgdea_core.evaluation.harness import evaluate
+from lgdea_core.evaluation.regions import evaluate_regions
 from lgdea_core.evidence.extract import extract_evidence
 from lgdea_core.evidence.index import index_reports
 from lgdea_core.experiments.worlds import REAL, WORLDS, world_inputs
@@ -32,6 +33,7 @@ from lgdea_core.stages import (
     inputs_of,
     prepare_training,
     save_trained,
+    with_shuffled_regions,
 )
 from lgdea_core.training import train
 
@@ -47,6 +49,14 @@ MEASURES = {
     "recall_at_10": ("retrieval", "recall_at_10"),
 }
 """column -> (task, metric) of the harness; see the docstrings there for the protocols"""
+REGION_MEASURES = {
+    "region_at_1": ("regions", "region_at_1"),
+    "region_at_1_chance": ("regions", "region_at_1_chance"),
+    "named_region_at_1": ("regions", "named_region_at_1"),
+    "named_region_at_1_chance": ("regions", "named_region_at_1_chance"),
+    "tag_auc": ("tags", "auc"),
+}
+"""The same of `evaluation.regions`, in rows of experiment `asg`; a method without a tag decoder has no `tag_auc`."""
 RELATION_MEASURES = (
     "precision_at_1",
     "base_rate",
@@ -81,6 +91,10 @@ class Cell:
     """a report is one phrase, without evidence extraction"""
     known_reports: bool = False
     """copies of the paired reports take the place of the unpaired ones"""
+    shuffled_regions: bool = False
+    """within each training film the region boxes change names"""
+    regions: bool = False
+    """the row has ASG's own measures, too"""
     intervals: bool = False
     """the row has the 95 % interval and the number of samples of every measure"""
 
@@ -106,6 +120,8 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     resamples = INTERVAL_RESAMPLES if cell.intervals else RESAMPLES
     metrics = evaluate(trained.state.model, trained.processor, inputs, resamples=resamples, progress=False)
     row = dict(zip(KEY, cell.key, strict=True)) | headline_measures(metrics, cell.intervals)
+    if cell.regions:
+        row |= _region_measures(inputs, trained)
     if cell.config.reads_relations and cell.config.train.relation_steps:
         row |= _relation_measures(cell, inputs, trained)
     shutil.rmtree(cell.folder / "training")
@@ -129,7 +145,8 @@ def train_cell(cell: Cell) -> tuple[Inputs, Trained]:
         inputs = inputs_of(corpus, replace_fields(config, paired_ratio=1.0), progress=False)
     evidence, _ = extract_evidence(inputs.corpus.studies, config.data.extractor, progress=False)
     model, processor = fresh_model(config, inputs)
-    data = prepare_training(config, inputs, evidence, processor, shuffled=cell.shuffled)
+    shown = with_shuffled_regions(inputs, config.seed) if cell.shuffled_regions else inputs
+    data = prepare_training(config, shown, evidence, processor, shuffled=cell.shuffled)
     if cell.whole_reports:
         data = _with_whole_reports(data, inputs, processor)
     oracle = oracle_relations(inputs, data) if cell.oracle else None
@@ -138,16 +155,20 @@ def train_cell(cell: Cell) -> tuple[Inputs, Trained]:
     return inputs, Trained(state=state, history=history, processor=processor, data=data, config=config)
 
 
-def headline_measures(metrics: pd.DataFrame, intervals: bool = False) -> dict[str, float]:
-    """The columns of `MEASURES` from an evaluation: macro means over findings, retrieval over all studies.
+def headline_measures(
+    metrics: pd.DataFrame, intervals: bool = False, measures: Mapping[str, tuple[str, str]] = MEASURES
+) -> dict[str, float]:
+    """The columns of `measures` from an evaluation: macro means over findings, retrieval over all studies.
 
     Args:
-        metrics: from `harness.evaluate`; a measure that it lacks is left out.
+        metrics: from `harness.evaluate` or `evaluate_regions`; a measure that it lacks is left out.
         intervals: add `<measure>_low` and `<measure>_high`, the 95 % interval, and `<measure>_n`, the samples.
+        measures: column -> (task, metric).
     """
-    overall = metrics[metrics["finding"].eq("macro") | metrics["task"].eq("retrieval")].set_index(["task", "metric"])
+    whole = metrics["finding"].eq("macro") | metrics["task"].isin(["retrieval", "regions"])
+    overall = metrics[whole].set_index(["task", "metric"])
     row = {}
-    for column, place in MEASURES.items():
+    for column, place in measures.items():
         if place not in overall.index:
             continue
         found = overall.loc[place]
@@ -194,6 +215,13 @@ def _with_whole_reports(data: TrainingData, inputs: Inputs, processor: LGDEAProc
     index = index_reports(texts, inputs.pools.report_ids)
     tokens, mask = processor.tokens(list(index.phrases))
     return replace(data, evidence=index, phrase_tokens=tokens, phrase_mask=mask)
+
+
+def _region_measures(inputs: Inputs, trained: Trained) -> dict[str, float]:
+    """`REGION_MEASURES` on the test films, whose boxes bear their true names."""
+    evidence, _ = extract_evidence(inputs.corpus.split("test").studies, trained.config.data.extractor, progress=False)
+    metrics = evaluate_regions(trained.state.model, trained.processor, inputs, evidence, resamples=RESAMPLES)
+    return headline_measures(metrics, measures=REGION_MEASURES)
 
 
 def _relation_measures(cell: Cell, inputs: Inputs, trained: Trained) -> dict[str, float | None]:

@@ -63,12 +63,17 @@ ABLATIONS = {
 compares with `relations: affinity`, and `shuffled pairs` must fail."""
 
 
+TOWERS = ("clip", "asg", "lgdea", "lgdea+asg")
+"""Methods of the downstream tasks."""
+SHUFFLED_REGIONS = "shuffled regions"
 ASG_ABLATIONS = {
     "ita + arsa": {"irl": 0.0, "erl": 0.0},
     "ita + irl": {"arsa": 0.0, "erl": 0.0},
     "ita + irl + erl": {"arsa": 0.0},
+    SHUFFLED_REGIONS: {},
 }
-"""The rows of ASG's ablation by the terms that are left; `ita` (its IRA) alone is what `clip` trains."""
+"""The rows of ASG's ablation by the terms that are left; `ita` (its IRA) alone is what `clip` trains. The last is the
+control that must fail wherever regions matter: all terms, on boxes that changed names within each film."""
 
 
 def limited_pairing(
@@ -113,7 +118,7 @@ def ablation(
 
 def asg(
     seeds: Sequence[int] = SEEDS,
-    methods: Sequence[str] = ("clip", "asg"),
+    methods: Sequence[str] = TOWERS,
     variants: Sequence[str] = tuple(ASG_ABLATIONS),
     preset: str = "demo",
 ) -> list[Cell]:
@@ -122,8 +127,10 @@ def asg(
     for seed in seeds:
         configs = {name: _config("phantom", preset, name, 1.0, seed) for name in (*methods, "asg")}
         cells += [Cell(config=configs[name]) for name in methods]
-        cells += [Cell(config=replace_fields(configs["asg"], **ASG_ABLATIONS[name]), variant=name) for name in variants]
-    return cells
+        for name in variants:
+            config = replace_fields(configs["asg"], **ASG_ABLATIONS[name])
+            cells.append(Cell(config=config, variant=name, shuffled_regions=name == SHUFFLED_REGIONS))
+    return [replace(cell, regions=True) for cell in cells]
 
 
 def real(

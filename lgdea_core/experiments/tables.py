@@ -13,7 +13,7 @@ import torch
 from tqdm.auto import tqdm
 
 from lgdea_core.artifacts import project_root
-from lgdea_core.experiments.cells import KEY, MEASURES, Cell, run_cell
+from lgdea_core.experiments.cells import KEY, MEASURES, REGION_MEASURES, Cell, run_cell
 from lgdea_core.experiments.worlds import build_world
 
 logger = logging.getLogger("lgdea")
@@ -61,7 +61,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     if table.empty:
         return table
     groups = table.groupby([name for name in KEY if name != "seed"], sort=True)
-    columns = [name for name in table.columns if name in MEASURES or name.startswith("relation_")]
+    measures = {*MEASURES, *REGION_MEASURES}
+    columns = [name for name in table.columns if name in measures or name.startswith("relation_")]
     return pd.concat([groups["seed"].nunique().rename("seeds"), groups[columns].agg(mean_and_sd)], axis=1).reset_index()
 
 
