@@ -20,7 +20,16 @@ from lgdea_core.experiments.paper_tables import (
 from lgdea_core.experiments.worlds import WORLDS
 from lgdea_core.figures_tables import PUBLISHED
 
-NAMES = {"grounding", "retrieval", "zero_shot", "pairing_ratios", "ablation", "classification", "segmentation"}
+NAMES = {
+    "grounding",
+    "retrieval",
+    "zero_shot",
+    "pairing_ratios",
+    "ablation",
+    "classification",
+    "segmentation",
+    "asg_ablation",
+}
 
 
 def row(method: str, seed: int, auc: float, ratio: float = 0.1, variant: str = "") -> dict[str, object]:
@@ -42,7 +51,7 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_published_numbers_are_complete_and_have_a_source() -> None:
     rows = read_published()
-    counts = {"grounding": 12, "zero_shot": 18, "classification": 144, "segmentation": 72, "ablation": 54}
+    counts = {"grounding": 12, "zero_shot": 18, "classification": 144, "segmentation": 72, "asg_ablation": 54}
     assert rows["table"].value_counts().to_dict() == counts
     assert not rows.duplicated(["table", "system", "backbone", "corpus", "setting", "measure"]).any()
     assert rows["source"].str.contains(r"https://arxiv\.org/abs/\d{4}\.\d{5}$").all()
@@ -87,7 +96,7 @@ def test_the_command_writes_every_table_with_its_figure_and_says_what_is_missing
         assert (tuple(written.columns), len(written)) == (COLUMNS, len(rows))
         assert (tables.parent / f"table_{name}.png").is_file() == (len(rows) > 0)
     assert "zero_shot: 1 rows of ours, 18 published -> figures/tables/paper/zero_shot.csv" in lines
-    [line] = [line for line in lines if "no figures/tables/segmentation.csv" in line]
+    [line] = {line for line in lines if "no figures/tables/segmentation.csv" in line}  # of two tables
     assert MAKERS["segmentation"] in line
     assert lines[-1].startswith("LGDEA's own published numbers are not public to us")
 
@@ -137,6 +146,26 @@ def test_probe_rows_are_read_where_they_are(tables: Path) -> None:
     assert set(ours["origin"]) == {"ours, real films"}
     assert set(ours["setting"]) == {"1 % of labels"}
     assert dict(zip(ours["backbone"], ours["value"], strict=True)) == {"small ResNet": 0.65, "resnet-50": 0.8}
+
+
+def test_terms_of_asg_have_a_table_of_their_own(tables: Path) -> None:
+    methods = ("random", "clip", "asg ita + irl", "asg", "asg shuffled regions")
+    rows = [("phantom", method, "frozen", 0.1, 1, "demo", 0.6) for method in methods]
+    columns = ["corpus", "method", "protocol", "label_ratio", "seed", "preset", "auc"]
+    pd.DataFrame(rows, columns=columns).to_csv(tables / "asg_linear_probe.csv", index=False)
+    found = {name: table.query("origin != @PUBLISHED") for name, table in paper_tables.paper_tables().items()}
+    assert set(found["classification"]["system"]) == {"random", "clip", "asg"}
+    parts = {"ASG: IRA", "ASG: IRA + IRL", "ASG: IRA + ARSA + IRL + ERL", "ASG: all, shuffled regions"}
+    assert set(found["asg_ablation"]["system"]) == parts
+    published = set(read_published().query("table == 'asg_ablation'")["system"])
+    assert {"ASG: IRA", "ASG: IRA + IRL"} < published, "ours bear the names of the paper's"
+
+
+def test_towers_join_the_tasks_but_for_trainings_that_stand_there_already(tables: Path) -> None:
+    towers = [row("asg", 1, 0.7, ratio=1.0), row("lgdea", 1, 0.9, ratio=1.0), row("asg", 1, 0.1, 1.0, "ita + irl")]
+    pd.DataFrame(towers).to_csv(tables / "asg.csv", index=False)
+    ours = paper_tables.paper_tables()["zero_shot"].query("origin != @PUBLISHED and setting.str.startswith('100 %')")
+    assert ours[["system", "value"]].values.tolist() == [["asg", 0.7]]
 
 
 def test_a_measure_no_row_has_is_left_out() -> None:

@@ -4,16 +4,18 @@ The LGDEA paper's own numbers are not public to us: no published row is LGDEA's.
 fractions where papers print percent, and as printed otherwise; `sd` is what the paper gives after ±.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from lgdea_core.artifacts import git_commit, project_root
-from lgdea_core.config import RunConfig
+from lgdea_core.config import METHODS, RunConfig
 from lgdea_core.data.corpora import CORPORA
 from lgdea_core.evaluation.supervised import FROZEN
 from lgdea_core.experiments.cells import KEY
+from lgdea_core.experiments.downstream import RANDOM
+from lgdea_core.experiments.plans import SHUFFLED_REGIONS
 from lgdea_core.experiments.relations import KEY as RELATION_KEY
 from lgdea_core.experiments.tables import read_table, table_path
 from lgdea_core.experiments.worlds import WORLDS, world_of
@@ -36,10 +38,20 @@ PROBES = {
     "segmentation": ("segmentation", {"dice": "Dice"}),
 }
 """table -> file of ours, and its columns with the measures' names"""
+ASG_PARTS = {
+    "clip": "ASG: IRA",
+    "asg ita + arsa": "ASG: IRA + ARSA",
+    "asg ita + irl": "ASG: IRA + IRL",
+    "asg ita + irl + erl": "ASG: IRA + IRL + ERL",
+    "asg": "ASG: IRA + ARSA + IRL + ERL",
+    f"asg {SHUFFLED_REGIONS}": f"ASG: all, {SHUFFLED_REGIONS}",
+}
+"""method of a probe -> row of ASG's ablation; IRA alone is what `clip` trains"""
 MAKERS = {
     "limited_pairing": "python -m lgdea_core.experiments limited_pairing",
     "ablation": "python -m lgdea_core.experiments ablation",
     "real_films": "python -m lgdea_core.experiments real",
+    "asg": "python -m lgdea_core.experiments asg",
     "asg_linear_probe": "python -m lgdea_core.experiments linear_probe",
     "segmentation": "python -m lgdea_core.experiments segmentation",
 }
@@ -72,17 +84,25 @@ def write_paper_tables() -> list[str]:
 def paper_tables() -> dict[str, pd.DataFrame]:
     """Every table by name, columns `COLUMNS`, ours first."""
     pairing = read_table(table_path("limited_pairing"))
-    headline = pairing[pairing["paired_ratio"].isin(HEADLINE_RATIOS)]
-    real = read_table(table_path("real_films"))
-    ours = {name: _task_rows(headline, real, measures) for name, measures in TASKS.items()}
+    towers = read_table(table_path("asg"))
+    several = {
+        "limited_pairing": pairing[pairing["paired_ratio"].isin(HEADLINE_RATIOS)],
+        "asg": towers[towers["variant"].eq("") & ~towers["method"].isin(pairing["method"])],
+        "real_films": read_table(table_path("real_films")),
+    }
+    ours = {
+        name: _joined(experiment_rows(several[file], file, measures) for file in several)
+        for name, measures in TASKS.items()
+    }
     ours["pairing_ratios"] = experiment_rows(pairing, "limited_pairing", tuple(NAMES))
     ours["ablation"] = _ablation_rows(pairing)
-    ours |= {name: probe_rows(*source) for name, source in PROBES.items()}
+    methods = {name: name for name in (RANDOM, *METHODS)}
+    ours |= {name: probe_rows(*source, methods) for name, source in PROBES.items()}
+    ours["asg_ablation"] = _joined(probe_rows(*source, ASG_PARTS) for source in PROBES.values())
     published = read_published()
     tables = {}
     for name, rows in ours.items():
-        parts = [part for part in (rows, published[published["table"] == name]) if len(part)]
-        joined = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+        joined = _joined((rows, published[published["table"] == name]))
         tables[name] = joined.reindex(columns=list(COLUMNS)).astype({"seeds": "Int64"})
     return tables
 
@@ -97,7 +117,8 @@ def missing_rows(name: str) -> list[str]:
     """What to run for rows of ours that a table cannot have yet."""
     needed = {"ablation": ("limited_pairing", "ablation"), "pairing_ratios": ("limited_pairing",)}
     needed |= {table: (source[0],) for table, source in PROBES.items()}
-    files = needed.get(name, ("limited_pairing", "real_films"))
+    needed["asg_ablation"] = tuple(source[0] for source in PROBES.values())
+    files = needed.get(name, ("limited_pairing", "asg", "real_films"))
     return [f"no figures/tables/{file}.csv; it comes from: {MAKERS[file]}" for file in files if not there(file)]
 
 
@@ -116,7 +137,7 @@ def experiment_rows(table: pd.DataFrame, file: str, measures: Sequence[str]) -> 
     """Mean and sd over seeds of an experiment's rows, one row for each measure.
 
     Args:
-        table: of limited_pairing.csv, ablation.csv or real_films.csv.
+        table: of limited_pairing.csv, ablation.csv, asg.csv or real_films.csv.
         file: its name, for the column source.
         measures: its columns; ones it lacks, and empty ones, have no rows.
     """
@@ -137,15 +158,21 @@ def experiment_rows(table: pd.DataFrame, file: str, measures: Sequence[str]) -> 
     return pd.DataFrame(rows)
 
 
-def probe_rows(file: str, measures: Mapping[str, str]) -> pd.DataFrame:
-    """Mean and sd over seeds of a downstream task on frozen towers, the protocol of the published rows."""
+def probe_rows(file: str, measures: Mapping[str, str], systems: Mapping[str, str]) -> pd.DataFrame:
+    """Mean and sd over seeds of a downstream task on frozen towers, the protocol of the published rows.
+
+    Args:
+        file: of `PROBES`.
+        measures: its columns with their names.
+        systems: its methods, others are left out, with their names.
+    """
     if not there(file):
         return pd.DataFrame()
     rows = []
     table = pd.read_csv(table_path(file))
-    table = table[table["protocol"] == FROZEN]
+    table = table[table["protocol"].eq(FROZEN) & table["method"].isin(systems)]
     for (corpus, method, ratio, preset), group in table.groupby(["corpus", "method", "label_ratio", "preset"]):
-        shared = {"system": method, "backbone": _backbone(preset), "corpus": corpus}
+        shared = {"system": systems[method], "backbone": _backbone(preset), "corpus": corpus}
         shared |= {"setting": f"{100 * ratio:g} % of labels"}
         origin = {"reports": "", "origin": origin_of(corpus), "source": _source(file, group)}
         measured = [name for name in measures if name in group and group[name].notna().any()]
@@ -184,19 +211,20 @@ def relation_base(preset: str) -> dict[str, object]:
     return settings | {"relations": config.graph.mode, "pair_steps": config.train.pair_steps}
 
 
-def _task_rows(pairing: pd.DataFrame, real: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
-    tables = experiment_rows(pairing, "limited_pairing", measures), experiment_rows(real, "real_films", measures)
-    return pd.concat(tables, ignore_index=True)
-
-
 def _ablation_rows(pairing: pd.DataFrame) -> pd.DataFrame:
     """Variants, and the method as it is at the same ratio, preset and world."""
     variants = read_table(table_path("ablation"))
     if variants.empty:
         return pd.DataFrame()
     measures, whole = tuple(NAMES), as_it_is(pairing, variants).assign(variant=WHOLE)
-    tables = (experiment_rows(whole, "limited_pairing", measures), experiment_rows(variants, "ablation", measures))
-    return pd.concat(tables, ignore_index=True)
+    return _joined(
+        (experiment_rows(whole, "limited_pairing", measures), experiment_rows(variants, "ablation", measures))
+    )
+
+
+def _joined(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    known = [table for table in tables if len(table)]
+    return pd.concat(known, ignore_index=True) if known else pd.DataFrame()
 
 
 def _backbone(preset: str) -> str:
