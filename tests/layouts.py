@@ -38,7 +38,7 @@ def make_dicom(pixels: np.ndarray, **elements: object) -> Dataset:
     dicom.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dicom.file_meta.MediaStorageSOPClassUID = dicom.SOPClassUID = SecondaryCaptureImageStorage
     dicom.file_meta.MediaStorageSOPInstanceUID = dicom.SOPInstanceUID = pydicom.uid.generate_uid()
-    dicom.Rows, dicom.Columns = pixels.shape
+    dicom.Rows, dicom.Columns = pixels.shape[:2]
     dicom.SamplesPerPixel, dicom.PhotometricInterpretation = 1, "MONOCHROME2"
     dicom.BitsAllocated = 8 * pixels.dtype.itemsize
     dicom.BitsStored, dicom.PixelRepresentation = dicom.BitsAllocated, int(pixels.dtype.kind == "i")

@@ -114,6 +114,7 @@ def test_rsna_boxes_are_lung_opacities_and_keep_apart_from_nih_ones(nih: Path) -
     assert values(corpus, "00000003_000")["lung opacity"] == 1
     assert values(corpus, "00000004_000")["lung opacity"] == 0
     assert "lung opacity" not in values(corpus, "00000001_000")  # the challenge never looked at it
+    assert corpus.exclusions["row of stage_2_train_labels.csv whose film is not here"] == 1
 
 
 def test_nih_labels_as_sentences_are_marked(nih: Path) -> None:

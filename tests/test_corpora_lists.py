@@ -46,16 +46,16 @@ def test_covidx_of_three_classes_becomes_tables(covidx: Path) -> None:
     corpus = load_corpus("covidx", covidx)
     studies = corpus.studies.set_index("study_id")
     assert studies["patient_id"].to_dict() == {
-        "train_a": "rsna:7", "train_b": "rsna:7", "train_c": "sirm:p 8", "train_d": "cohen:9", "train_e": "fig1:9",
-        "test_a": "ricord:20", "test_g": "rsna:11",
+        "train_a.png": "rsna:7", "train_b.png": "rsna:7", "train_c.jpg": "sirm:p 8", "train_d.png": "cohen:9",
+        "train_e.png": "fig1:9", "test_a.png": "ricord:20", "test_g.png": "rsna:11",
     }  # fmt: skip
-    assert studies.loc[["test_a", "test_g"], "split"].tolist() == ["test", "test"]
-    assert studies.loc["train_a", "split"] == studies.loc["train_b", "split"]
+    assert studies.loc[["test_a.png", "test_g.png"], "split"].tolist() == ["test", "test"]
+    assert studies.loc["train_a.png", "split"] == studies.loc["train_b.png", "split"]
     assert set(studies["split"]) == {"train", "val", "test"}
-    assert values(corpus, "train_a") == {"covid-19": 0, "pneumonia": 0, "no finding": 1}
-    assert values(corpus, "train_d") == {"covid-19": 0, "pneumonia": 1, "no finding": 0}
-    assert values(corpus, "train_c") == {"covid-19": 1, "no finding": 0}
-    assert studies.loc["train_c", "covidx_class"] == "COVID-19"
+    assert values(corpus, "train_a.png") == {"covid-19": 0, "pneumonia": 0, "no finding": 1}
+    assert values(corpus, "train_d.png") == {"covid-19": 0, "pneumonia": 1, "no finding": 0}
+    assert values(corpus, "train_c.jpg") == {"covid-19": 1, "no finding": 0}
+    assert studies.loc["train_c.jpg", "covidx_class"] == "COVID-19"
     assert corpus.exclusions == {"film of a patient of test in another list": 1}
     assert check_corpus("covidx", covidx, progress=False).problems == []
 
@@ -67,9 +67,17 @@ def test_covidx_of_two_classes_may_bring_its_val(covidx: Path) -> None:
     write(covidx / "val.txt", "31 h.png positive x")
     film(covidx / "val/h.png")
     corpus = load_corpus("covidx", covidx)
-    assert corpus.studies.loc[corpus.studies["split"] == "val", "study_id"].tolist() == ["val_h"]
-    assert values(corpus, "train_c")["covid-19"] == values(corpus, "val_h")["covid-19"] == 1
-    assert values(corpus, "train_d") == {"covid-19": 0}  # negative may be pneumonia
+    assert corpus.studies.loc[corpus.studies["split"] == "val", "study_id"].tolist() == ["val_h.png"]
+    assert values(corpus, "train_c.jpg")["covid-19"] == values(corpus, "val_h.png")["covid-19"] == 1
+    assert values(corpus, "train_d.png") == {"covid-19": 0}  # negative may be pneumonia
+
+
+def test_covidx_films_that_differ_in_their_suffix_alone_are_two(covidx: Path) -> None:
+    write(covidx / "train_COVIDx9A.txt", *TRAIN, "12 a.jpg normal rsna", "12 a.jpg normal rsna")
+    film(covidx / "train/a.jpg")
+    corpus = load_corpus("covidx", covidx)
+    assert {"train_a.png", "train_a.jpg"} <= set(corpus.studies["study_id"])
+    assert corpus.exclusions["further line of the same film"] == 1
 
 
 def test_covidx_takes_no_val_of_its_own_beside_a_published_one(covidx: Path) -> None:

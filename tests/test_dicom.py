@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layouts import lossless_jpeg, make_dicom
+from layouts import lossless_jpeg, make_dicom, write_dicom
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
@@ -107,3 +107,13 @@ def test_broken_frames_and_files_that_are_no_dicom_are_named(tmp_path: Path) -> 
     for path, reader in ((broken, read_image), (text, read_image), (text, read_image_size)):
         with pytest.raises(ValueError, match=rf"{path.name} cannot be read as an image, fetch it again"):
             reader(path)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_colour_of_8_and_of_16_bits_becomes_grey(dtype: type, tmp_path: Path) -> None:
+    full = np.iinfo(dtype).max
+    row = np.array([[full, 0, 0], [0, full, 0], [0, 0, full], [full, full, full]], dtype=dtype)
+    pixels = np.tile(row, (32, 8, 1))
+    colour = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
+    path = write_dicom(tmp_path / "colour.dcm", pixels, **colour)
+    np.testing.assert_allclose(read_image(path), np.tile([0.299, 0.587, 0.114, 1.0], (32, 8)), atol=1e-6)

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pydicom
 from jaxtyping import Float
-from PIL import Image
 from pydicom.pixels import apply_modality_lut, apply_voi_lut, get_decoder
 
 DICOM_SUFFIXES = (".dcm", ".dicom")
+LUMA = np.array([0.299, 0.587, 0.114])
+"""Grey of red, green and blue (ITU-R BT.601)."""
 
 
 class MissingDecoderError(RuntimeError):
@@ -40,7 +41,7 @@ def read_dicom(path: Path) -> Float[np.ndarray, "height width"]:
     _check_decoder(dicom)
     pixels = dicom.pixel_array
     if dicom.get("SamplesPerPixel", 1) == 3:
-        return np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.float32) / 255
+        return (pixels @ LUMA / (2.0 ** int(dicom.BitsStored) - 1)).astype(np.float32)
     if pixels.ndim != 2:
         raise ValueError(f"expected one frame of pixels, got an array of shape {pixels.shape}")
     values = apply_modality_lut(pixels, dicom)

@@ -116,7 +116,7 @@ def _read_list(path: Path, split: str) -> list[dict[str, Any]]:
         patient, file, covidx_class, source = parts
         rows.append(
             {
-                "image_id": f"{split}_{Path(file).stem}",
+                "image_id": f"{split}_{file}",
                 "patient_id": f"{source}:{patient}",
                 "split": split,
                 "file": f"{split}/{file}",

@@ -59,7 +59,7 @@ def load(root: Path, label_reports: bool = False, val_fraction: float = 0.1, see
     studies = [_study(entry, split_of[entry["Image Index"]], label_reports) for entry in entries]
     known = {entry["image_id"] for entry in entries}
     labels = [row for entry in entries for row in _labels(entry, exclusions)]
-    challenge = _rsna_rows(root, known)
+    challenge = _rsna_rows(root, known, exclusions)
     opacities = rsna.read_boxes(challenge, exclusions)
     corpus = Corpus(
         name="nih",
@@ -191,7 +191,7 @@ def _boxes(root: Path, known: set[str], exclusions: Exclusions) -> list[dict[str
     return boxes
 
 
-def _rsna_rows(root: Path, known: set[str]) -> pd.DataFrame:
+def _rsna_rows(root: Path, known: set[str], exclusions: Exclusions) -> pd.DataFrame:
     """Rows of the challenge's labels whose film is here, with its `image_id`."""
     folder = root / "rsna"
     if not (folder / rsna.LABEL_FILE).is_file():
@@ -200,7 +200,9 @@ def _rsna_rows(root: Path, known: set[str]) -> pd.DataFrame:
     image_of = {row["patientId"]: Path(row["Image Index"]).stem for row in index}
     rows = rsna.read_labels(folder / rsna.LABEL_FILE)
     rows = rows.assign(image_id=rows["patientId"].map(image_of))
-    return rows[rows["image_id"].isin(known)]
+    here = rows["image_id"].isin(known)
+    exclusions.count(f"row of {rsna.LABEL_FILE} whose film is not here", int((~here).sum()))
+    return rows[here]
 
 
 def _rsna_labels(rows: pd.DataFrame) -> list[dict[str, Any]]:
