@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lgdea_core.artifacts import git_commit, project_root
 from lgdea_core.data.images import crop_frame, crop_image, crop_to_original, read_image
+from lgdea_core.data.leaks import TrainingPatients
 from lgdea_core.inference import ImageTextModel, ImageTextProcessor, evaluating
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 from lgdea_core.prototypes import assign
@@ -140,14 +141,16 @@ def gradcam(
 
 
 def load(folder: Path | str) -> tuple[LGDEAModel, LGDEAProcessor]:
-    """Model and processor of a folder written by `save_pretrained`, ready for evaluation.
+    """Model, with the patients it was trained on, and processor of a folder of `stages.save_trained`.
 
     Raises:
         FileNotFoundError: the folder is not there or holds no model.
     """
     if not (Path(folder) / "config.json").is_file():
         raise FileNotFoundError(f"{folder}: no model there; give a folder written by `save_pretrained`")
-    return LGDEAModel.from_pretrained(folder).eval(), LGDEAProcessor.from_pretrained(folder)
+    model = LGDEAModel.from_pretrained(folder).eval()
+    model.training_patients = TrainingPatients.load(folder)
+    return model, LGDEAProcessor.from_pretrained(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

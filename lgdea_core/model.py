@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokeniz
 
 from lgdea_core.config import METHODS, RunConfig
 from lgdea_core.data.batches import pixel_values
+from lgdea_core.data.leaks import TrainingPatients
 from lgdea_core.decoder import QueryDecoder
 from lgdea_core.encoders import (
     BUILT_IMAGE_TOWERS,
@@ -116,6 +117,7 @@ class LGDEAModel(
     def __init__(self, config: LGDEAConfig) -> None:
         super().__init__()
         self.config = config
+        self.training_patients: TrainingPatients | None = None
         self.image_tower = ImageTower(_tower_config(config.image), config.dim, config.image_size)
         self.text_tower = TextTower(_tower_config(config.text), config.dim)
         self.lesion_queries = LesionQueries(config.lesions, self.image_tower.width, config.dim)

@@ -22,6 +22,7 @@ from lgdea_core.data.batches import TrainingData, standardise, training_data
 from lgdea_core.data.corpora import assemble
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.images import ImageStore, boxes_mask, boxes_to_frame, load_images, read_image
+from lgdea_core.data.leaks import TrainingPatients
 from lgdea_core.data.pairing import Pools, check_leaks, limit_pairs, shuffle_pairs
 from lgdea_core.data.regions import RegionData, crop_boxes, shuffle_regions
 from lgdea_core.evidence.index import index_evidence
@@ -102,9 +103,14 @@ def _readable(corpus: Corpus, config: RunConfig, progress: bool) -> tuple[Corpus
 
 
 def fresh_model(config: RunConfig, inputs: Inputs) -> tuple[LGDEAModel, LGDEAProcessor]:
-    """A model with a run's initial weights, and its processor; the tokenizer learns from training reports only."""
+    """A model with a run's initial weights, and its processor; the tokenizer learns from training reports only.
+
+    The model knows the patients of the training split from here on.
+    """
     seed_everything(config.seed)
-    return build_model(config, inputs.reports(inputs.pools.report_ids))
+    model, processor = build_model(config, inputs.reports(inputs.pools.report_ids))
+    model.training_patients = TrainingPatients.of(inputs.corpus)
+    return model, processor
 
 
 def prepare_training(
@@ -257,8 +263,11 @@ def _continue_from(warm: Path, checkpoint: Path) -> None:
 
 
 def save_trained(trained: Trained, folder: Path) -> None:
-    """Write model, processor, model card and `run_config.json` into a folder."""
-    trained.state.model.save_pretrained(folder)
+    """Write model, processor, model card, `run_config.json` and hashes of the training patients into a folder."""
+    model = trained.state.model
+    model.save_pretrained(folder)
+    if model.training_patients is not None:
+        model.training_patients.save(folder)
     trained.processor.save_pretrained(folder)
     trained.config.save(folder / "run_config.json")
 

@@ -217,7 +217,7 @@ def test_a_random_tower_has_the_weights_a_training_of_its_seed_starts_from() -> 
     config = RunConfig.from_preset("ci", method="clip", seed=5)
     seed_everything(5)
     started = build_model(config, ["There is a small left pleural effusion."])[0].image_tower
-    found = Pretrained(method="random", config=config, folder=None).tower()
+    found = Pretrained(method="random", config=config, folder=None).tower(Mock(spec=Corpus))
     assert all(torch.equal(value, found.state_dict()[name]) for name, value in started.state_dict().items())
 
 

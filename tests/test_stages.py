@@ -1,5 +1,6 @@
 """From a run's configuration to training data and metrics, on a corpus of folder layout with one broken film."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from lgdea_core.config import RunConfig
 from lgdea_core.evaluation.harness import evaluate, label_table
 from lgdea_core.evidence.extract import extract_evidence
 from lgdea_core.grounding import load
+from lgdea_core.training import start_state
 
 STUDIES = 120
 
@@ -118,11 +120,31 @@ def test_a_run_trains_saves_loads_and_beats_its_shuffled_control(
     assert precision["model_shuffled"] < chance + 0.2
 
 
+def test_evaluation_refuses_patients_of_the_saved_training(
+    inputs: stages.Inputs, run_config: RunConfig, tmp_path: Path
+) -> None:
+    model, processor = stages.fresh_model(run_config, inputs)
+    evidence, _ = extract_evidence(inputs.corpus.studies, progress=False)
+    data = stages.prepare_training(run_config, inputs, evidence, processor)
+    parts = {"history": pd.DataFrame(), "processor": processor, "data": data, "config": run_config}
+    trained = stages.Trained(state=start_state(model, run_config), **parts)
+    stages.save_trained(trained, tmp_path)
+    loaded = load(tmp_path)
+    assert loaded[0].training_patients == model.training_patients
+    assert len(model.training_patients.hashes) == 2 * STUDIES // 3
+    assert len(evaluate(*loaded, inputs, resamples=20, progress=False))
+    studies = inputs.corpus.studies
+    moved = studies["split"].mask(studies["study_id"].isin(["s0", "s4"]), "test")  # from train, by hand
+    planted = replace(inputs, corpus=replace(inputs.corpus, studies=studies.assign(split=moved)))
+    expected = r"^2 patient\(s\) are in training and in the evaluation on 'folder': 'folder/p0', 'folder/p4'; judge"
+    for models in (loaded, (model, processor)):  # loaded, and fresh from training
+        with pytest.raises(ValueError, match=expected):
+            evaluate(*models, planted, progress=False)
+
+
 def test_evaluation_without_boxes_or_labels_leaves_those_tasks_out(
     inputs: stages.Inputs, run_config: RunConfig
 ) -> None:
-    from dataclasses import replace
-
     model, processor = stages.fresh_model(run_config, inputs)
     bare = replace(inputs.corpus, boxes=inputs.corpus.boxes.iloc[:0], labels=inputs.corpus.labels.iloc[:0])
     table = evaluate(model, processor, replace(inputs, corpus=bare), resamples=20, progress=False)

@@ -230,13 +230,19 @@ def withhold_boxed_patients(corpus: Corpus) -> Corpus:
     return replace(corpus, studies=corpus.studies.assign(split=split, original_split=corpus.studies["split"]))
 
 
-def check_leaks(train_patients: Iterable[str], test_patients: Iterable[str], evaluation: str = "evaluation") -> None:
+def check_leaks(
+    train_patients: Iterable[str],
+    test_patients: Iterable[str],
+    evaluation: str = "evaluation",
+    remedy: str = "split by patient",
+) -> None:
     """Refuse a patient on both sides.
 
     Args:
         train_patients: whose images or reports training sees.
         test_patients: who must not be among them.
         evaluation: what they serve, for the error: "MS-CXR", "CheXpert 5x200".
+        remedy: what to do about it, for the error.
 
     Raises:
         ValueError: naming up to five such patients, and their number.
@@ -244,7 +250,7 @@ def check_leaks(train_patients: Iterable[str], test_patients: Iterable[str], eva
     shared = sorted(set(train_patients) & set(test_patients))
     if shared:
         named = ", ".join(repr(patient) for patient in shared[:5])
-        raise ValueError(f"{len(shared)} patient(s) are in training and in {evaluation}: {named}; split by patient")
+        raise ValueError(f"{len(shared)} patient(s) are in training and in {evaluation}: {named}; {remedy}")
 
 
 def write_split(corpus: Corpus, pools: Pools, path: Path, *, seed: int) -> str:

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from lgdea_core.data.batches import report_sentences
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.images import boxes_mask, boxes_to_frame, crop_frame, crop_to_original
+from lgdea_core.data.leaks import refuse_training_patients
 from lgdea_core.evaluation.bootstrap import bootstrap_mean
 from lgdea_core.evaluation.grounding import grounding_table, score_maps
 from lgdea_core.evaluation.retrieval import (
@@ -82,8 +83,12 @@ def evaluate(
     Returns:
         Columns `METRIC_COLUMNS`; finding "macro" is the mean over findings, "all" has no findings. A task without
         truth has no rows, which the log says.
+
+    Raises:
+        ValueError: the split has no image, or a patient whom the model was trained on.
     """
     part = evaluation_part(inputs.corpus, split)
+    refuse_training_patients(model, part)
     options = {"resamples": resamples, "seed": seed}
     tables = [
         zero_shot_table(model, processor, inputs, part, **options),

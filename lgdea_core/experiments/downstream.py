@@ -13,7 +13,9 @@ import torch
 from lgdea_core.artifacts import git_commit, project_root
 from lgdea_core.config import RunConfig
 from lgdea_core.data.corpora import FOLDERS, load_corpus
+from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.images import load_images
+from lgdea_core.data.leaks import refuse_training_patients
 from lgdea_core.encoders import ImageTower, image_tower_config
 from lgdea_core.evaluation.downstream import (
     PROBE_TASKS,
@@ -68,11 +70,20 @@ class Pretrained:
         """What the tower learnt from: the folder of its training, or nothing."""
         return self.folder.parent.name if self.folder is not None else ""
 
-    def tower(self) -> ImageTower:
-        """The tower, in evaluation mode, on the GPU where there is one."""
+    def tower(self, corpus: Corpus) -> ImageTower:
+        """The tower, in evaluation mode, on the GPU where there is one.
+
+        Args:
+            corpus: whose split test it will be judged on.
+
+        Raises:
+            ValueError: the tower was trained on a patient of that split.
+        """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self.folder is not None:
-            return load(self.folder)[0].image_tower.to(device)
+            model, _ = load(self.folder)
+            refuse_training_patients(model, corpus.split("test"))
+            return model.image_tower.to(device)
         seed_everything(self.config.seed)
         config, size = self.config.model, self.config.data.image_size
         return ImageTower(image_tower_config(config.image_tower, size), config.dim, size).eval().to(device)
@@ -135,7 +146,8 @@ class Job:
         """Its rows."""
         began = time.perf_counter()
         probing, seed = self.experiment == "linear_probe", self.model.config.seed
-        films, tower = load_films(self.corpus, self.model.config), self.model.tower()
+        films = load_films(self.corpus, self.model.config)
+        tower = self.model.tower(films.corpus)
         measure, task = probe_scores if probing else segmentation_scores, TASKS[self.experiment][self.corpus]
         scores = measure(films, task, tower, self.protocol, self.ratios, seed)
         seconds = (time.perf_counter() - began) / len(scores)

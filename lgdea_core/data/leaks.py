@@ -1,0 +1,128 @@
+"""Who a model was trained on, kept beside its weights as hashes, so that no evaluation judges it on these patients."""
+
+import hashlib
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from lgdea_core.data.corpora import RELATIVES
+from lgdea_core.data.corpus import Corpus
+from lgdea_core.data.pairing import check_leaks
+
+logger = logging.getLogger("lgdea")
+
+PATIENTS_FILE = "training_patients.json"
+PUBLISHERS = {
+    "ms_cxr": "mimic_cxr",
+    "chest_imagenome": "mimic_cxr",
+    "chexpert_5x200": "chexpert",
+    "chexpert_8x200": "chexpert",
+    "painted_nih": "nih",
+}
+"""corpus -> the one whose patients, and ids of patients, it has"""
+REMEDY = "judge this model on the split it was trained with, or train it again without them"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPatients:
+    """The patients of a training split, as hashes of publisher and id.
+
+    The salt keeps two models from being compared. It is no secret: who has a list of ids can ask which of them are
+    here, as evaluation does, but nobody reads an id off the file. The same patients give the same bytes.
+    """
+
+    salt: str
+    sources: tuple[str, ...]
+    """publishers of the ids"""
+    hashes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, corpus: Corpus) -> "TrainingPatients":
+        """Everyone of split train, with or without a known pair."""
+        keys = sorted(set(patient_keys(corpus.split("train"))))
+        salt = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
+        return cls(salt=salt, sources=_sources(keys), hashes=tuple(sorted(_hashed(salt, key) for key in keys)))
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "TrainingPatients | None":
+        """What `save` wrote; None, which the log says, where a model has no such file."""
+        path = Path(folder) / PATIENTS_FILE
+        if not path.is_file():
+            logger.warning("%s: no %s, so nobody can tell whether it was trained on test patients", folder, path.name)
+            return None
+        values = json.loads(path.read_text())
+        return cls(salt=values["salt"], sources=tuple(values["sources"]), hashes=tuple(values["hashes"]))
+
+    def save(self, folder: Path | str) -> None:
+        """Write `training_patients.json`."""
+        (Path(folder) / PATIENTS_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    def refuse(self, corpus: Corpus) -> None:
+        """Refuse to judge the model on a corpus that holds a training patient, whatever its split is called.
+
+        Where ids cannot tell, as with the films of SIIM that are NIH's, the log warns.
+
+        Raises:
+            ValueError: from `check_leaks`, naming up to five such patients and their number.
+        """
+        keys = set(patient_keys(corpus))
+        known = set(self.hashes)
+        trained = {key for key in keys if _hashed(self.salt, key) in known}
+        check_leaks(trained, keys, f"the evaluation on {corpus.name!r}", REMEDY)
+        for source in _sources(sorted(keys)):
+            others = [other for other in self.sources if other != source and _related(other, source)]
+            if others:
+                logger.warning(
+                    "corpus %s: films of %s may show patients of %s, whom this model was trained on; ids do not tell",
+                    corpus.name, source, " and ".join(others),
+                )  # fmt: skip
+
+
+def refuse_training_patients(model: object, corpus: Corpus) -> None:
+    """`TrainingPatients.refuse`, of a model that knows them; a published checkpoint does not.
+
+    Raises:
+        ValueError: the model was trained on a patient of the corpus.
+    """
+    patients = getattr(model, "training_patients", None)
+    if patients is not None:
+        patients.refuse(corpus)
+
+
+def patient_keys(corpus: Corpus) -> pd.Series:
+    """`publisher/id` of every study's patient, the same in whatever combination of corpora the study stands.
+
+    Patients of a generated corpus exist in that world alone: its folder's name takes the publisher's place. A film of
+    RSNA that is not mapped to NIH's patients is RSNA's own.
+    """
+    studies = corpus.studies
+    names = studies["corpus"] if "corpus" in studies else pd.Series(corpus.name, index=studies.index)
+    keys = [
+        f"{_publisher(name, patient.removeprefix(f'{name}/'), corpus.root)}/{patient.removeprefix(f'{name}/')}"
+        for name, patient in zip(names, studies["patient_id"], strict=True)
+    ]
+    return pd.Series(keys, index=studies.index, dtype=object)
+
+
+def _publisher(name: str, patient: str, root: Path) -> str:
+    if name.startswith("phantom"):
+        return root.name
+    if name == "rsna":
+        return "nih" if patient.isdigit() else "rsna"
+    return PUBLISHERS.get(name, name)
+
+
+def _sources(keys: list[str]) -> tuple[str, ...]:
+    return tuple(sorted({key.partition("/")[0] for key in keys}))
+
+
+def _related(one: str, other: str) -> bool:
+    return any({one, other} <= relatives for relatives in RELATIVES)
+
+
+def _hashed(salt: str, key: str) -> str:
+    """64 bits of SHA-256: two of a million patients share them with a chance of 3e-8."""
+    return hashlib.sha256(f"{salt}:{key}".encode()).hexdigest()[:16]

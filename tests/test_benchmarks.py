@@ -1,0 +1,46 @@
+"""The benchmark of evaluation, at a size where only its agreement with the per-sample loop counts."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import evaluation
+
+TINY = argparse.Namespace(pairs=30, size=48, images=40, dim=16, resamples=20, repeats=1, seed=0, cold=False)
+
+
+def test_the_loop_and_the_package_agree(tmp_path: Path) -> None:
+    table, difference = evaluation.benchmark(tmp_path, TINY)
+    assert difference < 1e-9
+    assert (table["seconds"] >= 0).all()
+    assert table["part"].is_unique
+    maps, masks = np.load(tmp_path / "maps.npy"), np.load(tmp_path / "masks.npy")
+    seen = ~np.isnan(maps)
+    assert 0.7 < seen.mean() < 0.8  # the inner 7/8 of both sides
+    assert (masks & seen).any(axis=(1, 2)).all()
+    assert (~masks & seen).any(axis=(1, 2)).all()
+
+
+def test_a_metric_that_is_off_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = evaluation.per_sample_loop
+    monkeypatch.setattr(evaluation, "per_sample_loop", lambda maps, masks: loop(maps, masks) + 1e-5)
+    with pytest.raises(RuntimeError, match=r"the loop and score_maps differ by 1\.0e-05"):
+        evaluation.benchmark(tmp_path, TINY)
+
+
+def test_retrieval_of_the_benchmark_is_above_chance() -> None:
+    rng = np.random.default_rng(0)
+    embeds = rng.normal(size=(50, 16)).astype(np.float32)
+    embeds /= np.linalg.norm(embeds, axis=1, keepdims=True)
+    values = evaluation.retrieval(embeds, embeds, resamples=10, seed=0)
+    assert values["image to text R@1"] >= 0.8  # one text in five is shared by ten images
+    assert values["P@50"] == pytest.approx(0.2)
+    assert set(values) == {
+        *(f"P@{k}" for k in (5, 10, 50)),
+        *(f"{way} R@{k}" for way in ("image to text", "text to image") for k in (1, 5, 10)),
+    }
