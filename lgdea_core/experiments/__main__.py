@@ -196,8 +196,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _towers(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--methods", nargs="*", choices=METHODS, default=list(TOWERS), help="trained as they are")
-    command.add_argument("--variants", nargs="*", choices=tuple(ASG_ABLATIONS), default=list(ASG_ABLATIONS))
+    names = ", ".join(TOWERS)
+    command.add_argument(
+        "--methods", nargs="*", choices=METHODS, default=list(TOWERS), help=f"trained as they are; default: {names}"
+    )
+    line = "terms of asg that are left, and its control; none without names; all by default"
+    command.add_argument("--variants", nargs="*", choices=tuple(ASG_ABLATIONS), default=list(ASG_ABLATIONS), help=line)
 
 
 def _corpora(command: argparse.ArgumentParser, experiment: str) -> None:
@@ -207,7 +211,8 @@ def _corpora(command: argparse.ArgumentParser, experiment: str) -> None:
         "--label-ratios", type=float, nargs="+", help="shares of the labels; the corpus's own by default"
     )
     protocols = downstream.PROTOCOLS[experiment]
-    command.add_argument("--protocol", choices=protocols, default=protocols[0])
+    line = f"whether the tower learns from the labels, too; default: {protocols[0]}"
+    command.add_argument("--protocol", choices=protocols, default=protocols[0], help=line)
 
 
 def _command(
@@ -215,8 +220,8 @@ def _command(
 ) -> argparse.ArgumentParser:
     command = experiments.add_parser(name, help=line, description=line)
     command.set_defaults(run=run)
-    command.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
-    command.add_argument("--preset", choices=tuple(PRESETS), default="demo")
+    command.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="each its own phantom and weights")
+    command.add_argument("--preset", choices=tuple(PRESETS), default="demo", help="size and steps; default: demo")
     command.add_argument("--plan", action="store_true", help="print what would be done, with minutes, and stop")
     return command
 
@@ -231,7 +236,7 @@ def _summary(command: argparse.ArgumentParser) -> None:
 
 
 def _world(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--world", choices=GENERATED, default="phantom")
+    command.add_argument("--world", choices=GENERATED, default="phantom", help="default: phantom")
 
 
 def _ratios(command: argparse.ArgumentParser, default: Sequence[float]) -> None:
@@ -239,11 +244,12 @@ def _ratios(command: argparse.ArgumentParser, default: Sequence[float]) -> None:
 
 
 def _methods(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--methods", nargs="+", choices=METHODS, default=list(COMPARED))
+    names = ", ".join(COMPARED)
+    command.add_argument("--methods", nargs="+", choices=METHODS, default=list(COMPARED), help=f"default: {names}")
 
 
 def _choices(command: argparse.ArgumentParser, name: str, choices: Sequence[str]) -> None:
-    command.add_argument(name, nargs="+", choices=choices, default=list(choices))
+    command.add_argument(name, nargs="+", choices=choices, default=list(choices), help="all by default")
 
 
 if __name__ == "__main__":
