@@ -204,9 +204,10 @@ def test_summary_and_curves_of_the_rows_so_far(table_folder: Path) -> None:
     [job] = missing_jobs("linear_probe", models[:1], ["nih"], "frozen", None)[0]
     rows = [row_of(job, 0.1, seed=seed, auc=auc) for seed, auc in ((1, 0.6), (2, 0.7), (3, 0.8))]
     rows.append(row_of(job, 0.1, protocol="fine-tuned"))
+    rows.append(row_of(job, 0.1, method="asg ita + irl"))  # a row of the ablation's table
     tables.add_rows(table_folder / "asg_linear_probe.csv", rows, KEY)
-    found = downstream_summary("linear_probe").set_index("protocol")
-    assert found.loc["frozen", ["seeds", "auc"]].tolist() == [3, "0.700 ± 0.100"]
+    found = downstream_summary("linear_probe").set_index(["method", "protocol"])
+    assert found.loc[("random", "frozen"), ["seeds", "auc"]].tolist() == [3, "0.700 ± 0.100"]
     assert {place: len(table) for place, table in label_curves().items()} == {("auc", "nih"): 3}
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from lgdea_core.artifacts import git_commit, project_root
-from lgdea_core.config import RunConfig
+from lgdea_core.config import METHODS, RunConfig
 from lgdea_core.data.corpora import FOLDERS, load_corpus
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.images import load_images
@@ -244,11 +244,11 @@ def downstream_table(experiment: str) -> pd.DataFrame:
 
 
 def label_curves() -> dict[tuple[str, str], pd.DataFrame]:
-    """Rows of frozen towers by (measure, corpus): what `figures_asg.figure_label_curve` draws."""
+    """Rows of frozen towers by (measure, corpus), variants left out: what `figures_asg.figure_label_curve` draws."""
     curves = {}
     for experiment, measures in {"linear_probe": ("auc", "accuracy"), "segmentation": ("dice",)}.items():
         table = downstream_table(experiment)
-        frozen = table[table["protocol"] == FROZEN]
+        frozen = table[(table["protocol"] == FROZEN) & table["method"].isin((RANDOM, *METHODS))]
         for measure in (name for name in measures if name in table):
             known = frozen.dropna(subset=[measure])
             curves |= {(measure, corpus): rows for corpus, rows in known.groupby("corpus")}
