@@ -29,7 +29,7 @@ from transformers import (
 from lgdea_core import stages
 from lgdea_core.evaluation import checkpoint
 from lgdea_core.evaluation.checkpoint import load_published
-from lgdea_core.evaluation.harness import zero_shot_scores
+from lgdea_core.evaluation.zero_shot import zero_shot_scores
 from lgdea_core.grounding import patch_maps
 from lgdea_core.inference import ImageTextModel, encode_tokens, score_rows
 from lgdea_core.model import LGDEAModel, train_tokenizer
