@@ -126,10 +126,11 @@ class TextTower(nn.Module):
         self.head = nn.Linear(config.hidden_size, dim)
 
     def forward(
-        self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
+        self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"], normalised: bool = True
     ) -> Float[Tensor, "texts dim"]:
-        """L2-normalised embeddings of tokenised texts; the content of padding does not matter."""
-        return F.normalize(self.head(self.features(input_ids, token_mask)).float(), dim=-1)
+        """Embeddings of tokenised texts, L2-normalised or as projected; the content of padding does not matter."""
+        embeds = self.head(self.features(input_ids, token_mask)).float()
+        return F.normalize(embeds, dim=-1) if normalised else embeds
 
     def with_tokens(
         self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]

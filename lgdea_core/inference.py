@@ -31,7 +31,7 @@ class ImageTextModel(Protocol):
     def encode_crops(self, crops: UInt8[Tensor, "images height width"]) -> ImageEmbeddings: ...
 
     def encode_texts(
-        self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
+        self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"], normalised: bool = True
     ) -> Float[Tensor, "texts dim"]: ...
 
     def phrase_embeds(
@@ -135,9 +135,12 @@ def score_rows(
 
 @torch.no_grad()
 def encode_tokens(
-    model: ImageTextModel, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
+    model: ImageTextModel,
+    input_ids: Int[Tensor, "texts tokens"],
+    token_mask: Bool[Tensor, "texts tokens"],
+    normalised: bool = True,
 ) -> Float[Tensor, "texts dim"]:
-    """Text embeddings of tokenised texts, on the CPU."""
+    """Text embeddings of tokenised texts, on the CPU; L2-normalised or as projected."""
     device = next(model.parameters()).device
     blocks = [torch.zeros(0, model.config.dim)]
     with evaluating(model):
@@ -145,7 +148,7 @@ def encode_tokens(
             part = slice(start, start + TEXTS_AT_ONCE)
             longest = int(token_mask[part].sum(dim=1).max())
             ids, mask = input_ids[part, :longest].to(device), token_mask[part, :longest].to(device)
-            blocks.append(model.encode_texts(ids, mask).cpu())
+            blocks.append(model.encode_texts(ids, mask, normalised).cpu())
     return torch.cat(blocks)
 
 

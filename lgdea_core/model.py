@@ -152,10 +152,10 @@ class LGDEAModel(
         return self.image_tower(pixel_values)
 
     def encode_texts(
-        self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
+        self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"], normalised: bool = True
     ) -> Float[Tensor, "texts dim"]:
-        """L2-normalised embeddings of tokenised reports or phrases."""
-        return self.text_tower(input_ids, token_mask)
+        """Embeddings of tokenised reports or phrases, L2-normalised unless told otherwise."""
+        return self.text_tower(input_ids, token_mask, normalised)
 
     def sentence_embeds(
         self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]

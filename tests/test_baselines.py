@@ -25,7 +25,7 @@ from lgdea_core.baselines import (
 from lgdea_core.config import METHODS
 from lgdea_core.data.batches import Batch, sample_batch
 from lgdea_core.decoder import QueryDecoder
-from lgdea_core.evaluation.harness import zero_shot_scores
+from lgdea_core.evaluation.zero_shot import zero_shot_scores
 from lgdea_core.grounding import gradcam, patch_maps
 from lgdea_core.inference import decoder_scores, score_rows
 from lgdea_core.losses import relation_contrastive_loss

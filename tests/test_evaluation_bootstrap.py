@@ -4,16 +4,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, roc_auc_score
 
-from lgdea_core.evaluation import bootstrap
+from lgdea_core.evaluation import resamples
 from lgdea_core.evaluation.bootstrap import (
-    auc_resamples,
     bootstrap_auc,
+    bootstrap_columns,
     bootstrap_macro_auc,
     bootstrap_macro_auc_difference,
     bootstrap_macro_mean,
     bootstrap_mean,
+)
+from lgdea_core.evaluation.resamples import (
+    accuracy_resamples,
+    auc_resamples,
+    average_precision_resamples,
+    f1_resamples,
     resample_counts,
 )
 
@@ -93,12 +99,60 @@ def test_counts_are_multinomial_and_do_not_depend_on_the_block_size(monkeypatch:
     assert (counts.sum(axis=1) == 20).all()
     assert counts.mean(axis=0) == pytest.approx(np.ones(20), abs=0.08)
     assert counts.var() == pytest.approx(1 - 1 / 20, abs=0.03)
-    monkeypatch.setattr(bootstrap, "_CHUNK_ENTRIES", 130)
+    monkeypatch.setattr(resamples, "_CHUNK_ENTRIES", 130)
     np.testing.assert_array_equal(resample_counts(20, 4000, seed=0), counts)
     labels, scores = (np.arange(20) % 2).astype(float), np.random.default_rng(0).normal(size=20)
     blocks = auc_resamples(labels, scores, np.arange(20), counts)
     monkeypatch.undo()
     np.testing.assert_array_equal(auc_resamples(labels, scores, np.arange(20), counts), blocks)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), levels=st.integers(1, 6))
+def test_weighted_ap_f1_and_accuracy_equal_scikit_learn(seed: int, levels: int) -> None:
+    generator = np.random.default_rng(seed)
+    labels = (generator.random(30) < 0.2).astype(float)
+    scores = generator.integers(0, levels, 30).astype(float)  # many ties; all tied where levels is 1
+    codes, counts = generator.integers(0, 9, 30), resample_counts(9, 12, seed)
+    called = scores >= levels / 2
+    precision = average_precision_resamples(labels, scores, codes, counts)
+    f1, accuracy = (statistic(labels, called, codes, counts) for statistic in (f1_resamples, accuracy_resamples))
+    for draw, count in enumerate(counts):
+        weights = count[codes].astype(float)
+        if (weights * labels).sum() == 0:
+            assert np.isnan(precision[draw])
+            assert np.isnan(f1[draw])
+        else:
+            expected = average_precision_score(labels, scores, sample_weight=weights)
+            assert precision[draw] == pytest.approx(expected, abs=1e-9)
+            assert f1[draw] == pytest.approx(f1_score(labels, called, sample_weight=weights), abs=1e-9)
+        if weights.sum():
+            assert accuracy[draw] == pytest.approx(accuracy_score(labels, called, sample_weight=weights), abs=1e-9)
+        else:
+            assert np.isnan(accuracy[draw])
+
+
+@pytest.mark.parametrize("unknown", [0, 7])
+def test_columns_have_the_intervals_of_the_auc_functions(unknown: int) -> None:
+    generator = np.random.default_rng(0)
+    labels = (generator.random((60, 2)) < 0.5).astype(float)
+    labels[:unknown, 1] = np.nan
+    scores, groups = generator.normal(size=(60, 2)) + np.nan_to_num(labels), np.arange(60) // 2
+    columns, macro = bootstrap_columns([auc_resamples] * 2, labels, scores, groups, seed=4)
+    expected = [bootstrap_auc(labels[:, column], scores[:, column], groups, seed=4) for column in range(2)]
+    expected.append(bootstrap_macro_auc(labels, scores, groups, seed=4))
+    for found, wanted in zip([*columns, macro], expected, strict=True):
+        assert (found.n, found.groups, found.degenerate) == (wanted.n, wanted.groups, wanted.degenerate)
+        ends = (wanted.estimate, wanted.low, wanted.high)
+        assert (found.estimate, found.low, found.high) == pytest.approx(ends, abs=1e-12)
+
+
+def test_columns_keep_their_own_statistics() -> None:
+    labels = np.array([[1.0, 1.0], [0.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+    fixed = [lambda *arguments: np.full(len(arguments[-1]), 0.25), lambda *arguments: np.full(len(arguments[-1]), 0.75)]
+    columns, macro = bootstrap_columns(fixed, labels, labels, list("pqrs"), resamples=10)
+    assert [(column.estimate, column.low) for column in columns] == [(0.25, 0.25), (0.75, 0.75)]
+    assert (macro.estimate, macro.high, macro.n) == (0.5, 0.5, 4)
 
 
 def test_degenerate_resamples_are_counted() -> None:

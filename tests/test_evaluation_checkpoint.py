@@ -27,9 +27,10 @@ from transformers import (
 )
 
 from lgdea_core import stages
+from lgdea_core.config import RunConfig
 from lgdea_core.evaluation import checkpoint
 from lgdea_core.evaluation.checkpoint import load_published
-from lgdea_core.evaluation.harness import zero_shot_scores
+from lgdea_core.evaluation.zero_shot import zero_shot_scores
 from lgdea_core.grounding import patch_maps
 from lgdea_core.inference import ImageTextModel, encode_tokens, score_rows
 from lgdea_core.model import LGDEAModel, train_tokenizer
@@ -85,6 +86,16 @@ def test_embeddings_are_those_the_checkpoint_gives_itself(kind: str, folders: di
     mask = None if kind == "siglip" else tokens["attention_mask"]
     expected = model.model.get_text_features(input_ids=tokens["input_ids"], attention_mask=mask).pooler_output
     torch.testing.assert_close(encode_tokens(model, *processor.tokens(texts)), F.normalize(expected, dim=-1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_prompt_sets_may_ask_for_projections_before_normalisation(kind: str, folders: dict[str, Path]) -> None:
+    model, processor = load_published(str(folders[kind]))
+    tokens = processor.tokens(["left mass", "there is a right nodule"])
+    raw = encode_tokens(model, *tokens, normalised=False)
+    torch.testing.assert_close(F.normalize(raw, dim=-1), encode_tokens(model, *tokens))
+    assert (raw.norm(dim=-1) - 1).abs().max() > 0.01
+    assert set(zero_shot_scores(model, processor, PlantedWorld(3, seed=1).images, ["edema"], "gloria")) == {"global"}
 
 
 @pytest.mark.parametrize("kind", ["clip", "dual"])
@@ -144,12 +155,18 @@ def test_the_command_writes_the_table_of_all_three_tasks(
 ) -> None:
     monkeypatch.setattr(stages, "project_root", lambda: tmp_path)
     monkeypatch.setattr(checkpoint, "load_corpus_of", lambda data, seed: planted_corpus(tmp_path, data.image_size))
-    checkpoint.main([str(folders["clip"]), "--preset", "ci", "--json", str(tmp_path / "out.json")])
+    checkpoint.main(
+        [str(folders["clip"]), "--preset", "ci", "--prompts", "chexzero", "--json", str(tmp_path / "out.json")]
+    )
     found = json.loads((tmp_path / "out.json").read_text())
-    assert found["model"] == str(folders["clip"])
+    assert (found["model"], found["prompts"]) == (str(folders["clip"]), "chexzero")
     assert {row["task"] for row in found["metrics"]} == {"zero-shot", "grounding", "retrieval"}
     estimates = [row["estimate"] for row in found["metrics"] if row["metric"] == "auc" and row["finding"] == "macro"]
     assert 0 < estimates[0] < 1
+    metrics = {row["metric"] for row in found["metrics"] if row["task"] == "zero-shot"}
+    assert metrics == {"auc", "auc_global", "ap", "f1_oracle", "accuracy_oracle"}  # all studies are test studies
+    with pytest.raises(ValueError, match="no prompt set 'clip'"):
+        checkpoint.evaluate_checkpoint("nowhere", RunConfig.from_preset("ci"), prompts="clip")
     with pytest.raises(SystemExit):
         checkpoint.main(["--help"])
     assert "hub id, or a folder" in capsys.readouterr().out

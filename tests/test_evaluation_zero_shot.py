@@ -1,77 +1,18 @@
-"""Prompts, their scores, and the AUC table."""
+"""Scores of prompts: of every channel, of every prompt set, fused."""
 
 import itertools
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from planted import PlantedWorld, config
-from sklearn.metrics import roc_auc_score
 
 from lgdea_core.data.batches import pixel_values
-from lgdea_core.evaluation.harness import zero_shot_scores
-from lgdea_core.evaluation.zero_shot import (
-    auc_table,
-    bare_prompts,
-    fuse_scores,
-    load_prompts,
-    negative_prompts,
-    positive_prompts,
-)
+from lgdea_core.evaluation.prompts import load_prompt_set, negative_prompts, positive_prompts
+from lgdea_core.evaluation.zero_shot import combine_channels, fuse_scores, prompt_scores, zero_shot_scores
+from lgdea_core.inference import decoder_scores, encode_image_pool, encode_tokens
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
-from lgdea_core.vocabulary import CHEXPERT_FINDINGS, MS_CXR_FINDINGS, NIH_FINDINGS, NO_FINDING, PHANTOM_FINDINGS
-
-FINDINGS = sorted({*MS_CXR_FINDINGS, *NIH_FINDINGS.values(), *PHANTOM_FINDINGS, *CHEXPERT_FINDINGS} - {NO_FINDING})
-
-
-@pytest.mark.parametrize("finding", FINDINGS)
-def test_prompts_state_and_deny_every_finding(finding: str) -> None:
-    positive, negative, parts = positive_prompts(finding), negative_prompts(finding), load_prompts()[finding]
-    assert len(set(positive)) == len(positive)
-    for prompt in positive:
-        assert prompt.endswith(f" {parts.synonyms[0]}")  # the plain name, in no frame sentence, never a bare word
-        modifiers = prompt.removesuffix(parts.synonyms[0]).strip()
-        assert any(modifier in modifiers for modifier in (*parts.severities, *parts.sides, *parts.zones))
-        assert not set(prompt.split()) & {"no", "without", "not", "there", "is", "seen"}
-        assert "  " not in prompt
-    assert all("no " in prompt for prompt in negative)
-    assert {f"no {name}" for name in parts.negated} <= set(negative)
-    assert {f"no evidence of {name}" for name in parts.negated} <= set(negative)
-
-
-@pytest.mark.parametrize("finding", FINDINGS)
-def test_prompts_are_all_there_are_up_to_the_limit(finding: str) -> None:
-    parts, prompts = load_prompts()[finding], positive_prompts(finding)
-    combinations = np.prod([len(axis) + 1 for axis in (parts.severities, parts.sides, parts.zones)]) - 1
-    assert len(prompts) == min(48, combinations)
-    assert positive_prompts(finding, limit=2) == prompts[:2]
-    assert set(prompts) <= set(positive_prompts(finding, limit=1000))
-    assert len(positive_prompts(finding, limit=1000)) == combinations
-
-
-@pytest.mark.parametrize("finding", FINDINGS)
-def test_prompts_are_spread_over_severities_sides_and_zones(finding: str) -> None:
-    parts, prompts = load_prompts()[finding], positive_prompts(finding)
-    modifiers = [prompt.removesuffix(parts.synonyms[0]) for prompt in prompts]
-    for options in (parts.severities, parts.sides, parts.zones):
-        uses = [sum(option in words for words in modifiers) for option in options]
-        assert all(uses), f"{options} used {uses} times"
-        assert max(uses, default=0) - min(uses, default=0) <= 1, f"{options} used {uses} times"
-
-
-@pytest.mark.parametrize("finding", ["pleural effusion", "atelectasis", "nodule", "fibrosis"])
-def test_no_modifier_gives_another_away(finding: str) -> None:
-    parts, prompts = load_prompts()[finding], positive_prompts(finding)
-    for one, other in itertools.combinations((parts.severities, parts.sides, parts.zones), 2):
-        for pair in itertools.product(one, other):
-            assert any(all(word in prompt for word in pair) for prompt in prompts), f"{pair} never together"
-
-
-def test_bare_prompts_are_the_control() -> None:
-    assert bare_prompts("edema") == ("edema", "no edema")
-
 
 # ---- channels of a model
 
@@ -144,47 +85,119 @@ def test_fused_scores_weigh_every_score_alike() -> None:
     np.testing.assert_array_equal(fuse_scores([first, constant]), fuse_scores([first]))
 
 
-def test_auc_table_equals_scikit_learn_and_lists_what_it_left_out() -> None:
+def test_a_reference_carries_its_scale_to_other_images() -> None:
     generator = np.random.default_rng(0)
-    labels = pd.DataFrame((generator.random((120, 3)) < [0.5, 0.3, 0.02]).astype(float), columns=["a", "b", "rare"])
-    labels.loc[:20, "b"] = np.nan
-    scores = generator.normal(size=(120, 3)) + labels.fillna(0).to_numpy()
-    table = auc_table(scores, labels, ["a", "b", "rare"], np.arange(120) // 3).set_index("finding")
-    known = labels["b"].notna()
-    expected = [roc_auc_score(labels["a"], scores[:, 0]), roc_auc_score(labels["b"][known], scores[known, 1])]
-    assert table.loc[["a", "b"], "auc"].tolist() == pytest.approx(expected, abs=1e-12)
-    assert table.loc["macro", "auc"] == pytest.approx(np.mean(expected), abs=1e-12)
-    assert table.loc["b", "n"] == 99
-    assert math.isnan(table.loc["rare", "auc"])
-    assert table.loc["rare", "positives"] == (labels["rare"] == 1).sum()
-    assert (table.loc[["a", "b", "macro"], "low"] < table.loc[["a", "b", "macro"], "auc"]).all()
-    assert list(table.index) == ["a", "b", "rare", "macro"]
+    own = [generator.normal(size=(40, 2)), generator.normal(3, 5, size=(40, 2))]
+    other = [generator.normal(1, 2, size=(60, 2)), generator.normal(size=(60, 2))]
+    expected = sum((one - two.mean(axis=0)) / two.std(axis=0) for one, two in zip(own, other, strict=True))
+    np.testing.assert_allclose(fuse_scores(own, other), expected, atol=1e-12)
+    alone = np.concatenate([fuse_scores([score[row : row + 1] for score in own], other) for row in range(40)])
+    np.testing.assert_allclose(alone, expected, atol=1e-12)  # no image tells about another
+    np.testing.assert_array_equal(fuse_scores(own, own), fuse_scores(own))
+    constant = np.full((60, 2), 0.3)
+    np.testing.assert_array_equal(fuse_scores(own, [other[0], constant]), fuse_scores(own[:1], other[:1]))
 
 
-def test_uncertain_labels_follow_the_stated_policy() -> None:
-    labels = np.array([[1.0], [1.0], [0.0], [0.0], [-1.0]])
-    scores = np.array([[4.0], [3.0], [2.0], [1.0], [0.0]])
-    auc = {
-        policy: auc_table(scores, labels, ["a"], list("pqrst"), min_positives=1, uncertain=policy)["auc"][0]
-        for policy in ("exclude", "positive", "negative")
+def test_the_set_says_whether_channels_are_standardised() -> None:
+    scores, other = {"global": np.array([[0.2], [0.4]])}, {"global": np.array([[0.0], [1.0]])}
+    assert combine_channels(scores, load_prompt_set("chexzero")).tolist() == [[0.2], [0.4]]
+    assert combine_channels(scores, load_prompt_set("chexzero"), other).tolist() == [[0.2], [0.4]]
+    assert combine_channels(scores, load_prompt_set()).tolist() == [[pytest.approx(-1)], [pytest.approx(1)]]
+    assert combine_channels(scores, load_prompt_set("gloria"), other).tolist() == [
+        [pytest.approx(-0.6)], [pytest.approx(-0.2)],
+    ]  # fmt: skip
+
+
+# ---- other prompt sets
+
+
+def test_prompt_scores_by_hand() -> None:
+    similarity = np.array([[0.1, 0.5, 0.2, 0.9], [0.3, 0.1, 0.4, 0.8]])
+    positive, negative = [slice(0, 2), slice(2, 3)], [slice(2, 4), slice(3, 4)]
+    cases = {
+        ("mean_score", "none"): [[0.3, 0.2], [0.2, 0.4]],
+        ("max_score", "none"): [[0.5, 0.2], [0.3, 0.4]],
+        ("mean_score", "difference"): [[0.3 - 0.55, -0.7], [0.2 - 0.6, -0.4]],
+        ("max_score", "difference"): [[0.5 - 0.9, -0.7], [0.3 - 0.8, -0.4]],
     }
-    assert auc == {"exclude": 1, "positive": pytest.approx(2 / 3), "negative": 1}
+    for (ensemble, contrast), expected in cases.items():
+        np.testing.assert_allclose(prompt_scores(similarity, positive, negative, ensemble, contrast), expected)
+    pair = prompt_scores(similarity, positive, negative, "mean_embedding", "pair_softmax")
+    assert pair[0, 1] == pytest.approx(math.exp(0.2) / (math.exp(0.2) + math.exp(0.9)))
 
 
-def test_table_without_any_scored_finding() -> None:
-    table = auc_table(np.zeros((4, 1)), np.array([[1.0], [0.0], [0.0], [0.0]]), ["a"], list("pqrs"))
-    assert table["auc"].isna().all()
-    assert table["positives"].tolist() == [1, 0]
+def embeddings(texts: list[str], model: LGDEAModel, processor: LGDEAProcessor) -> torch.Tensor:
+    """Projections before normalisation."""
+    return model.text_tower.head(model.text_tower.features(*processor.tokens(texts)))
+
+
+def test_chexzero_is_a_softmax_over_a_name_and_its_denial() -> None:
+    model, processor, images = tiny("lgdea")
+    scores = zero_shot_scores(model, processor, images, ["edema", "aortic elongation"], "chexzero")
+    assert set(scores) == {"global"}
+    seen = model.encode_images(pixel_values(images)).image_embeds
+    for column, finding in enumerate(("edema", "aortic elongation")):
+        texts = torch.nn.functional.normalize(embeddings([finding, f"no {finding}"], model, processor), dim=-1)
+        expected = (seen @ texts.T).softmax(dim=1)[:, 0]
+        np.testing.assert_allclose(scores["global"][:, column], expected, atol=1e-5)
+
+
+def test_biovil_averages_projections_before_it_normalises() -> None:
+    model, processor, images = tiny("lgdea")
+    model.text_tower.head.weight.mul_(torch.linspace(0.1, 5, model.config.dim)[:, None])  # norms now differ
+    scores = zero_shot_scores(model, processor, images, ["pneumonia"], "biovil")["global"][:, 0]
+    seen, texts = model.encode_images(pixel_values(images)).image_embeds, load_prompt_set("biovil").texts("pneumonia")
+    raw = [embeddings(list(part), model, processor) for part in texts]
+    means = [torch.nn.functional.normalize(part.mean(dim=0), dim=0) for part in raw]
+    np.testing.assert_allclose(scores, seen @ means[0] - seen @ means[1], atol=1e-5)
+    unit = [torch.nn.functional.normalize(part, dim=1).mean(dim=0) for part in raw]
+    other = [torch.nn.functional.normalize(part, dim=0) for part in unit]
+    assert not np.allclose(scores, seen @ other[0] - seen @ other[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["gloria", "clip"])
+def test_gloria_averages_global_and_local_before_the_maximum(method: str) -> None:
+    model, processor, images = tiny(method)
+    scores = zero_shot_scores(model, processor, images, ["edema", "cardiomegaly"], "gloria")
+    assert set(scores) == {"global+local" if method == "gloria" else "global"}
+    for column, finding in enumerate(("edema", "cardiomegaly")):
+        prompts = list(load_prompt_set("gloria").texts(finding).positive)
+        pool = encode_image_pool(model, images, encode_tokens(model, *processor.tokens(prompts)))
+        whole = pool.image_embeds @ encode_tokens(model, *processor.tokens(prompts)).numpy().T
+        expected = (whole + pool.responses) / 2 if method == "gloria" else whole
+        np.testing.assert_allclose(next(iter(scores.values()))[:, column], expected.max(axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["medklip", "carzero"])
+def test_sets_of_decoders_take_one_positive_prompt(name: str) -> None:
+    findings = ["edema", "nodule"]
+    texts = [load_prompt_set(name).texts(finding).positive[0] for finding in findings]
+    model, processor, images = tiny(name)
+    expected = decoder_scores(model, images, *processor.tokens(texts))
+    np.testing.assert_allclose(
+        zero_shot_scores(model, processor, images, findings, name)["decoder"], expected, atol=1e-5
+    )
+    model, processor, images = tiny("lgdea")
+    expected = encode_image_pool(model, images).image_embeds @ encode_tokens(model, *processor.tokens(texts)).numpy().T
+    np.testing.assert_allclose(
+        zero_shot_scores(model, processor, images, findings, name)["global"], expected, atol=1e-5
+    )
+
+
+def test_a_set_without_the_models_channel_or_the_finding_is_refused() -> None:
+    model, processor, images = tiny("medklip")
+    with pytest.raises(ValueError, match=r"'biovil' scores by global, but this model has decoder only"):
+        zero_shot_scores(model, processor, images, ["pneumonia"], "biovil")
+    with pytest.raises(ValueError, match=r"'biovil': no prompts for finding 'edema'; it has lung opacity, pneumonia"):
+        zero_shot_scores(*tiny("clip"), ["pneumonia", "edema"], "biovil")
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match=r"no prompts for finding 'unicorn'; prompts.json has atelectasis, "):
-        positive_prompts("unicorn")
-    with pytest.raises(ValueError, match=r"limit must be at least 1, got 0"):
-        positive_prompts("edema", limit=0)
     with pytest.raises(ValueError, match=r"score 1 has 1 values not finite"):
         fuse_scores([np.zeros((2, 1)), np.array([[np.nan], [0.0]])])
     with pytest.raises(ValueError, match=r"expected at least one score"):
         fuse_scores([])
-    with pytest.raises(ValueError, match=r"got labels of shape \(3, 1\)"):
-        auc_table(np.zeros((3, 2)), np.zeros((3, 1)), ["a", "b"], list("pqr"))
+    with pytest.raises(ValueError, match=r"reference 0 has 1 values not finite"):
+        fuse_scores([np.zeros((2, 1))], [np.array([[np.inf], [0.0]])])
+    with pytest.raises(ValueError, match=r"expected a reference for each of 2 scores, got 1"):
+        fuse_scores([np.zeros((2, 1))] * 2, [np.zeros((2, 1))])

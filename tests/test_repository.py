@@ -197,5 +197,5 @@ def test_ci_and_make_agree_on_their_targets() -> None:
 
 def test_json_data_files_of_the_package_parse() -> None:
     files = list((ROOT / "lgdea_core").rglob("*.json"))
-    assert {path.name for path in files} >= {"lexicon.json", "prompts.json"}
+    assert {path.name for path in files} >= {"lexicon.json", "compositional.json", "gloria.json"}
     assert all(json.loads(path.read_text()) for path in files)

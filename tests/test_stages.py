@@ -8,11 +8,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 from planted import FINDINGS, SIDES, PlantedWorld
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 
 from lgdea_core import stages
 from lgdea_core.artifacts import start_run
 from lgdea_core.config import RunConfig
+from lgdea_core.evaluation import harness
 from lgdea_core.evaluation.harness import evaluate, label_table
+from lgdea_core.evaluation.zero_shot import zero_shot_scores
 from lgdea_core.evidence.extract import extract_evidence
 from lgdea_core.grounding import load
 from lgdea_core.training import start_state
@@ -151,6 +154,100 @@ def test_evaluation_without_boxes_or_labels_leaves_those_tasks_out(
     assert set(table["task"]) == {"retrieval"}
     with pytest.raises(ValueError, match="no image in split 'val'"):
         evaluate(model, processor, inputs, split="val", progress=False)
+
+
+@pytest.fixture(scope="module")
+def with_validation(inputs: stages.Inputs) -> stages.Inputs:
+    """The corpus with half of its training studies as val, of which none shows edema."""
+    studies, labels = inputs.corpus.studies.copy(), inputs.corpus.labels.copy()
+    studies.loc[studies["study_id"].str[1:].astype(int) % 3 == 1, "split"] = "val"
+    held_out = labels["study_id"].isin(studies.loc[studies["split"] == "val", "study_id"])
+    labels.loc[held_out & (labels["finding"] == "edema"), "value"] = 0.0
+    return replace(inputs, corpus=replace(inputs.corpus, studies=studies, labels=labels))
+
+
+def test_thresholds_come_from_validation_images_on_their_scale(
+    with_validation: stages.Inputs,
+    run_config: RunConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    inputs, (model, processor) = with_validation, stages.fresh_model(run_config, with_validation)
+    monkeypatch.setattr(harness, "MIN_POSITIVES", 2)
+    parts = {name: inputs.corpus.split(name) for name in ("test", "val")}
+    with caplog.at_level("INFO", logger="lgdea"):
+        table = harness.zero_shot_table(model, processor, inputs, *parts.values(), resamples=20, seed=0)
+    assert "finding edema: 0 positives" in caplog.text
+    found = table.set_index(["metric", "finding"])["estimate"]
+    assert list(found.index.get_level_values("metric").unique()) == [
+        "auc", "auc_global", "ap", "f1_oracle", "accuracy_oracle", "f1_validation", "accuracy_validation",
+    ]  # fmt: skip
+    assert np.isnan(found["f1_validation", "edema"])
+    assert found["f1_oracle", "edema"] > 0
+    labels = {name: label_table(part) for name, part in parts.items()}
+    scores = {
+        name: zero_shot_scores(model, processor, inputs.crops(tuple(part.images["image_id"])), FINDINGS)
+        for name, part in parts.items()
+    }
+    for column, finding in enumerate(FINDINGS[:2]):
+        val, test = (_on_scale(scores[name], scores["val"], column) for name in ("val", "test"))
+        known, truth = (labels[name].loc[parts[name].images["study_id"], finding] for name in ("val", "test"))
+        threshold = max(np.unique(val), key=lambda value: (f1_score(known, val >= value), -value))
+        assert found["f1_validation", finding] == pytest.approx(f1_score(truth, test >= threshold), abs=1e-6)
+        assert found["accuracy_validation", finding] == pytest.approx(accuracy_score(truth, test >= threshold))
+        own = _on_scale(scores["test"], scores["test"], column)
+        assert found["ap", finding] == pytest.approx(average_precision_score(truth, own), abs=1e-6)
+        best = max(f1_score(truth, own >= value) for value in np.unique(own))
+        assert found["f1_oracle", finding] == pytest.approx(best, abs=1e-6)
+
+
+def _on_scale(scores: dict[str, np.ndarray], by: dict[str, np.ndarray], column: int) -> np.ndarray:
+    """Sum of the channels, z-scored by the means and spreads of other images."""
+    return sum((scores[name][:, column] - by[name][:, column].mean()) / by[name][:, column].std() for name in scores)
+
+
+def test_without_validation_images_there_are_no_thresholds_and_the_rest_is_the_same(
+    with_validation: stages.Inputs, inputs: stages.Inputs, run_config: RunConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, processor = stages.fresh_model(run_config, inputs)
+    part, options = inputs.corpus.split("test"), {"resamples": 20, "seed": 0}
+    with caplog.at_level("INFO", logger="lgdea"):
+        alone = harness.zero_shot_table(model, processor, inputs, part, **options)
+    assert "no labelled validation images, so no thresholds from them" in caplog.text
+    assert set(alone["metric"]) == {"auc", "auc_global", "ap", "f1_oracle", "accuracy_oracle"}
+    validation = harness.validation_part(with_validation.corpus, part, "test")
+    both = harness.zero_shot_table(model, processor, with_validation, part, validation, **options)
+    pd.testing.assert_frame_equal(both.iloc[: len(alone)], alone)
+
+
+def test_validation_images_are_of_the_source_that_is_tested(
+    with_validation: stages.Inputs, inputs: stages.Inputs
+) -> None:
+    part, studies = inputs.corpus.split("test"), with_validation.corpus.studies
+    assert set(harness.validation_part(with_validation.corpus, part, "test").studies["split"]) == {"val"}
+    assert harness.validation_part(with_validation.corpus, part, "val") is None  # it would judge itself
+    assert harness.validation_part(inputs.corpus, part, "test") is None
+    sources = np.where(studies["study_id"].str[1:].astype(int) % 2, "odd", "even")
+    combined = replace(with_validation.corpus, studies=studies.assign(corpus=sources))
+    part = harness.evaluation_part(combined, "test")
+    validation = harness.validation_part(combined, part, "test")
+    assert set(validation.studies["corpus"]) == {part.name}
+    assert set(validation.studies["split"]) == {"val"}
+    only = combined.subset(studies.loc[(studies["split"] == "test") | (sources != part.name), "study_id"])
+    assert harness.validation_part(only, part, "test") is None
+
+
+def test_evaluation_takes_another_prompt_set_and_says_what_it_leaves_out(
+    inputs: stages.Inputs, run_config: RunConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, processor = stages.fresh_model(run_config, inputs)
+    bare = replace(inputs, corpus=replace(inputs.corpus, boxes=inputs.corpus.boxes.iloc[:0]))
+    with caplog.at_level("INFO", logger="lgdea"):
+        table = evaluate(model, processor, bare, prompts="biovil", resamples=20, progress=False)
+    assert "prompt set biovil has no prompts for edema, mass, nodule" in caplog.text
+    assert set(table.loc[table["metric"] == "auc", "finding"]) == {"pneumonia", "macro"}
+    with pytest.raises(ValueError, match="no prompt set 'clip'"):
+        evaluate(model, processor, bare, prompts="clip", progress=False)
 
 
 def test_labels_are_one_row_a_study(inputs: stages.Inputs) -> None:

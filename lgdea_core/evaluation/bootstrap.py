@@ -1,6 +1,6 @@
 """Confidence intervals that resample patients, so that two films of one patient never count as two opinions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +9,14 @@ import pandas as pd
 from jaxtyping import Float, Int, Integer
 from sklearn.metrics import roc_auc_score
 
+from lgdea_core.evaluation.resamples import auc_resamples, per_resample, ratio, resample_counts
+
 Values = np.ndarray | pd.Series | Sequence[float | int]
 Keys = np.ndarray | pd.Series | Sequence[Any]
 """one label per row, such as a patient id or a category"""
 
-_CHUNK_ENTRIES = 8_000_000
+Statistic = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""labels, scores and columns of `counts` of the images, and counts -> value of every resample; see `auc_resamples`"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +58,7 @@ def bootstrap_mean(values: Values, groups: Keys, resamples: int = 1000, seed: in
     values, codes = _matched(values, groups, "bootstrap_mean")
     kept, codes, patients = _keep(np.isfinite(values), codes, "bootstrap_mean")
     counts = resample_counts(patients, resamples, seed)
-    means = _ratio(_per_resample(values[kept], codes, counts), _per_resample(np.ones(kept.sum()), codes, counts))
+    means = ratio(per_resample(values[kept], codes, counts), per_resample(np.ones(kept.sum()), codes, counts))
     return interval_from_resamples(float(values[kept].mean()), means, int(kept.sum()), patients, level)
 
 
@@ -87,7 +90,7 @@ def bootstrap_macro_mean(
     for category in np.unique(category_codes):
         inside = (category_codes == category).astype(float)
         estimates.append(values[inside > 0].mean())
-        means.append(_ratio(_per_resample(values * inside, codes, counts), _per_resample(inside, codes, counts)))
+        means.append(ratio(per_resample(values * inside, codes, counts), per_resample(inside, codes, counts)))
     return interval_from_resamples(float(np.mean(estimates)), np.mean(means, axis=0), int(kept.sum()), patients, level)
 
 
@@ -145,6 +148,48 @@ def bootstrap_macro_auc(
     return interval_from_resamples(estimate, draws, int(kept.sum()), patients, level)
 
 
+def bootstrap_columns(
+    statistics: Sequence[Statistic],
+    labels: Float[np.ndarray, "images findings"],
+    scores: Float[np.ndarray, "images findings"],
+    groups: Keys,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[list[Interval], Interval]:
+    """A statistic of every finding, and its mean over findings, with intervals over resampled patients.
+
+    As `bootstrap_auc` and `bootstrap_macro_auc`, with the same draws: a finding's interval is over the patients with a
+    label for it, that of the mean over patients with any, drawn once for all findings. The estimate is the statistic
+    with every patient drawn once.
+
+    Args:
+        statistics: one per finding; NaN is a resample in which it does not exist, left out and counted.
+        labels: 1, 0 or NaN.
+        scores: as `labels`; finite where the label is.
+        groups: the patient of each row.
+        resamples: bootstrap draws.
+        seed: fixes the draws.
+        level: share of the draws inside the interval, in (0, 1).
+
+    Raises:
+        ValueError: lengths differ, a patient is missing, or a finding lacks a class.
+    """
+    _, codes = _matched(labels[:, 0], groups, "bootstrap_columns")
+    kept, codes, patients = _keep(np.isfinite(labels).any(axis=1), codes, "bootstrap_columns")
+    labels, scores, counts = labels[kept], scores[kept], resample_counts(patients, resamples, seed)
+    intervals, shared = [], []
+    for column, statistic in enumerate(statistics):
+        known, own, own_patients = _keep(np.isfinite(labels[:, column]), codes, "bootstrap_columns")
+        pair = _checked_binary(labels[known, column], scores[known, column], f"bootstrap_columns, finding {column}")
+        shared.append(statistic(*pair, codes[known], counts))
+        draws = shared[-1] if known.all() else statistic(*pair, own, resample_counts(own_patients, resamples, seed))
+        estimate = float(statistic(*pair, own, np.ones((1, own_patients), dtype=np.uint16))[0])
+        intervals.append(interval_from_resamples(estimate, draws, int(known.sum()), own_patients, level))
+    mean = float(np.mean([interval.estimate for interval in intervals]))
+    return intervals, interval_from_resamples(mean, np.mean(shared, axis=0), len(labels), patients, level)
+
+
 def bootstrap_macro_auc_difference(
     labels: Float[np.ndarray, "images findings"],
     scores: Float[np.ndarray, "images findings"],
@@ -173,53 +218,6 @@ def bootstrap_macro_auc_difference(
     draws = macro_auc_resamples(labels[kept], scores[kept], codes, counts)
     other_draws = macro_auc_resamples(labels[kept], other_scores[kept], codes, counts)
     return interval_from_resamples(first.estimate - second.estimate, draws - other_draws, first.n, patients, level)
-
-
-def resample_counts(patients: int, resamples: int, seed: int) -> Integer[np.ndarray, "resamples patients"]:
-    """How often each patient is drawn in each resample; rows sum to `patients`."""
-    if patients < 1 or resamples < 1:
-        raise ValueError(f"resample_counts needs at least 1 patient and 1 resample, got {patients} and {resamples}")
-    generator = np.random.default_rng(seed)
-    counts = np.empty((resamples, patients), dtype=np.uint16)
-    for rows in _chunks(resamples, patients):
-        draws = generator.integers(patients, size=(len(rows), patients))
-        draws += np.arange(len(rows))[:, None] * patients
-        counts[rows] = np.bincount(draws.ravel(), minlength=draws.size).reshape(draws.shape)
-    return counts
-
-
-def auc_resamples(
-    labels: Float[np.ndarray, " images"],
-    scores: Float[np.ndarray, " images"],
-    codes: Int[np.ndarray, " images"],
-    counts: Integer[np.ndarray, "resamples patients"],
-) -> Float[np.ndarray, " resamples"]:
-    """AUC of every resample; NaN where one lacks a class.
-
-        AUC = sum_i w_i (N<(i) + N=(i) / 2) / (sum_i w_i  N),   i over positives, N = weight of negatives
-
-    which is `roc_auc_score(labels, scores, sample_weight=counts[resample, codes])`, from one sort for all resamples.
-
-    Args:
-        labels: 1 or 0, without NaN.
-        scores: larger means more likely positive.
-        codes: column of `counts` for each row.
-        counts: from `resample_counts`.
-    """
-    order = np.argsort(scores, kind="stable")
-    ranked, codes, positive = scores[order], codes[order], labels[order] == 1
-    negative_scores = ranked[~positive]
-    below = np.searchsorted(negative_scores, ranked[positive], side="left")
-    upto = np.searchsorted(negative_scores, ranked[positive], side="right")
-    draws = np.full(len(counts), np.nan)
-    for rows in _chunks(len(counts), len(labels)):
-        weights = counts[rows].astype(np.float64)
-        mass = np.zeros((len(rows), len(negative_scores) + 1))
-        np.cumsum(weights[:, codes[~positive]], axis=1, out=mass[:, 1:])
-        positive_weights = weights[:, codes[positive]]
-        won = (positive_weights * (mass[:, below] + mass[:, upto])).sum(axis=1) / 2
-        draws[rows] = _ratio(won, positive_weights.sum(axis=1) * mass[:, -1])
-    return draws
 
 
 def macro_auc_resamples(
@@ -269,16 +267,6 @@ def _keep(kept: np.ndarray, codes: np.ndarray, where: str) -> tuple[np.ndarray, 
     return kept, renumbered, len(uniques)
 
 
-def _per_resample(values: np.ndarray, codes: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Sum of the values of every resample."""
-    return counts @ np.bincount(codes, weights=values, minlength=counts.shape[1])
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Quotient, NaN where the denominator is 0."""
-    return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)
-
-
 def _labelled(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     known = np.isfinite(labels)
     return labels[known], scores[known]
@@ -294,9 +282,3 @@ def _checked_binary(labels: np.ndarray, scores: np.ndarray, where: str) -> tuple
     if not np.isfinite(scores).all():
         raise ValueError(f"{where}: {int((~np.isfinite(scores)).sum())} scores of labelled rows are not finite")
     return labels, scores
-
-
-def _chunks(resamples: int, width: int) -> list[np.ndarray]:
-    """Resample numbers in blocks whose arrays stay near 64 MB."""
-    rows = max(1, _CHUNK_ENTRIES // max(1, width))
-    return [np.arange(start, min(start + rows, resamples)) for start in range(0, resamples, rows)]

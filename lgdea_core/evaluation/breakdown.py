@@ -13,9 +13,9 @@ from jaxtyping import Float
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.images import boxes_mask, boxes_to_frame, crop_frame, crop_to_original
 from lgdea_core.evaluation.bootstrap import Keys, Values, bootstrap_mean
+from lgdea_core.evaluation.classification import auc_table
 from lgdea_core.evaluation.grounding import grounding_table
 from lgdea_core.evaluation.harness import label_table, patients_of
-from lgdea_core.evaluation.zero_shot import auc_table
 from lgdea_core.grounding import patch_maps
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 from lgdea_core.stages import Inputs
@@ -224,7 +224,7 @@ def auc_by_size(
         seed: fixes the draws.
 
     Returns:
-        Columns of `zero_shot.auc_table`, and size.
+        Columns of `classification.auc_table`, and size.
 
     Raises:
         ValueError: the corpus has no boxes.

@@ -21,6 +21,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, BaseImage
 from lgdea_core.config import PRESETS, RunConfig, replace_fields
 from lgdea_core.encoders import ImageEmbeddings
 from lgdea_core.evaluation.harness import evaluate
+from lgdea_core.evaluation.prompts import DEFAULT_PROMPTS, load_prompt_set, prompt_set_names
 from lgdea_core.model import LGDEAConfig
 from lgdea_core.stages import evaluation_inputs, load_corpus_of
 
@@ -68,11 +69,11 @@ class PublishedModel(nn.Module):
         return projection(pooled).unflatten(0, tokens.shape[:2])
 
     def encode_texts(
-        self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
+        self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"], normalised: bool = True
     ) -> Float[Tensor, "texts dim"]:
-        """L2-normalised text features."""
-        features = self.model.get_text_features(input_ids=input_ids, attention_mask=token_mask.long())
-        return F.normalize(features.pooler_output, dim=-1)
+        """Text features, L2-normalised unless told otherwise."""
+        features = self.model.get_text_features(input_ids=input_ids, attention_mask=token_mask.long()).pooler_output
+        return F.normalize(features, dim=-1) if normalised else features
 
     def phrase_embeds(
         self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
@@ -159,20 +160,28 @@ def _sides(image_processor: BaseImageProcessor, name: str) -> set[int]:
     return {value for side, value in dict(size).items() if side in ("height", "width", "shortest_edge") and value}
 
 
-def evaluate_checkpoint(name: str, config: RunConfig, *, split: str = "test", progress: bool = True) -> pd.DataFrame:
+def evaluate_checkpoint(
+    name: str, config: RunConfig, *, split: str = "test", prompts: str = DEFAULT_PROMPTS, progress: bool = True
+) -> pd.DataFrame:
     """The table of `harness.evaluate` for a published checkpoint.
 
     Args:
         name: see `load_published`.
         config: corpus and seed; its image size is replaced by the checkpoint's.
         split: which studies.
+        prompts: name of the prompt set of zero-shot classification.
         progress: show bars.
+
+    Raises:
+        ValueError: no such prompt set, or what `load_published` refuses.
     """
+    load_prompt_set(prompts)  # before anything slow
     model, processor = load_published(name)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     config = replace_fields(config, image_size=processor.image_size)
-    inputs = evaluation_inputs(load_corpus_of(config.data, config.seed).split(split), config, progress=progress)
-    return evaluate(model, processor, inputs, split=split, seed=config.seed, progress=progress)
+    corpus = load_corpus_of(config.data, config.seed).split(split, "val")  # val: thresholds of zero-shot classification
+    inputs = evaluation_inputs(corpus, config, progress=progress)
+    return evaluate(model, processor, inputs, split=split, prompts=prompts, seed=config.seed, progress=progress)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -186,13 +195,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", help="folder with one sub-folder per corpus (default: LGDEA_DATA)")
     parser.add_argument("--preset", choices=tuple(PRESETS), help="size of the phantom (default: LGDEA_PRESET, or demo)")
     parser.add_argument("--split", default="test", help="which studies (default: test)")
+    sets = prompt_set_names()
+    parser.add_argument("--prompts", choices=sets, default=DEFAULT_PROMPTS, help=f"default: {DEFAULT_PROMPTS}")
     parser.add_argument("--seed", type=int, default=0, help="of phantom and bootstrap (default: 0)")
     parser.add_argument("--json", type=Path, required=True, help="where the table goes")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = RunConfig.from_preset(options.preset, corpus=options.corpus, root=options.data, seed=options.seed)
-    metrics = evaluate_checkpoint(options.model, config, split=options.split)
-    origin = {"model": options.model, "split": options.split, "seed": options.seed, "preset": config.preset}
+    metrics = evaluate_checkpoint(options.model, config, split=options.split, prompts=options.prompts)
+    origin = {name: getattr(options, name) for name in ("model", "split", "prompts", "seed")}
+    origin["preset"] = config.preset
     rows = metrics.astype(object).where(metrics.notna(), None).to_dict("records")
     options.json.write_text(json.dumps(origin | {"metrics": rows}, indent=2) + "\n")
     overall = metrics[metrics["finding"].isin(("macro", "all"))]

@@ -1,6 +1,5 @@
 """The three tasks of the papers on one split: zero-shot classification, phrase grounding, retrieval."""
 
-import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -8,9 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
-from jaxtyping import Bool, Float, UInt8
-from torch import Tensor
+from jaxtyping import Bool, Float
 from tqdm.auto import tqdm
 
 from lgdea_core.data.batches import report_sentences
@@ -18,7 +15,15 @@ from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.images import boxes_mask, boxes_to_frame, crop_frame, crop_to_original
 from lgdea_core.data.leaks import refuse_training_patients
 from lgdea_core.evaluation.bootstrap import bootstrap_mean
+from lgdea_core.evaluation.classification import (
+    ORACLE_METRICS,
+    VALIDATION_METRICS,
+    auc_table,
+    classification_table,
+    validation_thresholds,
+)
 from lgdea_core.evaluation.grounding import grounding_table, score_maps
+from lgdea_core.evaluation.prompts import DEFAULT_PROMPTS, load_prompt_set
 from lgdea_core.evaluation.retrieval import (
     chance_precision,
     finding_sets,
@@ -27,22 +32,9 @@ from lgdea_core.evaluation.retrieval import (
     recall_at_k,
     retrieval_ranks,
 )
-from lgdea_core.evaluation.zero_shot import (
-    auc_table,
-    fuse_scores,
-    load_prompts,
-    negative_prompts,
-    positive_prompts,
-)
+from lgdea_core.evaluation.zero_shot import combine_channels, zero_shot_scores
 from lgdea_core.grounding import patch_maps
-from lgdea_core.inference import (
-    ImageTextModel,
-    ImageTextProcessor,
-    decoder_scores,
-    encode_image_pool,
-    encode_tokens,
-    score_rows,
-)
+from lgdea_core.inference import ImageTextModel, ImageTextProcessor, score_rows
 from lgdea_core.stages import Inputs
 
 logger = logging.getLogger("lgdea")
@@ -74,11 +66,22 @@ def evaluate(
     inputs: Inputs,
     *,
     split: str = "test",
+    prompts: str = DEFAULT_PROMPTS,
     resamples: int = 1000,
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Every task the split has truth for, with 95 % intervals over resampled patients.
+
+    Args:
+        model: any.
+        processor: its own.
+        inputs: corpus and crops; split "val" gives the thresholds of `f1_validation` and `accuracy_validation`.
+        split: which studies.
+        prompts: name of the prompt set of zero-shot classification.
+        resamples: bootstrap draws.
+        seed: fixes the draws.
+        progress: show bars.
 
     Returns:
         Columns `METRIC_COLUMNS`; finding "macro" is the mean over findings, "all" has no findings. A task without
@@ -90,8 +93,9 @@ def evaluate(
     part = evaluation_part(inputs.corpus, split)
     refuse_training_patients(model, part)
     options = {"resamples": resamples, "seed": seed}
+    validation = validation_part(inputs.corpus, part, split)
     tables = [
-        zero_shot_table(model, processor, inputs, part, **options),
+        zero_shot_table(model, processor, inputs, part, validation, prompts=prompts, **options),
         phrase_grounding_table(model, processor, inputs, part, progress=progress, **options),
         retrieval_table(model, processor, inputs, part, **options),
     ]
@@ -116,68 +120,77 @@ def evaluation_part(corpus: Corpus, split: str) -> Corpus:
     return replace(part.subset(source_of.index[source_of == source]), name=source)
 
 
-def zero_shot_scores(
-    model: ImageTextModel,
-    processor: ImageTextProcessor,
-    crops: UInt8[Tensor, "images height width"],
-    findings: Sequence[str],
-) -> dict[str, Float[np.ndarray, "images findings"]]:
-    """How much each image shows each finding, by prompts alone, one score a channel: the mean over its prompts.
+def validation_part(corpus: Corpus, part: Corpus, split: str) -> Corpus | None:
+    """The studies of split "val" that thresholds for `part` are chosen on: of the same source; None without an image.
 
-    global: cosine with the positive prompts less that with the negative ones. local, where the method trains a local
-    head to tell whether a phrase is true (ASG's, MGCA's and PRIOR's tell where it fits best): response of the best
-    patches to the positive prompts. evidence, where it trains prototypes: Bhattacharyya coefficient of the image's
-    evidence with the assignments of the positive prompts. A method with a query decoder has no other score than that of
-    the decoder: decoder, its logit of the positive prompts (MedKLIP: existence, CARZero: similarity).
+    None also where `part` is that split itself: its own labels would choose the thresholds it is judged by.
     """
-    prompts = [(positive_prompts(finding), negative_prompts(finding)) for finding in findings]
-    tokens = processor.tokens([text for pair in prompts for part in pair for text in part])
-    ends = np.cumsum([0] + [len(part) for pair in prompts for part in pair])
-    spans = [slice(start, end) for start, end in itertools.pairwise(ends.tolist())]
-    positive, negative = spans[::2], spans[1::2]
-
-    def means(similarity: Float[np.ndarray, "images prompts"], parts: list[slice]) -> np.ndarray:
-        return np.stack([similarity[:, part].mean(axis=1) for part in parts], axis=1)
-
-    if model.config.decoder:
-        return {"decoder": means(decoder_scores(model, crops, *tokens), positive)}
-    embeds = encode_tokens(model, *tokens)
-    pool = encode_image_pool(model, crops, embeds)
-    similarity = pool.image_embeds @ embeds.numpy().T
-    scores = {"global": means(similarity, positive) - means(similarity, negative)}
-    if model.config.local and not model.config.within_pairs:
-        scores["local"] = means(pool.responses, positive)
-    if model.config.evidence:
-        with torch.no_grad():
-            assignments = model.assign_phrases(embeds.to(model.prototypes.device)).cpu().numpy()
-        scores["evidence"] = means(np.sqrt(pool.evidence) @ np.sqrt(assignments).T, positive)
-    return scores
+    if split == "val":
+        return None
+    validation = corpus.split("val")
+    if "corpus" in validation.studies:
+        own = validation.studies["corpus"] == part.name
+        validation = validation.subset(validation.studies.loc[own, "study_id"])
+    return None if validation.images.empty else validation
 
 
 def zero_shot_table(
-    model: ImageTextModel, processor: ImageTextProcessor, inputs: Inputs, part: Corpus, *, resamples: int, seed: int
+    model: ImageTextModel,
+    processor: ImageTextProcessor,
+    inputs: Inputs,
+    part: Corpus,
+    validation: Corpus | None = None,
+    *,
+    prompts: str = DEFAULT_PROMPTS,
+    resamples: int,
+    seed: int,
 ) -> pd.DataFrame:
-    """Zero-shot AUC per finding with enough positives, and their mean.
+    """Zero-shot AUC, AP, F1 and accuracy per finding with enough positives, and their means.
 
-    `auc` ranks by the sum of the method's channels, each z-scored over the images (so it ranks a set and has no meaning
-    for one film); `auc_global`, the mean alone, by the global channel, which every method without a decoder has.
+    `auc`, `ap` and the oracle metrics rank by the sum of the method's channels, each z-scored over the images (so it
+    ranks a set and has no meaning for one film); `auc_global`, the mean alone, by the global channel, which every
+    method without a decoder has. For `f1_validation` and `accuracy_validation` both sets of images are z-scored by the
+    means and spreads of the *validation* images, finding by finding: threshold and scores share one scale, no test
+    image tells about another, and a shift between the two sets counts as what it is, an error. The scores of a prompt
+    set with `normalise` none are taken as they are. Without labelled validation images these two have no rows.
     """
-    labels = label_table(part)
-    findings = [finding for finding in labels.columns if finding in load_prompts()]
-    labelled = part.images[part.images["study_id"].isin(labels.index)]
-    if not findings or labelled.empty:
-        logger.info("corpus %s: no labels, so no zero-shot classification", part.name)
+    chosen, labels = load_prompt_set(prompts), label_table(part)
+    findings = [finding for finding in labels.columns if chosen.covers(finding)]
+    if missing := sorted(set(labels.columns) - set(findings)):
+        logger.info("corpus %s: prompt set %s has no prompts for %s", part.name, prompts, ", ".join(missing))
+    image_ids, truth, patients = _labelled(part, findings)
+    if not findings or not image_ids:
+        logger.info("corpus %s: no labels with prompts, so no zero-shot classification", part.name)
         return pd.DataFrame(columns=list(METRIC_COLUMNS))
-    scores = zero_shot_scores(model, processor, inputs.crops(tuple(labelled["image_id"])), findings)
-    truth = labels.loc[labelled["study_id"], findings].to_numpy(dtype=float)
-    patients = patients_of(part, labelled["study_id"])
+    scores = zero_shot_scores(model, processor, inputs.crops(image_ids), findings, prompts)
     options = {"min_positives": MIN_POSITIVES, "resamples": resamples, "seed": seed}
-    fused = auc_table(fuse_scores(list(scores.values())), truth, findings, patients, **options).assign(metric="auc")
-    tables = [fused]
+    fused = combine_channels(scores, chosen)
+    tables = [auc_table(fused, truth, findings, patients, **options).assign(metric="auc")]
     if "global" in scores:
         alone = auc_table(scores["global"], truth, findings, patients, **options).assign(metric="auc_global")
         tables.append(alone[alone["finding"] == "macro"])
-    return pd.concat(tables).rename(columns={"auc": "estimate"}).assign(task="zero-shot")
+    tables = [table.rename(columns={"auc": "estimate"}) for table in tables]
+    tables.append(classification_table(fused, truth, findings, patients, metrics=ORACLE_METRICS, **options))
+    held_out, known, _ = _labelled(validation, findings) if validation else ((), None, None)
+    if held_out:
+        other = zero_shot_scores(model, processor, inputs.crops(held_out), findings, prompts)
+        thresholds = validation_thresholds(combine_channels(other, chosen), known, findings)
+        carried = {"metrics": VALIDATION_METRICS, "thresholds": thresholds, **options}
+        carried_scores = combine_channels(scores, chosen, reference=other)
+        tables.append(classification_table(carried_scores, truth, findings, patients, **carried))
+    else:
+        logger.info("corpus %s: no labelled validation images, so no thresholds from them", part.name)
+    return pd.concat(tables).assign(task="zero-shot")
+
+
+def _labelled(
+    part: Corpus, findings: Sequence[str]
+) -> tuple[tuple[str, ...], Float[np.ndarray, "images findings"], list[str]]:
+    """Images of labelled studies, their labels of some findings, and their patients."""
+    labels = label_table(part)
+    images = part.images[part.images["study_id"].isin(labels.index)]
+    truth = labels.reindex(columns=list(findings)).loc[images["study_id"]].to_numpy(dtype=float)
+    return tuple(images["image_id"]), truth, patients_of(part, images["study_id"])
 
 
 def phrase_grounding_table(

@@ -1,208 +1,193 @@
-"""Zero-shot classification: prompts that read like report sentences, scores from similarities, AUC with intervals.
-
-Bare finding words occur in reports mostly inside negations ("no edema"), so a bare prompt reads as negative. Positive
-prompts here therefore always carry a severity, a side or a zone, as GLoRIA's do; `bare_prompts` are the control.
-"""
+"""Zero-shot scores: what a model says of each prompt becomes one score a finding, by the rule of the prompt set."""
 
 import itertools
-import json
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
-from importlib import resources
-from typing import Literal
 
 import numpy as np
-import pandas as pd
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
-from lgdea_core.evaluation.bootstrap import Interval, Keys, bootstrap_auc, bootstrap_macro_auc
+from lgdea_core.evaluation.prompts import (
+    AVERAGED_EMBEDDINGS,
+    DEFAULT_PROMPTS,
+    Contrast,
+    Ensemble,
+    PromptSet,
+    load_prompt_set,
+    mean_embeddings,
+)
+from lgdea_core.inference import (
+    ImageTextModel,
+    ImageTextProcessor,
+    decoder_scores,
+    encode_image_pool,
+    encode_tokens,
+)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FindingPrompts:
-    """What the prompts of one finding are composed of."""
+def zero_shot_scores(
+    model: ImageTextModel,
+    processor: ImageTextProcessor,
+    crops: UInt8[Tensor, "images height width"],
+    findings: Sequence[str],
+    prompts: str = DEFAULT_PROMPTS,
+) -> dict[str, Float[np.ndarray, "images findings"]]:
+    """How much each image shows each finding, by prompts alone, one score a channel that both model and set have.
 
-    synonyms: tuple[str, ...]
-    """the first is what positive prompts call it"""
-    severities: tuple[str, ...]
-    sides: tuple[str, ...]
-    zones: tuple[str, ...]
-    negated: tuple[str, ...]
-    """what a negative prompt denies; the synonyms unless the file says otherwise"""
+    global: cosine. local, where the method trains a local head to tell whether a phrase is true (ASG's, MGCA's and
+    PRIOR's tell where it fits best): response of the best patches. evidence, where it trains prototypes: Bhattacharyya
+    coefficient of the image's evidence with the assignments of the prompts. A method with a query decoder has no other
+    score than that of the decoder: decoder, its logit (MedKLIP: existence, CARZero: similarity). What the scores of a
+    finding's prompts become is the set's to say: by default their mean, of the global channel less that of the negative
+    prompts. A set that averages channels prompt by prompt gives one, named after them ("global+local").
 
+    Args:
+        model: used in evaluation mode.
+        processor: its own.
+        crops: the images.
+        findings: each covered by the set.
+        prompts: name of a prompt set.
 
-@cache
-def load_prompts() -> dict[str, FindingPrompts]:
-    """The parts of `prompts.json` by finding."""
-    return {
-        finding: FindingPrompts(
-            **{name: tuple(values) for name, values in {"negated": parts["synonyms"], **parts}.items()}
+    Raises:
+        ValueError: no such set, one that does not cover a finding, or one that has no channel of the model's.
+    """
+    chosen = load_prompt_set(prompts)
+    pairs = [chosen.texts(finding) for finding in findings]
+    tokens = processor.tokens([text for pair in pairs for part in pair for text in part])
+    ends = np.cumsum([0] + [len(part) for pair in pairs for part in pair])
+    spans = [slice(start, end) for start, end in itertools.pairwise(ends.tolist())]
+    own = _channels(model)
+    channels = [channel for channel in own if channel in chosen.channels]
+    if not channels:
+        raise ValueError(
+            f"prompt set {prompts!r} scores by {', '.join(chosen.channels)}, but this model has {', '.join(own)} only"
         )
-        for finding, parts in _prompt_file()["findings"].items()
+    if channels == ["decoder"]:
+        similarity = {"decoder": decoder_scores(model, crops, *tokens)}
+    else:
+        embeds = encode_tokens(model, *tokens, normalised=chosen.ensemble != "mean_raw_embedding")
+        if chosen.ensemble in AVERAGED_EMBEDDINGS:
+            embeds, spans = mean_embeddings(embeds, spans)
+        similarity = _similarities(model, crops, embeds, channels)
+    contrasts = {channel: chosen.channels[channel] for channel in channels}
+    if chosen.join == "prompt_mean" and len(channels) > 1:
+        joined = "+".join(channels)
+        similarity = {joined: np.mean([similarity[channel] for channel in channels], axis=0)}
+        contrasts = {joined: contrasts[channels[0]]}
+    return {
+        channel: prompt_scores(similarity[channel], spans[::2], spans[1::2], chosen.ensemble, contrast)
+        for channel, contrast in contrasts.items()
     }
 
 
-@cache
-def positive_prompts(finding: str, limit: int = 48) -> tuple[str, ...]:
-    """At most `limit` phrases that state the finding by name, spread evenly over severities, sides and zones.
+def prompt_scores(
+    similarity: Float[np.ndarray, "images prompts"],
+    positive: Sequence[slice],
+    negative: Sequence[slice],
+    ensemble: Ensemble,
+    contrast: Contrast,
+) -> Float[np.ndarray, "images findings"]:
+    """One score a finding from those of its prompts.
 
-    The next prompt is always the one whose parts, and pairs of parts, were used least so far (the first in order where
-    several are), so the result is the same on every machine and a smaller `limit` gives the beginning of a larger one.
+        p, n = mean (or, for max_score, maximum) over the positive, the negative prompts
+        score = p - n (difference), exp(p) / (exp(p) + exp(n)) (pair_softmax) or p (none)
 
     Args:
-        finding: a name of `load_prompts`.
-        limit: at least 1.
-
-    Raises:
-        ValueError: no prompts for this finding, or `limit` below 1.
+        similarity: of every image with every prompt, or with every finding's mean embedding.
+        positive: columns of each finding's positive prompts.
+        negative: likewise; not read where `contrast` is none.
+        ensemble: see `prompts.Ensemble`.
+        contrast: see `prompts.Contrast`.
     """
-    if limit < 1:
-        raise ValueError(f"positive_prompts: limit must be at least 1, got {limit}")
-    parts = _parts(finding)
-    axes = (
-        ("", *parts.severities),
-        ("", *parts.sides),
-        ("", *parts.zones),
-        parts.synonyms[:1],
-        _templates("templates"),
-    )
-    candidates = [choice for choice in itertools.product(*axes) if any(choice[:3])]
-    used: Counter[tuple] = Counter()
-    chosen = []
-    while candidates and len(chosen) < limit:
-        choice = min(candidates, key=lambda parts: sum(used[part] for part in _parts_and_pairs(parts)))
-        candidates.remove(choice)
-        used.update(_parts_and_pairs(choice))
-        chosen.append(choice[-1].format(" ".join(filter(None, choice[:-1]))))
-    return tuple(chosen)
+    reduce = np.max if ensemble == "max_score" else np.mean
+
+    def reduced(parts: Sequence[slice]) -> np.ndarray:
+        return np.stack([reduce(similarity[:, part], axis=1) for part in parts], axis=1)
+
+    if contrast == "none":
+        return reduced(positive)
+    difference = reduced(positive) - reduced(negative)
+    return difference if contrast == "difference" else 1 / (1 + np.exp(-difference))
 
 
-@cache
-def negative_prompts(finding: str) -> tuple[str, ...]:
-    """Sentences that deny the finding: every negation around every synonym."""
-    return tuple(
-        template.format(name) for name, template in itertools.product(_parts(finding).negated, _templates("negations"))
-    )
+def combine_channels(
+    scores: dict[str, Float[np.ndarray, "images findings"]],
+    prompts: PromptSet,
+    reference: dict[str, Float[np.ndarray, "others findings"]] | None = None,
+) -> Float[np.ndarray, "images findings"]:
+    """The score that ranks: channels fused over the images, or the only one as it is, as the set says.
+
+    Args:
+        scores: of `zero_shot_scores`.
+        prompts: the set they come from.
+        reference: the same channels for other images, whose means and spreads are used in place of their own; what is
+            fused with the same reference has one scale, so that a threshold may be carried over.
+    """
+    if prompts.normalise == "images":
+        return fuse_scores(list(scores.values()), list(reference.values()) if reference else None)
+    (only,) = scores.values()
+    return only
 
 
-def bare_prompts(finding: str) -> tuple[str, str]:
-    """The bare pair "{finding}" and "no {finding}" (CheXzero); the control that compositional prompts should beat."""
-    bare = _prompt_file()["bare"]
-    return bare["positive"].format(finding), bare["negative"].format(finding)
-
-
-def fuse_scores(scores: Sequence[Float[np.ndarray, "images findings"]]) -> Float[np.ndarray, "images findings"]:
+def fuse_scores(
+    scores: Sequence[Float[np.ndarray, "images findings"]],
+    reference: Sequence[Float[np.ndarray, "others findings"]] | None = None,
+) -> Float[np.ndarray, "images findings"]:
     """Sum of several scores, each z-scored over the images per finding (GLoRIA).
 
     A score that is the same for all images adds 0. The result depends on the set of images: it ranks them and has no
-    meaning for a single film.
+    meaning for a single film. With a reference it depends on that set alone: a threshold chosen on the reference's own
+    fused scores then means the same for other images.
 
     Args:
         scores: at least one; finite.
+        reference: the same scores of the images whose means and standard deviations are taken; the images themselves
+            where None.
 
     Raises:
-        ValueError: no score, or a value that is not finite.
+        ValueError: no score, another number of references, or a value that is not finite.
     """
     if not len(scores):
         raise ValueError("fuse_scores: expected at least one score, got none")
-    for number, score in enumerate(scores):
-        if not np.isfinite(score).all():
-            raise ValueError(f"fuse_scores: score {number} has {int((~np.isfinite(score)).sum())} values not finite")
-    return np.sum([_standardise(score) for score in scores], axis=0)
+    reference = scores if reference is None else reference
+    for name, group in (("score", scores), ("reference", reference)):
+        for number, score in enumerate(group):
+            if not np.isfinite(score).all():
+                wrong = int((~np.isfinite(score)).sum())
+                raise ValueError(f"fuse_scores: {name} {number} has {wrong} values not finite")
+    if len(reference) != len(scores):
+        raise ValueError(f"fuse_scores: expected a reference for each of {len(scores)} scores, got {len(reference)}")
+    return np.sum([_standardise(score, other) for score, other in zip(scores, reference, strict=True)], axis=0)
 
 
-def auc_table(
-    scores: Float[np.ndarray, "images findings"],
-    labels: pd.DataFrame | np.ndarray,
-    findings: Sequence[str],
-    patients: Keys,
-    min_positives: int = 10,
-    uncertain: Literal["exclude", "positive", "negative"] = "exclude",
-    resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> pd.DataFrame:
-    """AUC of every finding and their macro mean, with intervals over resampled patients.
-
-    A finding with fewer than `min_positives` positives, or without a negative, keeps its row but has no AUC and does
-    not enter the macro mean: which findings count must be read from the table, not guessed.
-
-    Args:
-        scores: larger means more likely present.
-        labels: 1, 0, -1 (uncertain) or NaN (unknown, left out), in the order of `scores`; a data frame is read by its
-            columns `findings`.
-        findings: names of the columns of `scores`.
-        patients: the patient of each image.
-        min_positives: smallest number of positives worth an AUC.
-        uncertain: what -1 counts as.
-        resamples: bootstrap draws.
-        seed: fixes the draws.
-        level: share of the draws inside the interval, in (0, 1).
-
-    Returns:
-        Columns finding, auc, low, high, positives, n, degenerate; the last row is "macro", whose `n` counts images
-        with any label and whose `positives` are summed over the scored findings.
-
-    Raises:
-        ValueError: shapes do not fit.
-    """
-    values = labels[list(findings)].to_numpy(dtype=float) if isinstance(labels, pd.DataFrame) else labels.astype(float)
-    if values.shape != scores.shape or len(findings) != scores.shape[1]:
-        raise ValueError(
-            f"auc_table: expected labels and {len(findings)} findings for scores of shape {scores.shape}, "
-            f"got labels of shape {values.shape}"
-        )
-    values = np.where(values == -1, {"exclude": np.nan, "positive": 1.0, "negative": 0.0}[uncertain], values)
-    positives, negatives = (values == 1).sum(axis=0), (values == 0).sum(axis=0)
-    scored = (positives >= max(1, min_positives)) & (negatives > 0)
-    options = {"resamples": resamples, "seed": seed, "level": level}
-    rows = []
-    for column, finding in enumerate(findings):
-        known = int(positives[column] + negatives[column])
-        interval = bootstrap_auc(values[:, column], scores[:, column], patients, **options) if scored[column] else None
-        rows.append(_row(finding, interval, int(positives[column]), known))
-    macro = bootstrap_macro_auc(values[:, scored], scores[:, scored], patients, **options) if scored.any() else None
-    rows.append(_row("macro", macro, int(positives[scored].sum()), macro.n if macro else 0))
-    return pd.DataFrame(rows)
+def _channels(model: ImageTextModel) -> list[str]:
+    """Names of the scores that a model trains to tell whether a phrase is true."""
+    if model.config.decoder:
+        return ["decoder"]
+    local = ["local"] if model.config.local and not model.config.within_pairs else []
+    return ["global", *local, *(["evidence"] if model.config.evidence else [])]
 
 
-@cache
-def _prompt_file() -> dict:
-    return json.loads(resources.files("lgdea_core.evaluation").joinpath("prompts.json").read_text())
+def _similarities(
+    model: ImageTextModel,
+    crops: UInt8[Tensor, "images height width"],
+    embeds: Float[Tensor, "texts dim"],
+    channels: Sequence[str],
+) -> dict[str, Float[np.ndarray, "images texts"]]:
+    """Every channel's score of every image with every text."""
+    pool = encode_image_pool(model, crops, embeds)
+    similarity = {"global": pool.image_embeds @ embeds.numpy().T}
+    if "local" in channels:
+        similarity["local"] = pool.responses
+    if "evidence" in channels:
+        with torch.no_grad():
+            assignments = model.assign_phrases(embeds.to(model.prototypes.device)).cpu().numpy()
+        similarity["evidence"] = np.sqrt(pool.evidence) @ np.sqrt(assignments).T
+    return {channel: similarity[channel] for channel in channels}
 
 
-def _templates(name: str) -> tuple[str, ...]:
-    return tuple(_prompt_file()[name])
-
-
-def _parts(finding: str) -> FindingPrompts:
-    prompts = load_prompts()
-    if finding not in prompts:
-        raise ValueError(f"no prompts for finding {finding!r}; prompts.json has {', '.join(sorted(prompts))}")
-    return prompts[finding]
-
-
-def _parts_and_pairs(choice: tuple[str, ...]) -> list[tuple]:
-    parts = list(enumerate(choice))
-    return [*parts, *itertools.combinations(parts, 2)]
-
-
-def _standardise(score: np.ndarray) -> np.ndarray:
-    centred = score - score.mean(axis=0)
-    spread = np.where(np.ptp(score, axis=0) > 0, score.std(axis=0), 1.0)
-    return np.where(np.ptp(score, axis=0) > 0, centred / spread, 0.0)
-
-
-def _row(finding: str, interval: Interval | None, positives: int, n: int) -> dict[str, object]:
-    missing = float("nan")
-    return {
-        "finding": finding,
-        "auc": interval.estimate if interval else missing,
-        "low": interval.low if interval else missing,
-        "high": interval.high if interval else missing,
-        "positives": positives,
-        "n": n,
-        "degenerate": interval.degenerate if interval else 0,
-    }
+def _standardise(score: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    varies = np.ptp(reference, axis=0) > 0
+    centred = score - reference.mean(axis=0)
+    return np.where(varies, centred / np.where(varies, reference.std(axis=0), 1.0), 0.0)

@@ -22,8 +22,9 @@ from lgdea_core.evaluation.breakdown import (
     swap_table,
 )
 from lgdea_core.evaluation.grounding import score_maps
-from lgdea_core.evaluation.harness import GROUNDING_METRICS, label_table, phrase_samples, zero_shot_scores
-from lgdea_core.evaluation.zero_shot import fuse_scores, load_prompts
+from lgdea_core.evaluation.harness import GROUNDING_METRICS, label_table, phrase_samples
+from lgdea_core.evaluation.prompts import load_prompts
+from lgdea_core.evaluation.zero_shot import fuse_scores, zero_shot_scores
 from lgdea_core.experiments.cells import RESAMPLES, Cell
 from lgdea_core.experiments.tables import add_rows, mean_and_sd, missing_cells, read_table, table_path
 from lgdea_core.grounding import load

@@ -1,0 +1,199 @@
+"""AUC, AP, F1 and accuracy of findings, against scikit-learn and by hand."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, precision_recall_curve, roc_auc_score
+
+from lgdea_core.evaluation.classification import (
+    VALIDATION_METRICS,
+    auc_table,
+    best_f1_threshold,
+    classification_table,
+    validation_thresholds,
+)
+
+
+def test_auc_table_equals_scikit_learn_and_lists_what_it_left_out() -> None:
+    generator = np.random.default_rng(0)
+    labels = pd.DataFrame((generator.random((120, 3)) < [0.5, 0.3, 0.02]).astype(float), columns=["a", "b", "rare"])
+    labels.loc[:20, "b"] = np.nan
+    scores = generator.normal(size=(120, 3)) + labels.fillna(0).to_numpy()
+    table = auc_table(scores, labels, ["a", "b", "rare"], np.arange(120) // 3).set_index("finding")
+    known = labels["b"].notna()
+    expected = [roc_auc_score(labels["a"], scores[:, 0]), roc_auc_score(labels["b"][known], scores[known, 1])]
+    assert table.loc[["a", "b"], "auc"].tolist() == pytest.approx(expected, abs=1e-12)
+    assert table.loc["macro", "auc"] == pytest.approx(np.mean(expected), abs=1e-12)
+    assert table.loc["b", "n"] == 99
+    assert math.isnan(table.loc["rare", "auc"])
+    assert table.loc["rare", "positives"] == (labels["rare"] == 1).sum()
+    assert (table.loc[["a", "b", "macro"], "low"] < table.loc[["a", "b", "macro"], "auc"]).all()
+    assert list(table.index) == ["a", "b", "rare", "macro"]
+
+
+def test_uncertain_labels_follow_the_stated_policy() -> None:
+    labels = np.array([[1.0], [1.0], [0.0], [0.0], [-1.0]])
+    scores = np.array([[4.0], [3.0], [2.0], [1.0], [0.0]])
+    auc = {
+        policy: auc_table(scores, labels, ["a"], list("pqrst"), min_positives=1, uncertain=policy)["auc"][0]
+        for policy in ("exclude", "positive", "negative")
+    }
+    assert auc == {"exclude": 1, "positive": pytest.approx(2 / 3), "negative": 1}
+
+
+def test_table_without_any_scored_finding() -> None:
+    table = auc_table(np.zeros((4, 1)), np.array([[1.0], [0.0], [0.0], [0.0]]), ["a"], list("pqrs"))
+    assert table["auc"].isna().all()
+    assert table["positives"].tolist() == [1, 0]
+
+
+@settings(max_examples=80, deadline=None)
+@given(seed=st.integers(0, 10_000), levels=st.integers(1, 8))
+def test_the_best_threshold_is_the_lowest_of_the_largest_f1(seed: int, levels: int) -> None:
+    generator = np.random.default_rng(seed)
+    labels, scores = (generator.random(25) < 0.3).astype(float), generator.integers(0, levels, 25).astype(float)
+    labels[0] = 1
+    f1 = {threshold: f1_score(labels, scores >= threshold) for threshold in np.unique(scores)}
+    threshold = best_f1_threshold(labels, scores)
+    assert f1[threshold] == pytest.approx(max(f1.values()), abs=1e-12)
+    assert threshold == min(value for value, found in f1.items() if found > max(f1.values()) - 1e-12)
+    precision, recall, _ = precision_recall_curve(labels, scores)  # as MedKLIP finds it
+    assert f1[threshold] == pytest.approx(np.max(2 * precision * recall / np.maximum(precision + recall, 1e-12)))
+
+
+def test_best_threshold_by_hand() -> None:
+    assert best_f1_threshold(np.array([0.0, 1, 0, 1, 1]), np.array([0.1, 0.35, 0.4, 0.8, 0.9])) == 0.35  # 6/7
+    assert best_f1_threshold(np.array([1.0, 0, 0]), np.array([0.5, 0.5, 0.1])) == 0.5
+    assert best_f1_threshold(np.array([1.0, 1.0]), np.array([0.2, 0.7])) == 0.2
+    assert math.isnan(best_f1_threshold(np.array([0.0, 0.0]), np.array([0.2, 0.7])))
+
+
+def world(images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of three findings, the third with unknown ones, and scores with ties."""
+    generator = np.random.default_rng(seed)
+    labels = (generator.random((images, 3)) < [0.5, 0.2, 0.3]).astype(float)
+    scores = np.round(generator.normal(size=(images, 3)) + labels, 1)
+    labels[: images // 5, 2] = np.nan
+    return labels, scores
+
+
+NAMES = ["a", "b", "c"]
+
+
+def test_every_metric_equals_scikit_learn_per_finding_and_macro() -> None:
+    labels, scores = world(200, seed=0)
+    thresholds = np.array([0.5, 0.8, 0.2])
+    table = classification_table(
+        scores, labels, NAMES, np.arange(200) // 2, thresholds=thresholds, resamples=50,
+        metrics=("auc", "ap", "f1_oracle", "accuracy_oracle", "f1_validation", "accuracy_validation"),
+    ).set_index(["metric", "finding"])  # fmt: skip
+    expected: dict[str, list[float]] = {}
+    for column in range(3):
+        known = np.isfinite(labels[:, column])
+        truth, score = labels[known, column], scores[known, column]
+        best = max(np.unique(score), key=lambda threshold: (f1_score(truth, score >= threshold), -threshold))
+        assert table.loc[("f1_oracle", NAMES[column]), "threshold"] == best
+        assert table.loc[("accuracy_validation", NAMES[column]), "threshold"] == thresholds[column]
+        assert table.loc[("ap", NAMES[column]), "n"] == known.sum()
+        for metric, value in {
+            "auc": roc_auc_score(truth, score),
+            "ap": average_precision_score(truth, score),
+            "f1_oracle": f1_score(truth, score >= best),
+            "accuracy_oracle": accuracy_score(truth, score >= best),
+            "f1_validation": f1_score(truth, score >= thresholds[column]),
+            "accuracy_validation": accuracy_score(truth, score >= thresholds[column]),
+        }.items():
+            expected.setdefault(metric, []).append(value)
+            assert table.loc[(metric, NAMES[column]), "estimate"] == pytest.approx(value, abs=1e-6), metric
+    for metric, values in expected.items():
+        row = table.loc[(metric, "macro")]
+        assert row["estimate"] == pytest.approx(np.mean(values), abs=1e-6)
+        assert row["low"] < row["estimate"] < row["high"]
+        assert row["n"] == 200
+    assert table["threshold"].loc[["auc", "ap"]].isna().all()
+    assert table["threshold"].xs("macro", level="finding").isna().all()
+
+
+def test_auc_rows_are_those_of_the_auc_table() -> None:
+    labels, scores = world(120, seed=1)
+    options = {"resamples": 40, "seed": 3}
+    one = classification_table(scores, labels, NAMES, np.arange(120), metrics=("auc",), **options)
+    other = auc_table(scores, labels, NAMES, np.arange(120), **options)
+    for column, name in {"estimate": "auc", "low": "low", "high": "high", "n": "n", "positives": "positives"}.items():
+        np.testing.assert_allclose(one[column], other[name], atol=1e-12)
+
+
+def test_the_threshold_is_held_in_every_resample() -> None:
+    labels, scores = world(60, seed=2)
+    labels, scores, patients = labels[:, :1], scores[:, :1], np.arange(60) // 3
+    table = classification_table(scores, labels, ["a"], patients, metrics=("f1_oracle",), resamples=300, seed=5)
+    threshold, generator = table["threshold"][0], np.random.default_rng(5)
+    draws = []
+    for drawn in generator.integers(20, size=(300, 20)):
+        rows = np.concatenate([np.flatnonzero(patients == patient) for patient in drawn])
+        draws.append(f1_score(labels[rows, 0], scores[rows, 0] >= threshold))
+    assert table.loc[0, ["low", "high"]].tolist() == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=1e-9)
+
+
+def test_thresholds_of_other_images_are_worse_than_the_oracle_and_say_so() -> None:
+    labels, scores = world(300, seed=0)
+    other_labels, other_scores = world(300, seed=1)
+    other_scores[:, 1] += 3  # b was scored on another scale
+    thresholds = validation_thresholds(other_scores, other_labels, NAMES)
+    carried = classification_table(
+        scores, labels, NAMES, np.arange(300), metrics=VALIDATION_METRICS, thresholds=thresholds, resamples=20
+    ).set_index(["metric", "finding"])["estimate"]
+    best = classification_table(scores, labels, NAMES, np.arange(300), resamples=20).set_index(["metric", "finding"])
+    best = best["estimate"]
+    assert all(carried["f1_validation", name] <= best["f1_oracle", name] + 1e-12 for name in NAMES)
+    assert carried["f1_validation", "a"] > best["f1_oracle", "a"] - 0.05
+    assert carried["f1_validation", "b"] < best["f1_oracle", "b"] - 0.05
+
+
+def test_findings_without_a_class_or_a_threshold_keep_their_rows(caplog: pytest.LogCaptureFixture) -> None:
+    labels, scores = world(80, seed=0)
+    labels[:, 1], names = 0.0, ["fine", "no positive", "all positive"]
+    labels[:, 2] = 1.0
+    table = classification_table(scores, labels, names, np.arange(80), resamples=20).set_index(["metric", "finding"])
+    for metric in ("auc", "ap", "f1_oracle", "accuracy_oracle"):
+        assert table["estimate"].loc[metric].isna().tolist() == [False, True, True, False]
+        assert table.loc[(metric, "macro"), "estimate"] == table.loc[(metric, "fine"), "estimate"]
+        assert table.loc[(metric, "all positive"), ["positives", "n"]].tolist() == [80, 80]
+    validation = labels.copy()
+    validation[:, 0] = 0
+    with caplog.at_level("INFO", logger="lgdea"):
+        thresholds = validation_thresholds(scores, validation, names)
+    assert np.isnan(thresholds).all()
+    assert "finding fine: 0 positives and 80 negatives among validation images, so no threshold" in caplog.text
+    carried = classification_table(
+        scores, labels, names, np.arange(80), metrics=("f1_validation",), thresholds=thresholds
+    )
+    assert carried["estimate"].isna().all()
+    assert carried["finding"].tolist() == [*names, "macro"]
+
+
+def test_scores_that_are_all_the_same_call_everything_positive() -> None:
+    labels = np.array([[1.0], [0.0], [1.0], [0.0], [0.0]])
+    table = classification_table(np.zeros((5, 1)), labels, ["a"], list("pqrst"), min_positives=1, resamples=30)
+    found = table[table["finding"] == "a"].set_index("metric")["estimate"]
+    assert found.to_dict() == {
+        "auc": 0.5, "ap": pytest.approx(0.4), "f1_oracle": pytest.approx(4 / 7), "accuracy_oracle": pytest.approx(0.4),
+    }  # fmt: skip
+
+
+def test_uncertain_labels_of_thresholds_follow_the_policy() -> None:
+    labels, scores = np.array([[1.0], [0.0], [-1.0]]), np.array([[3.0], [2.0], [1.0]])
+    found = {policy: validation_thresholds(scores, labels, ["a"], policy)[0] for policy in ("exclude", "positive")}
+    assert found == {"exclude": 3, "positive": 1}
+
+
+def test_errors() -> None:
+    for table in (auc_table, classification_table):
+        with pytest.raises(ValueError, match=rf"{table.__name__}: .* got labels of shape \(3, 1\)"):
+            table(np.zeros((3, 2)), np.zeros((3, 1)), ["a", "b"], list("pqr"))
+    with pytest.raises(ValueError, match=r"\['f1_validation'\] need a threshold for each of 1 findings"):
+        classification_table(np.zeros((3, 1)), np.zeros((3, 1)), ["a"], list("pqr"), metrics=("f1_validation",))
