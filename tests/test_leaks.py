@@ -65,7 +65,7 @@ def test_the_split_of_training_is_accepted_and_that_of_another_seed_refused() ->
     other = make_corpus("folder", seed=1).split("test")
     shared = set(other.studies["patient_id"]) & set(make_corpus("folder").split("train").studies["patient_id"])
     assert shared
-    expected = rf"^{len(shared)} patient\(s\) are in training and in the evaluation on 'folder': 'folder/who-.*; judge"
+    expected = rf"^{len(shared)} patient\(s\) are in training and in the evaluation on 'folder': 'toy/who-.*; judge"
     with pytest.raises(ValueError, match=expected):
         trained.refuse(other)
 
@@ -93,14 +93,22 @@ def test_the_file_holds_no_id_and_its_bytes_depend_on_the_patients_alone(tmp_pat
 
 
 def test_a_combination_of_corpora_knows_the_patients_of_each() -> None:
-    parts = {name: make_corpus(name, root=f"/data/{name}") for name in ("openi", "nih")}
-    combined = combine(pairs=parts["openi"], reports=parts["nih"])
-    assert set(patient_keys(combined)) == {*patient_keys(parts["openi"]), *patient_keys(parts["nih"])}
+    parts = {name: make_corpus(name, root=f"/data/{name}-0") for name in ("phantom", "nih")}
+    combined = combine(pairs=parts["phantom"], reports=parts["nih"])
+    assert set(patient_keys(combined)) == {*patient_keys(parts["phantom"]), *patient_keys(parts["nih"])}
     trained = TrainingPatients.of(combined)
-    assert trained.sources == ("nih", "openi")
+    assert trained.sources == ("nih", "phantom-0")
+    trained.refuse(combine(pairs=make_corpus("phantom", root="/data/phantom-1"), reports=parts["nih"].split("test")))
     trained.refuse(parts["nih"].split("test"))
     with pytest.raises(ValueError, match=r"^10 patient\(s\) are in training and in the evaluation on 'nih'"):
         trained.refuse(parts["nih"])
+
+
+def test_patients_of_two_own_folders_are_not_taken_for_each_other() -> None:
+    trained = TrainingPatients.of(make_corpus("folder", root="/data/north"))
+    trained.refuse(make_corpus("folder", root="/data/south"))
+    with pytest.raises(ValueError, match="'north/who-"):
+        trained.refuse(make_corpus("folder", root="/data/north"))
 
 
 def test_generated_patients_exist_in_their_own_world_only() -> None:
@@ -141,7 +149,7 @@ def test_a_tower_is_not_probed_on_its_training_patients(tmp_path: Path, caplog: 
     processor.save_pretrained(tmp_path)
     with caplog.at_level(logging.WARNING, logger="lgdea"):
         refuse_training_patients(load(tmp_path)[0], corpus)
-    assert f"no {PATIENTS_FILE}, so nobody can tell" in caplog.text
+    assert f"the model has no {PATIENTS_FILE}, so nobody can tell" in caplog.text
     TrainingPatients.of(corpus).save(tmp_path)
     pretrained = Pretrained(method="clip", config=config, folder=tmp_path)
     assert pretrained.tower(corpus).training is False

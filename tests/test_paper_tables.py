@@ -145,7 +145,10 @@ def test_probe_rows_are_read_where_they_are(tables: Path) -> None:
     ours = paper_tables.paper_tables()["classification"].query("origin != @PUBLISHED")
     assert set(ours["origin"]) == {"ours, real films"}
     assert set(ours["setting"]) == {"1 % of labels"}
-    assert dict(zip(ours["backbone"], ours["value"], strict=True)) == {"small ResNet": 0.65, "resnet-50": 0.8}
+    assert dict(zip(ours["backbone"], ours["value"], strict=True)) == {
+        "small ResNet, preset demo": 0.65,
+        "resnet-50, preset small": 0.8,
+    }
 
 
 def test_terms_of_asg_have_a_table_of_their_own(tables: Path) -> None:
@@ -161,11 +164,24 @@ def test_terms_of_asg_have_a_table_of_their_own(tables: Path) -> None:
     assert {"ASG: IRA", "ASG: IRA + IRL"} < published, "ours bear the names of the paper's"
 
 
+def test_towers_that_a_table_lacks_are_named_with_what_makes_them(tables: Path) -> None:
+    rows = [("phantom", method, "frozen", 0.1, 1, "demo", 0.6) for method in ("random", "clip", "asg", "lgdea")]
+    columns = ["corpus", "method", "protocol", "label_ratio", "seed", "preset", "auc"]
+    pd.DataFrame(rows, columns=columns).to_csv(tables / "asg_linear_probe.csv", index=False)
+    [line] = missing_rows("classification")
+    assert line.startswith("figures/tables/asg_linear_probe.csv lacks lgdea+asg; first ")
+    assert any("lacks asg ita + arsa, asg ita + irl, asg ita" in line for line in missing_rows("asg_ablation"))
+
+
 def test_towers_join_the_tasks_but_for_trainings_that_stand_there_already(tables: Path) -> None:
-    towers = [row("asg", 1, 0.7, ratio=1.0), row("lgdea", 1, 0.9, ratio=1.0), row("asg", 1, 0.1, 1.0, "ita + irl")]
+    pairing = pd.read_csv(tables / "limited_pairing.csv")
+    again = [pairing, pd.DataFrame([row("clip", 1, 0.5, ratio=1.0)])]
+    pd.concat(again).to_csv(tables / "limited_pairing.csv", index=False)
+    towers = [row("asg", 1, 0.7, ratio=1.0), row("asg", 1, 0.1, 1.0, "ita + irl")]
+    towers += [row(method, 1, 0.9, ratio=1.0) for method in ("clip", "lgdea")]  # lgdea stands there at 5 and 10 % only
     pd.DataFrame(towers).to_csv(tables / "asg.csv", index=False)
     ours = paper_tables.paper_tables()["zero_shot"].query("origin != @PUBLISHED and setting.str.startswith('100 %')")
-    assert ours[["system", "value"]].values.tolist() == [["asg", 0.7]]
+    assert ours[["system", "value"]].values.tolist() == [["clip", 0.5], ["asg", 0.7], ["lgdea", 0.9]]
 
 
 def test_a_measure_no_row_has_is_left_out() -> None:

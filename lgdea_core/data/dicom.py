@@ -40,10 +40,11 @@ def read_dicom(path: Path) -> Float[np.ndarray, "height width"]:
     dicom = pydicom.dcmread(path)
     _check_decoder(dicom)
     pixels = dicom.pixel_array
-    if dicom.get("SamplesPerPixel", 1) == 3:
-        return (pixels @ LUMA / (2.0 ** int(dicom.BitsStored) - 1)).astype(np.float32)
-    if pixels.ndim != 2:
+    colour = dicom.get("SamplesPerPixel", 1) == 3
+    if pixels.ndim != 2 + colour:
         raise ValueError(f"expected one frame of pixels, got an array of shape {pixels.shape}")
+    if colour:
+        return (pixels @ LUMA / (2.0 ** int(dicom.BitsStored) - 1)).astype(np.float32)
     values = apply_modality_lut(pixels, dicom)
     shown = np.asarray(apply_voi_lut(values, dicom), dtype=np.float64)
     low, high = _shown_range(dicom, shown)

@@ -30,8 +30,9 @@ REMEDY = "judge this model on the split it was trained with, or train it again w
 class TrainingPatients:
     """The patients of a training split, as hashes of publisher and id.
 
-    The salt keeps two models from being compared. It is no secret: who has a list of ids can ask which of them are
-    here, as evaluation does, but nobody reads an id off the file. The same patients give the same bytes.
+    Hashing keeps ids out of sight, not secret: whoever knows how a publisher numbers its patients can try all numbers.
+    The file therefore belongs where the corpus may lie: `stages.save_trained` writes it into a run, `save_pretrained`
+    and `push_to_hub` do not. The same patients give the same bytes.
     """
 
     salt: str
@@ -48,10 +49,9 @@ class TrainingPatients:
 
     @classmethod
     def load(cls, folder: Path | str) -> "TrainingPatients | None":
-        """What `save` wrote; None, which the log says, where a model has no such file."""
+        """What `save` wrote; None where a model has no such file."""
         path = Path(folder) / PATIENTS_FILE
         if not path.is_file():
-            logger.warning("%s: no %s, so nobody can tell whether it was trained on test patients", folder, path.name)
             return None
         values = json.loads(path.read_text())
         return cls(salt=values["salt"], sources=tuple(values["sources"]), hashes=tuple(values["hashes"]))
@@ -82,34 +82,40 @@ class TrainingPatients:
 
 
 def refuse_training_patients(model: object, corpus: Corpus) -> None:
-    """`TrainingPatients.refuse`, of a model that knows them; a published checkpoint does not.
+    """`TrainingPatients.refuse`, of a model that knows them; of any other the log says that nobody can tell.
 
     Raises:
         ValueError: the model was trained on a patient of the corpus.
     """
     patients = getattr(model, "training_patients", None)
-    if patients is not None:
+    if patients is None:
+        logger.warning(
+            "corpus %s: the model has no %s, so nobody can tell whether it was trained on these patients",
+            corpus.name, PATIENTS_FILE,
+        )  # fmt: skip
+    else:
         patients.refuse(corpus)
 
 
 def patient_keys(corpus: Corpus) -> pd.Series:
     """`publisher/id` of every study's patient, the same in whatever combination of corpora the study stands.
 
-    Patients of a generated corpus exist in that world alone: its folder's name takes the publisher's place. A film of
-    RSNA that is not mapped to NIH's patients is RSNA's own.
+    Patients of a generated corpus exist in that world alone, those of corpus `folder` in that folder: its name takes
+    the publisher's place. A film of RSNA that is not mapped to NIH's patients is RSNA's own.
     """
     studies = corpus.studies
     names = studies["corpus"] if "corpus" in studies else pd.Series(corpus.name, index=studies.index)
+    folders = studies["corpus_folder"] if "corpus" in studies else pd.Series(corpus.root.name, index=studies.index)
     keys = [
-        f"{_publisher(name, patient.removeprefix(f'{name}/'), corpus.root)}/{patient.removeprefix(f'{name}/')}"
-        for name, patient in zip(names, studies["patient_id"], strict=True)
+        f"{_publisher(name, patient.removeprefix(f'{name}/'), folder)}/{patient.removeprefix(f'{name}/')}"
+        for name, folder, patient in zip(names, folders, studies["patient_id"], strict=True)
     ]
     return pd.Series(keys, index=studies.index, dtype=object)
 
 
-def _publisher(name: str, patient: str, root: Path) -> str:
-    if name.startswith("phantom"):
-        return root.name
+def _publisher(name: str, patient: str, folder: str) -> str:
+    if name == "folder" or name.startswith("phantom"):
+        return folder
     if name == "rsna":
         return "nih" if patient.isdigit() else "rsna"
     return PUBLISHERS.get(name, name)

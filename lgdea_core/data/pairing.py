@@ -209,7 +209,8 @@ def _prefixed(corpus: Corpus, root: Path) -> Corpus:
         if "path" in rows:
             rows["path"] = [(folder / path).as_posix() for path in rows["path"]]
         if table == "studies":
-            rows = rows.assign(corpus=corpus.name, original_split=rows.get("original_split", rows["split"]))
+            own_split = rows.get("original_split", rows["split"])
+            rows = rows.assign(corpus=corpus.name, corpus_folder=corpus.root.name, original_split=own_split)
         tables[table] = rows
     return replace(corpus, **tables)
 

@@ -10,7 +10,6 @@ map; all metrics but the AUC and pointing change with them.
 """
 
 import itertools
-import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Bool, Float
 
 from lgdea_core.evaluation.bootstrap import Interval, Keys, bootstrap_macro_mean, bootstrap_mean
@@ -137,7 +137,7 @@ def score_maps(
         One column per metric; NaN where a sample has to be excluded.
 
     Raises:
-        ValueError: unknown metric, an empty mask, or not as many masks as maps.
+        ValueError: unknown metric, an empty mask, or not as many masks, or names, as maps.
     """
     unknown = set(metrics) - set(METRICS)
     if unknown:
@@ -150,7 +150,7 @@ def score_maps(
         return name, [function(inside, outside) for function in functions]
 
     scored = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # sorting and searching release the GIL
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # sorting and searching release the GIL
         while block := list(itertools.islice(samples, _BLOCK)):  # a block at a time: a generator stays lazy
             scored += pool.map(score, *zip(*block, strict=True))
     index = [name for name, _ in scored]
@@ -193,8 +193,10 @@ def grounding_table(
 def _named(
     samples: Iterable[tuple[np.ndarray, np.ndarray]], names: Sequence[str] | None
 ) -> Iterator[tuple[object, np.ndarray, np.ndarray]]:
-    for number, (similarity_map, mask) in enumerate(samples):
-        yield (number if names is None else names[number]), similarity_map, mask
+    if names is None:
+        yield from ((number, *sample) for number, sample in enumerate(samples))
+    else:
+        yield from ((name, *sample) for name, sample in zip(names, samples, strict=True))
 
 
 def _split(similarity_map: np.ndarray, mask: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -56,6 +56,7 @@ HEADLINES = {
 """(task, metric) -> name in a comparison"""
 METRIC_COLUMNS = (
     "corpus", "task", "metric", "finding", "estimate", "low", "high", "n", "positives", "excluded", "degenerate",
+    "threshold",
 )  # fmt: skip
 """`excluded` counts samples without a value, `degenerate` bootstrap draws in which the metric does not exist."""
 
@@ -148,11 +149,14 @@ def zero_shot_table(
     """Zero-shot AUC, AP, F1 and accuracy per finding with enough positives, and their means.
 
     `auc`, `ap` and the oracle metrics rank by the sum of the method's channels, each z-scored over the images (so it
-    ranks a set and has no meaning for one film); `auc_global`, the mean alone, by the global channel, which every
-    method without a decoder has. For `f1_validation` and `accuracy_validation` both sets of images are z-scored by the
-    means and spreads of the *validation* images, finding by finding: threshold and scores share one scale, no test
-    image tells about another, and a shift between the two sets counts as what it is, an error. The scores of a prompt
-    set with `normalise` none are taken as they are. Without labelled validation images these two have no rows.
+    ranks a set and has no meaning for one film); `auc_global`, the mean alone, by the global channel, which a method
+    with a decoder lacks, as does a prompt set that averages channels prompt by prompt where the method has two. A macro
+    mean is over the findings that have the metric: without a threshold from validation one has no `f1_validation`.
+
+    For `f1_validation` and `accuracy_validation` both sets of images are z-scored by the means and spreads of the
+    *validation* images, finding by finding: threshold and scores share one scale, no test image tells about another,
+    and a shift between the two sets counts as what it is, an error. The scores of a prompt set with `normalise` none
+    are taken as they are. Without labelled validation images these two have no rows.
     """
     chosen, labels = load_prompt_set(prompts), label_table(part)
     findings = [finding for finding in labels.columns if chosen.covers(finding)]

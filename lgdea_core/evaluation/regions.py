@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from lgdea_core.data.batches import report_sentences
+from lgdea_core.data.leaks import refuse_training_patients
 from lgdea_core.data.regions import RegionData
 from lgdea_core.evaluation.bootstrap import bootstrap_mean
 from lgdea_core.evaluation.classification import auc_table
@@ -52,9 +53,10 @@ def evaluate_regions(
         Columns `METRIC_COLUMNS`; tasks "regions" and "tags".
 
     Raises:
-        ValueError: the split has no image with a report.
+        ValueError: the split has no image with a report, or a patient whom the model was trained on.
     """
     part = evaluation_part(inputs.corpus, split)
+    refuse_training_patients(model, part)
     reports = part.studies.set_index("study_id")["report"].dropna()
     images = part.images[part.images["study_id"].isin(reports.index)].reset_index(drop=True)
     if images.empty:

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from lgdea_core.artifacts import project_root
 from lgdea_core.config import RunConfig
 from lgdea_core.data.images import load_images
+from lgdea_core.data.leaks import refuse_training_patients
 from lgdea_core.data.pairing import Pools
 from lgdea_core.data.phantom import PhantomConfig, build_hard_set, load_probes
 from lgdea_core.evaluation.breakdown import (
@@ -92,6 +93,7 @@ def hard_inputs(config: RunConfig, per_stratum: int = 60) -> Inputs:
 
 def hard_rows(model: LGDEAModel, processor: LGDEAProcessor, inputs: Inputs) -> Iterator[dict[str, Any]]:
     """Columns by, group, measure, estimate, n of one model on a hard set."""
+    refuse_training_patients(model, inputs.corpus)
     tables = [*_grounding(model, processor, inputs), _auc(model, processor, inputs)]
     for row in pd.concat(tables).itertuples():
         yield {

@@ -15,7 +15,7 @@ from lgdea_core.data.corpora import CORPORA
 from lgdea_core.evaluation.supervised import FROZEN
 from lgdea_core.experiments.cells import KEY
 from lgdea_core.experiments.downstream import RANDOM
-from lgdea_core.experiments.plans import SHUFFLED_REGIONS
+from lgdea_core.experiments.plans import SHUFFLED_REGIONS, TOWERS
 from lgdea_core.experiments.relations import KEY as RELATION_KEY
 from lgdea_core.experiments.tables import read_table, table_path
 from lgdea_core.experiments.worlds import WORLDS, world_of
@@ -87,7 +87,7 @@ def paper_tables() -> dict[str, pd.DataFrame]:
     towers = read_table(table_path("asg"))
     several = {
         "limited_pairing": pairing[pairing["paired_ratio"].isin(HEADLINE_RATIOS)],
-        "asg": towers[towers["variant"].eq("") & ~towers["method"].isin(pairing["method"])],
+        "asg": without_rows_of(pairing, towers[towers["variant"] == ""]),
         "real_films": read_table(table_path("real_films")),
     }
     ours = {
@@ -114,12 +114,20 @@ def caption_of(name: str) -> str:
 
 
 def missing_rows(name: str) -> list[str]:
-    """What to run for rows of ours that a table cannot have yet."""
+    """What to run for rows of ours that a table cannot have yet, or towers that it lacks."""
     needed = {"ablation": ("limited_pairing", "ablation"), "pairing_ratios": ("limited_pairing",)}
     needed |= {table: (source[0],) for table, source in PROBES.items()}
     needed["asg_ablation"] = tuple(source[0] for source in PROBES.values())
     files = needed.get(name, ("limited_pairing", "asg", "real_films"))
-    return [f"no figures/tables/{file}.csv; it comes from: {MAKERS[file]}" for file in files if not there(file)]
+    systems = dict.fromkeys(PROBES, (RANDOM, *TOWERS)) | {"asg_ablation": tuple(ASG_PARTS)}
+    lines = []
+    for file in files:
+        if not there(file):
+            lines.append(f"no figures/tables/{file}.csv; it comes from: {MAKERS[file]}")
+        elif absent := set(systems.get(name, ())) - set(pd.read_csv(table_path(file)).get("method", ())):
+            commands = f"{MAKERS['asg']}, then {MAKERS[file]}"
+            lines.append(f"figures/tables/{file}.csv lacks {', '.join(sorted(absent))}; first {commands}")
+    return lines
 
 
 def there(file: str) -> bool:
@@ -172,7 +180,7 @@ def probe_rows(file: str, measures: Mapping[str, str], systems: Mapping[str, str
     table = pd.read_csv(table_path(file))
     table = table[table["protocol"].eq(FROZEN) & table["method"].isin(systems)]
     for (corpus, method, ratio, preset), group in table.groupby(["corpus", "method", "label_ratio", "preset"]):
-        shared = {"system": systems[method], "backbone": _backbone(preset), "corpus": corpus}
+        shared = {"system": systems[method], "backbone": f"{_backbone(preset)}, preset {preset}", "corpus": corpus}
         shared |= {"setting": f"{100 * ratio:g} % of labels"}
         origin = {"reports": "", "origin": origin_of(corpus), "source": _source(file, group)}
         measured = [name for name in measures if name in group and group[name].notna().any()]
@@ -197,6 +205,13 @@ def as_it_is(pairing: pd.DataFrame, variants: pd.DataFrame) -> pd.DataFrame:
     """Rows of limited_pairing.csv for the methods, ratios, presets and worlds that have variants."""
     shared = ["world", "method", "paired_ratio", "preset"]
     return pairing.merge(variants[shared].drop_duplicates(), on=shared)
+
+
+def without_rows_of(table: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `others` whose world, method, ratio and preset the table has not: the same training stands there once."""
+    shared = ["world", "method", "paired_ratio", "preset"]
+    there = others.merge(table[shared].drop_duplicates(), on=shared, how="left", indicator="found")["found"]
+    return others[(there == "left_only").to_numpy()]
 
 
 def parted(table: pd.DataFrame, *columns: str) -> dict[str, pd.DataFrame]:
