@@ -15,6 +15,7 @@ from lgdea_core.evaluation.classification import (
     best_f1_threshold,
     classification_table,
     validation_thresholds,
+    whole_set_rows,
 )
 
 
@@ -197,3 +198,30 @@ def test_errors() -> None:
             table(np.zeros((3, 2)), np.zeros((3, 1)), ["a", "b"], list("pqr"))
     with pytest.raises(ValueError, match=r"\['f1_validation'\] need a threshold for each of 1 findings"):
         classification_table(np.zeros((3, 1)), np.zeros((3, 1)), ["a"], list("pqr"), metrics=("f1_validation",))
+
+
+def test_rare_findings_have_a_macro_mean_of_their_own() -> None:
+    generator = np.random.default_rng(0)
+    labels = np.zeros((60, 4))
+    for column, positives in enumerate((1, 10, 11, 0)):
+        labels[:positives, column] = 1
+    scores, patients = generator.normal(size=labels.shape), np.arange(60)
+    table = whole_set_rows(scores, labels, list("abcd"), patients, resamples=50).set_index("metric")
+    expected = np.mean([roc_auc_score(labels[:, column], scores[:, column]) for column in (0, 1)])
+    assert list(table.index) == ["auc_tail"], "an image shows several findings or none, so none is the largest"
+    assert table.loc["auc_tail", "estimate"] == pytest.approx(expected, abs=1e-9)
+    assert table.loc["auc_tail", ["finding", "positives"]].tolist() == ["macro", 11]
+    common = np.ones((60, 2)) * (np.arange(60) < 30)[:, None]
+    assert whole_set_rows(scores[:, :2], common, ["a", "b"], patients, resamples=50).empty
+
+
+def test_where_every_image_shows_one_finding_the_largest_score_is_right_or_wrong() -> None:
+    labels = np.full((40, 3), np.nan)
+    labels[np.arange(40), np.arange(40) % 3] = 1
+    scores = np.where(labels == 1, 1.0, 0.0)
+    scores[:10] = [[9.0, 0.0, 0.0]]  # right for every third of these
+    table = whole_set_rows(scores, labels, list("abc"), np.arange(40), resamples=50).set_index("metric")
+    assert table.loc["accuracy_argmax", ["finding", "estimate", "n"]].tolist() == ["all", (30 + 4) / 40, 40]
+    labels[0, 1] = 1
+    rows = whole_set_rows(scores, labels, list("abc"), np.arange(40), resamples=50)
+    assert "accuracy_argmax" not in set(rows["metric"])

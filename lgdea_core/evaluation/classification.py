@@ -16,6 +16,7 @@ from lgdea_core.evaluation.bootstrap import (
     bootstrap_auc,
     bootstrap_columns,
     bootstrap_macro_auc,
+    bootstrap_mean,
 )
 from lgdea_core.evaluation.resamples import (
     accuracy_resamples,
@@ -32,6 +33,8 @@ Metric = Literal["auc", "ap", "f1_oracle", "accuracy_oracle", "f1_validation", "
 on, as MedKLIP, KAD, BenchX and ASG report them, hence optimistic; "validation", likewise on other images"""
 ORACLE_METRICS: tuple[Metric, ...] = ("ap", "f1_oracle", "accuracy_oracle")
 VALIDATION_METRICS: tuple[Metric, ...] = ("f1_validation", "accuracy_validation")
+TAIL_POSITIVES = 10
+"""Most positives of a finding of the long tail (KAD's and CARZero's PadChest20)."""
 
 
 def auc_table(
@@ -154,6 +157,48 @@ def classification_table(
         rows.append({"metric": metric, **summed, "threshold": np.nan})
     columns = ["metric", "finding", "estimate", "low", "high", "threshold", "positives", "n", "degenerate"]
     return pd.DataFrame(rows)[columns]
+
+
+def whole_set_rows(
+    scores: Float[np.ndarray, "images findings"],
+    labels: Float[np.ndarray, "images findings"],
+    findings: Sequence[str],
+    patients: Keys,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Two metrics that speak of all findings at once, where the labels allow them.
+
+    `auc_tail`, finding "macro": mean AUC of the findings with 1 to `TAIL_POSITIVES` positives, which a macro AUC over
+    common findings leaves out. `accuracy_argmax`, finding "all": share of images whose largest score is that of the
+    finding they show, where every image shows exactly one (GLoRIA on CheXpert 5x200).
+
+    Args:
+        scores: larger means more likely present; for `accuracy_argmax` on one scale, such as z-scores over the images.
+        labels: 1, 0 or NaN.
+        findings: names of the columns.
+        patients: the patient of each image.
+        resamples: bootstrap draws.
+        seed: fixes the draws.
+
+    Returns:
+        Columns metric, finding, estimate, low, high, positives, n, degenerate.
+    """
+    shown, rows = labels == 1, []
+    positives = shown.sum(axis=0)
+    tail = (positives > 0) & (positives <= TAIL_POSITIVES)
+    if tail.any():
+        names = [finding for finding, rare in zip(findings, tail, strict=True) if rare]
+        options = {"min_positives": 1, "resamples": resamples, "seed": seed}
+        macro = auc_table(scores[:, tail], labels[:, tail], names, patients, **options).iloc[-1].to_dict()
+        rows.append({"metric": "auc_tail", "estimate": macro.pop("auc"), **macro})
+    if len(findings) > 1 and (shown.sum(axis=1) == 1).all():
+        right = scores.argmax(axis=1) == shown.argmax(axis=1)
+        interval = bootstrap_mean(right.astype(float), patients, resamples=resamples, seed=seed)
+        row = _row("all", interval, len(right), len(right), "estimate")
+        rows.append({"metric": "accuracy_argmax", **row})
+    columns = ["metric", "finding", "estimate", "low", "high", "positives", "n", "degenerate"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def validation_thresholds(

@@ -21,6 +21,7 @@ from lgdea_core.evaluation.classification import (
     auc_table,
     classification_table,
     validation_thresholds,
+    whole_set_rows,
 )
 from lgdea_core.evaluation.grounding import grounding_table, score_maps
 from lgdea_core.evaluation.prompts import DEFAULT_PROMPTS, load_prompt_set
@@ -146,7 +147,7 @@ def zero_shot_table(
     resamples: int,
     seed: int,
 ) -> pd.DataFrame:
-    """Zero-shot AUC, AP, F1 and accuracy per finding with enough positives, and their means.
+    """Zero-shot AUC, AP, F1 and accuracy per finding with enough positives, and their means; see `whole_set_rows`, too.
 
     `auc`, `ap` and the oracle metrics rank by the sum of the method's channels, each z-scored over the images (so it
     ranks a set and has no meaning for one film); `auc_global`, the mean alone, by the global channel, which a method
@@ -175,6 +176,7 @@ def zero_shot_table(
         tables.append(alone[alone["finding"] == "macro"])
     tables = [table.rename(columns={"auc": "estimate"}) for table in tables]
     tables.append(classification_table(fused, truth, findings, patients, metrics=ORACLE_METRICS, **options))
+    tables.append(whole_set_rows(fused, truth, findings, patients, resamples=resamples, seed=seed))
     held_out, known, _ = _labelled(validation, findings) if validation else ((), None, None)
     if held_out:
         other = zero_shot_scores(model, processor, inputs.crops(held_out), findings, prompts)
