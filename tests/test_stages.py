@@ -180,7 +180,8 @@ def test_thresholds_come_from_validation_images_on_their_scale(
     assert "finding edema: 0 positives" in caplog.text
     found = table.set_index(["metric", "finding"])["estimate"]
     assert list(found.index.get_level_values("metric").unique()) == [
-        "auc", "auc_global", "ap", "f1_oracle", "accuracy_oracle", "f1_validation", "accuracy_validation",
+        "auc", "auc_global", "ap", "f1_oracle", "accuracy_oracle", "auc_tail", "accuracy_argmax",
+        "f1_validation", "accuracy_validation",
     ]  # fmt: skip
     assert np.isnan(found["f1_validation", "edema"])
     assert found["f1_oracle", "edema"] > 0
@@ -214,7 +215,8 @@ def test_without_validation_images_there_are_no_thresholds_and_the_rest_is_the_s
     with caplog.at_level("INFO", logger="lgdea"):
         alone = harness.zero_shot_table(model, processor, inputs, part, **options)
     assert "no labelled validation images, so no thresholds from them" in caplog.text
-    assert set(alone["metric"]) == {"auc", "auc_global", "ap", "f1_oracle", "accuracy_oracle"}
+    oracle, whole = {"ap", "f1_oracle", "accuracy_oracle"}, {"auc_tail", "accuracy_argmax"}
+    assert set(alone["metric"]) == {"auc", "auc_global", *oracle, *whole}
     validation = harness.validation_part(with_validation.corpus, part, "test")
     both = harness.zero_shot_table(model, processor, with_validation, part, validation, **options)
     pd.testing.assert_frame_equal(both.iloc[: len(alone)], alone)
