@@ -172,14 +172,16 @@ def probe_rows(file: str, measures: Mapping[str, str], systems: Mapping[str, str
     Args:
         file: of `PROBES`.
         measures: its columns with their names.
-        systems: its methods, others are left out, with their names.
+        systems: its methods, in the order of the rows, with their names; others are left out.
     """
     if not there(file):
         return pd.DataFrame()
     rows = []
     table = pd.read_csv(table_path(file))
     table = table[table["protocol"].eq(FROZEN) & table["method"].isin(systems)]
-    for (corpus, method, ratio, preset), group in table.groupby(["corpus", "method", "label_ratio", "preset"]):
+    table = table.assign(method=pd.Categorical(table["method"], list(systems)))
+    keys = ["corpus", "method", "label_ratio", "preset"]
+    for (corpus, method, ratio, preset), group in table.groupby(keys, observed=True):
         shared = {"system": systems[method], "backbone": f"{_backbone(preset)}, preset {preset}", "corpus": corpus}
         shared |= {"setting": f"{100 * ratio:g} % of labels"}
         origin = {"reports": "", "origin": origin_of(corpus), "source": _source(file, group)}
