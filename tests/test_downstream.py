@@ -189,7 +189,7 @@ def test_rows_that_are_there_are_not_made_again_and_missing_models_are_named(tab
     assert [job.ratios for job in tuned] == [(0.1,)]  # another protocol
 
 
-def test_segmentation_makes_one_row_a_job() -> None:
+def test_segmentation_makes_one_row_a_job(table_folder: Path) -> None:
     models = pretrained(asg(seeds=(1,), methods=(), variants=("ita + irl",)))
     assert [model.method for model in models] == ["random", "asg ita + irl"]
     assert models[1].origin == "phantom-asg-ita + irl-1.0-1-demo"
