@@ -13,9 +13,7 @@ from lgdea_core.evaluation.bootstrap import (
     Interval,
     Keys,
     Statistic,
-    bootstrap_auc,
     bootstrap_columns,
-    bootstrap_macro_auc,
     bootstrap_mean,
 )
 from lgdea_core.evaluation.resamples import (
@@ -73,16 +71,9 @@ def auc_table(
         ValueError: shapes do not fit.
     """
     values = _label_values(labels, findings, scores, uncertain, "auc_table")
-    positives, negatives, scored = _countable(values, min_positives)
-    options = {"resamples": resamples, "seed": seed, "level": level}
-    rows = []
-    for column, finding in enumerate(findings):
-        known = int(positives[column] + negatives[column])
-        interval = bootstrap_auc(values[:, column], scores[:, column], patients, **options) if scored[column] else None
-        rows.append(_row(finding, interval, int(positives[column]), known))
-    macro = bootstrap_macro_auc(values[:, scored], scores[:, scored], patients, **options) if scored.any() else None
-    rows.append(_row("macro", macro, int(positives[scored].sum()), macro.n if macro else 0))
-    return pd.DataFrame(rows)
+    options = {"min_positives": min_positives, "resamples": resamples, "seed": seed, "level": level}
+    table = classification_table(scores, values, findings, patients, metrics=("auc",), **options)
+    return table.drop(columns=["metric", "threshold"]).rename(columns={"estimate": "auc"})
 
 
 def classification_table(

@@ -24,8 +24,8 @@ from lgdea_core.evaluation.breakdown import (
 )
 from lgdea_core.evaluation.grounding import score_maps
 from lgdea_core.evaluation.harness import GROUNDING_METRICS, label_table, phrase_samples
-from lgdea_core.evaluation.prompts import load_prompts
-from lgdea_core.evaluation.zero_shot import fuse_scores, zero_shot_scores
+from lgdea_core.evaluation.prompts import load_prompt_set
+from lgdea_core.evaluation.zero_shot import combine_channels, zero_shot_scores
 from lgdea_core.experiments.cells import RESAMPLES, Cell
 from lgdea_core.experiments.tables import add_rows, mean_and_sd, missing_cells, read_table, table_path
 from lgdea_core.grounding import load
@@ -121,10 +121,10 @@ def _grounding(model: LGDEAModel, processor: LGDEAProcessor, inputs: Inputs) -> 
 
 def _auc(model: LGDEAModel, processor: LGDEAProcessor, inputs: Inputs) -> pd.DataFrame:
     """Macro zero-shot AUC for lesions of each size; which findings have enough of a size differs from size to size."""
-    corpus = inputs.corpus
-    findings = [finding for finding in label_table(corpus).columns if finding in load_prompts()]
+    corpus, prompts = inputs.corpus, load_prompt_set()
+    findings = [finding for finding in label_table(corpus).columns if prompts.covers(finding)]
     crops = inputs.crops(tuple(corpus.images["image_id"]))
-    scores = fuse_scores(list(zero_shot_scores(model, processor, crops, findings).values()))
+    scores = combine_channels(zero_shot_scores(model, processor, crops, findings), prompts)
     table = auc_by_size(scores, corpus, corpus.images["study_id"].tolist(), findings, resamples=RESAMPLES)
     macro = table[table["finding"] == "macro"]
     return macro.rename(columns={"size": "group", "auc": "estimate"}).assign(by="size", measure="auc")
