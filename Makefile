@@ -26,9 +26,10 @@ figures: $(INSTALLED)
 		$(if $(CORPUS),--corpus "$(CORPUS)") $(if $(DATA),--data "$(DATA)") $(if $(RUN),--run "$(RUN)") \
 		$(if $(PAIRED),-p paired_ratio "$(PAIRED)")
 
-# All tests, then every notebook on preset ci, in a folder of its own that starts empty.
+# All tests, a file at a time on each of up to four cores, then every notebook on preset ci, in a folder of its own
+# that starts empty.
 test: $(INSTALLED)
-	$(IN_VENV) -m pytest
+	$(IN_VENV) -m pytest -n auto --maxprocesses 4 --dist loadfile
 	rm -rf data/test-runs
 	LGDEA_PRESET=ci LGDEA_RUNS=data/test-runs $(IN_VENV) -m pytest --nbmake --nbmake-kernel=python3 \
 		--nbmake-timeout=600 notebooks
