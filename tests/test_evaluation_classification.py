@@ -119,15 +119,6 @@ def test_every_metric_equals_scikit_learn_per_finding_and_macro() -> None:
     assert table["threshold"].xs("macro", level="finding").isna().all()
 
 
-def test_auc_rows_are_those_of_the_auc_table() -> None:
-    labels, scores = world(120, seed=1)
-    options = {"resamples": 40, "seed": 3}
-    one = classification_table(scores, labels, NAMES, np.arange(120), metrics=("auc",), **options)
-    other = auc_table(scores, labels, NAMES, np.arange(120), **options)
-    for column, name in {"estimate": "auc", "low": "low", "high": "high", "n": "n", "positives": "positives"}.items():
-        np.testing.assert_allclose(one[column], other[name], atol=1e-12)
-
-
 def test_the_threshold_is_held_in_every_resample() -> None:
     labels, scores = world(60, seed=2)
     labels, scores, patients = labels[:, :1], scores[:, :1], np.arange(60) // 3
