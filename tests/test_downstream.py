@@ -106,6 +106,11 @@ def test_probes_learn_from_the_share_and_are_scored_on_readable_test_films(
     assert sizes == [[6, 30, 29], [60, 30, 29]]
     assert all(call.args[3] == FINDINGS for call in seen.call_args_list)
     assert all(call.kwargs == {"seed": 4, "classes": True} for call in seen.call_args_list)
+    seen.reset_mock()
+    assert len(probe_scores(films(), task, tower, "frozen", (0.1,), seed=4, draws=3)) == 3
+    assert [call.kwargs["seed"] for call in seen.call_args_list] == [4, 1004, 2004]
+    drawn = [tuple(call.args[0].patients) for call in seen.call_args_list]
+    assert len(set(drawn)) == 3
 
 
 def test_a_finding_that_is_not_mentioned_is_absent_where_the_task_says_so(

@@ -38,6 +38,9 @@ from lgdea_core.vocabulary import NIH_FINDINGS, PHANTOM_FINDINGS
 CHEXPERT_FIVE = ("atelectasis", "cardiomegaly", "consolidation", "edema", "pleural effusion")
 """The competition's findings."""
 
+DRAW_STRIDE = 1000
+"""Between the seeds of two draws of a share: no draw of one seed is one of another."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeTask:
@@ -108,9 +111,22 @@ class Films:
 
 
 def probe_scores(
-    films: Films, task: ProbeTask, tower: ImageTower, protocol: str, ratios: Sequence[float], seed: int
+    films: Films, task: ProbeTask, tower: ImageTower, protocol: str, ratios: Sequence[float], seed: int, draws: int = 1
 ) -> list[ProbeScore]:
-    """A probe, or a fine-tuned tower, for each share of the labels."""
+    """A probe, or a fine-tuned tower, for each share of the labels.
+
+    Args:
+        films: of the corpus.
+        task: its findings.
+        tower: not changed.
+        protocol: `FROZEN`, or fine-tuned.
+        ratios: shares of the labels.
+        seed: of the share and of the order of the images.
+        draws: how often each share is drawn, and learnt from, anew; the first draw is the one of `draws=1`.
+
+    Returns:
+        All draws of the first share, then those of the next.
+    """
     labels = label_table(films.corpus)[list(task.findings)]
     labels = labels.fillna(0.0) if task.blank_is_absent else labels
     table = films.table
@@ -125,8 +141,12 @@ def probe_scores(
 
     learn = linear_probe if protocol == FROZEN else partial(fine_tune, tower)
     held_out = [part(table["split"].eq(split)) for split in ("val", "test")]
-    options = {"seed": seed, "classes": task.classes}
-    return [learn(part(_share(table, ratio, seed)), *held_out, task.findings, **options) for ratio in ratios]
+    seeds = [seed + DRAW_STRIDE * draw for draw in range(draws)]
+    return [
+        learn(part(_share(table, ratio, drawn)), *held_out, task.findings, seed=drawn, classes=task.classes)
+        for ratio in ratios
+        for drawn in seeds
+    ]
 
 
 def segmentation_scores(

@@ -9,7 +9,7 @@ from functools import partial
 import pandas as pd
 
 from lgdea_core.config import METHODS, PRESETS, RunConfig
-from lgdea_core.experiments import downstream, hard
+from lgdea_core.experiments import downstream, hard, label_draws
 from lgdea_core.experiments.cells import Cell
 from lgdea_core.experiments.paper_tables import write_paper_tables
 from lgdea_core.experiments.plans import (
@@ -100,10 +100,23 @@ def run_downstream(experiment: str, arguments: argparse.Namespace) -> None:
     )
     lines = zip(downstream.minutes_of(todo), map(str, todo), strict=True)
     _say_plan(lines, arguments.workers, table)
-    for model in untrained:
-        _say(f"no model in {model.folder}; make it with `asg` (where asg.csv has its row, remove that first)")
+    _say_untrained(untrained)
     if todo and not arguments.plan:
         downstream.run_jobs(todo, arguments.workers)
+
+
+def run_label_draws(arguments: argparse.Namespace) -> None:
+    """Probe the towers that are there on many draws of a share of the labels, and say which are not."""
+    if arguments.summary:
+        _say_summary(label_draws.draws_summary(label_draws.draws_table()), label_draws.TABLE)
+        return
+    models = downstream.pretrained(asg(arguments.seeds, arguments.methods, arguments.variants, arguments.preset))
+    todo, untrained = label_draws.missing_draws(models, arguments.label_ratio, arguments.draws)
+    minutes = label_draws.SECONDS_A_TOWER * arguments.draws / 12 / 60
+    _say_plan([(minutes, str(work)) for work in todo], arguments.workers, label_draws.TABLE)
+    _say_untrained(untrained)
+    if todo and not arguments.plan:
+        label_draws.run_draws(todo, arguments.workers)
 
 
 def run_tables(_: argparse.Namespace) -> None:
@@ -121,6 +134,11 @@ def _train(cells: Sequence[Cell], table: str, arguments: argparse.Namespace) -> 
     _say_plan(lines, arguments.workers, table)
     if not arguments.plan:
         run_cells(todo, path, arguments.workers)
+
+
+def _say_untrained(models: Iterable[downstream.Pretrained]) -> None:
+    for model in models:
+        _say(f"no model in {model.folder}; make it with `asg` (where asg.csv has its row, remove that first)")
 
 
 def _named(cell: Cell) -> str:
@@ -189,6 +207,14 @@ def _parser() -> argparse.ArgumentParser:
         _towers(judged)
         _corpora(judged, name)
         _training(judged)
+
+    drawn = _command(
+        experiments, "label_draws", run_label_draws, "the linear probe on many draws of a small share of the labels"
+    )
+    _towers(drawn)
+    drawn.add_argument("--label-ratio", type=float, default=0.01, help="share of the labels; default: 0.01")
+    drawn.add_argument("--draws", type=int, default=12, help="of the share, each anew; default: 12")
+    _training(drawn)
 
     line = "our rows beside published numbers, as the papers print them: figures/tables/paper"
     experiments.add_parser("tables", help=line, description=line).set_defaults(run=run_tables)
