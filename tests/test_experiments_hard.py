@@ -87,7 +87,7 @@ def test_help_lists_every_experiment_with_a_line(
     with pytest.raises(SystemExit):
         run(capsys, monkeypatch, "--help")
     lines = capsys.readouterr().out.splitlines()
-    for name in ("limited_pairing", "ablation", "real", "relations", "hard"):
+    for name in ("limited_pairing", "ablation", "real", "relations", "hard", "label_draws"):
         at = next(number for number, line in enumerate(lines) if line.split()[:1] == [name])
         assert len(f"{lines[at]} {lines[at + 1]}".split()) > 4
 
@@ -98,6 +98,7 @@ def test_help_lists_every_experiment_with_a_line(
         (("limited_pairing", "--ratios", "0.1", "0.05"), 2 * len(COMPARED)),
         (("limited_pairing", "--world", "mismatched"), 4 * len(COMPARED)),
         (("ablation", "--variants", "shuffled pairs", "whole reports"), len(COMPARED) + 1),
+        (("ablation", "--variants", "shuffled pairs", "--methods", "mgca", "prior"), 2),
         (("real",), 4 * len(COMPARED)),
         (("relations",), 4),
     ],
@@ -134,3 +135,21 @@ def test_relations_are_planned_until_their_rows_are_there() -> None:
     add_row(tables.table_path("relations"), dict(zip(relations.KEY, key, strict=True)), relations.KEY)
     assert (name, graph) not in relations.missing_relations(config, "phantom")[0].settings
     assert len(relations.missing_relations(config, "phantom")[0].settings) == len(relations.SWEEPS)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("limited_pairing", "--world", "mismatched", "--ratios", "1"),
+            "limited_pairing: world 'mismatched' .* below 1",
+        ),
+        (("ablation", "--ratios", "2"), "ablation: paired_ratio must lie between 0 and 1, got 2.0"),
+        (("hard", "--ratios", "3"), "limited_pairing: paired_ratio must lie between 0 and 1, got 3.0"),
+    ],
+)
+def test_a_request_that_no_plan_takes_ends_in_its_message(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(SystemExit, match=message):
+        run(capsys, monkeypatch, *words, "--plan")

@@ -16,6 +16,7 @@ from lgdea_core.experiments.plans import (
     ABLATIONS,
     ASG_ABLATIONS,
     COMPARED,
+    CONTROL,
     SEEDS,
     TOWERS,
     ablation,
@@ -40,13 +41,17 @@ def main() -> None:
 def run_limited_pairing(arguments: argparse.Namespace) -> None:
     """Train what the curve lacks."""
     common = {"seeds": arguments.seeds, "world": arguments.world, "preset": arguments.preset}
-    _train(limited_pairing(ratios=arguments.ratios, methods=arguments.methods, **common), "limited_pairing", arguments)
+    cells = _planned(limited_pairing, ratios=arguments.ratios, methods=arguments.methods, **common)
+    _train(cells, "limited_pairing", arguments)
 
 
 def run_ablation(arguments: argparse.Namespace) -> None:
     """Train what the ablations lack."""
     common = {"seeds": arguments.seeds, "world": arguments.world, "preset": arguments.preset}
-    _train(ablation(ratios=arguments.ratios, variants=arguments.variants, **common), "ablation", arguments)
+    cells = _planned(
+        ablation, ratios=arguments.ratios, variants=arguments.variants, methods=arguments.methods, **common
+    )
+    _train(cells, "ablation", arguments)
 
 
 def run_real(arguments: argparse.Namespace) -> None:
@@ -73,7 +78,8 @@ def run_hard(arguments: argparse.Namespace) -> None:
     if arguments.summary:
         _say_summary(hard.hard_summary(read_table(table_path("hard_set"), hard.KEY)), "hard_set")
         return
-    cells = limited_pairing(arguments.seeds, arguments.ratios, arguments.methods, preset=arguments.preset)
+    common = {"seeds": arguments.seeds, "preset": arguments.preset}
+    cells = _planned(limited_pairing, ratios=arguments.ratios, methods=arguments.methods, **common)
     todo, untrained = hard.missing_measures(cells)
     _say_plan([(hard.MINUTES_A_MODEL, _named(cell)) for cell in todo], 1, "hard_set")
     for cell in untrained:
@@ -122,6 +128,14 @@ def run_label_draws(arguments: argparse.Namespace) -> None:
 def run_tables(_: argparse.Namespace) -> None:
     """Write the papers' tables and say what they hold."""
     _say("\n".join(write_paper_tables()))
+
+
+def _planned(plan: Callable[..., list[Cell]], **options: object) -> list[Cell]:
+    """A plan's cells; what it refuses ends the command with its message."""
+    try:
+        return plan(**options)
+    except ValueError as error:
+        raise SystemExit(f"{plan.__name__}: {error}") from None
 
 
 def _train(cells: Sequence[Cell], table: str, arguments: argparse.Namespace) -> None:
@@ -174,6 +188,7 @@ def _parser() -> argparse.ArgumentParser:
 
     parts = _command(experiments, "ablation", run_ablation, "lgdea with a part left out or replaced; shuffled pairs")
     _choices(parts, "--variants", tuple(ABLATIONS))
+    _methods(parts, f" (only of {CONTROL!r}: the other variants are of lgdea)")
     _ratios(parts, (0.1,))
     _world(parts)
     _training(parts)
@@ -269,9 +284,9 @@ def _ratios(command: argparse.ArgumentParser, default: Sequence[float]) -> None:
     command.add_argument("--ratios", type=float, nargs="+", default=list(default), help="paired ratios")
 
 
-def _methods(command: argparse.ArgumentParser) -> None:
-    names = ", ".join(COMPARED)
-    command.add_argument("--methods", nargs="+", choices=METHODS, default=list(COMPARED), help=f"default: {names}")
+def _methods(command: argparse.ArgumentParser, note: str = "") -> None:
+    line = f"default: {', '.join(COMPARED)}{note}"
+    command.add_argument("--methods", nargs="+", choices=METHODS, default=list(COMPARED), help=line)
 
 
 def _choices(command: argparse.ArgumentParser, name: str, choices: Sequence[str]) -> None:

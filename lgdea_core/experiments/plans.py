@@ -14,7 +14,7 @@ SEEDS = (1, 2, 3)
 COMPARED = ("clip", "gloria", "lgdea")
 """Methods of the pairing curve, of its controls and of real films; any other can be asked for by name."""
 CONTROL = "shuffled pairs"
-"""The variant that must fail, and the only one that every compared method has."""
+"""The variant that must fail, and the only one that every method has."""
 SILENT = {
     "reconstruction": 0.0,
     "prototype_penalty": 0.0,
@@ -96,10 +96,19 @@ def ablation(
     seeds: Sequence[int] = SEEDS,
     ratios: Sequence[float] = (0.1,),
     variants: Sequence[str] = tuple(ABLATIONS),
+    methods: Sequence[str] = COMPARED,
     world: str = "phantom",
     preset: str = "demo",
 ) -> list[Cell]:
     """Variants of `lgdea`, and the control of every method; the methods as they are stand in `limited_pairing`.
+
+    Args:
+        seeds: each its own phantom and weights.
+        ratios: paired ratios.
+        variants: keys of `ABLATIONS`.
+        methods: whose control is trained, where `CONTROL` is among the variants.
+        world: one of `worlds.WORLDS`.
+        preset: of the configuration.
 
     Raises:
         ValueError: unknown variant.
@@ -112,7 +121,7 @@ def ablation(
         for ratio in ratios
         for seed in seeds
         for name in variants
-        for method in (COMPARED if name == CONTROL else ("lgdea",))
+        for method in (methods if name == CONTROL else ("lgdea",))
     ]
 
 
