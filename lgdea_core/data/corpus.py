@@ -81,7 +81,7 @@ class Corpus:
                     f"({len(repeated)} repeated in all); each must be unique"
                 )
         for table in ("images", "labels", "boxes", "masks", "regions"):
-            unknown = set(getattr(self, table)["study_id"]) - set(self.studies["study_id"])
+            unknown = set(getattr(self, table)["study_id"].unique()) - set(self.studies["study_id"])
             if unknown:
                 raise ValueError(
                     f"corpus {self.name!r}, table {table}: study {min(unknown)!r} is not in table studies "

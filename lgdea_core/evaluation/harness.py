@@ -303,7 +303,7 @@ def retrieval_table(
 
 def label_table(part: Corpus) -> pd.DataFrame:
     """One row per labelled study, one column per finding; NaN where unknown."""
-    return part.labels.pivot_table("value", "study_id", "finding", aggfunc="max", dropna=False)
+    return part.labels.pivot_table("value", "study_id", "finding", aggfunc="max", dropna=False, observed=True)
 
 
 def patients_of(part: Corpus, study_ids: pd.Series) -> list[str]:

@@ -25,6 +25,7 @@ CORPORA = {
     "chexpert_8x200": ("lgdea_core.data.corpora.chexpert_retrieval", "load_8x200"),
     "covidx": ("lgdea_core.data.corpora.covidx", "load"),
     "vindr": ("lgdea_core.data.corpora.vindr", "load"),
+    "padchest": ("lgdea_core.data.corpora.padchest", "load"),
     "folder": ("lgdea_core.data.corpora.folder", "load"),
     "painted_nih": ("lgdea_core.data.corpora.painted_nih", "load"),
 }
@@ -44,6 +45,7 @@ FOLDERS = {
     "chexpert_8x200": "chexpert",
     "covidx": "covidx",
     "vindr": "vindr-cxr",
+    "padchest": "padchest",
     "folder": "folder",
     "painted_nih": "nih-chestxray14",
 }
