@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,24 @@ from lgdea_core.prototypes import assign
 logger = logging.getLogger("lgdea")
 
 SMOOTHING = 1.5
-"""Gaussian smoothing in patches of a 14 x 14 grid (BioViL), scaled to other grids."""
+"""Sigma of the Gaussian over the patch grid, in patches of BioViL's 14 x 14 grid."""
+
+
+class MapProtocol(NamedTuple):
+    """How a grid of patch similarities becomes a map of the film."""
+
+    scaled: bool
+    """sigma shrinks with the grid, so that it is the same part of the film; or is `SMOOTHING` patches of any grid"""
+    interpolation: Literal["bilinear", "nearest"]
+
+
+MAP_PROTOCOLS = {
+    "smooth": MapProtocol(scaled=True, interpolation="bilinear"),
+    "biovil": MapProtocol(scaled=False, interpolation="nearest"),
+}
+"""name -> rule. "biovil" is that of hi-ml's inference engine, by which BioViL and BioViL-T are measured; "smooth" (R),
+the default, serves any grid. Under both the crop is what the model sees, and the map has the film's own pixels; MaCo
+and AFLoc measure on 224 pixels of the padded film instead."""
 
 
 def ground(
@@ -68,8 +85,22 @@ def patch_maps(
     *,
     space: Literal["joint", "prototypes"] = "joint",
     smoothing: float = SMOOTHING,
+    scaled: bool = True,
 ) -> Float[np.ndarray, "images phrases grid grid"]:
-    """Similarity of every phrase with every patch of every image, smoothed on the patch grid."""
+    """Similarity of every phrase with every patch of every image, smoothed on the patch grid.
+
+    Args:
+        model: used in evaluation mode.
+        processor: its own.
+        crops: the images.
+        phrases: none empty.
+        space: see `ground`.
+        smoothing: sigma of the Gaussian, in patches of a 14 x 14 grid.
+        scaled: sigma shrinks or grows with the grid; else it counts the grid's own patches.
+
+    Raises:
+        ValueError: a phrase is empty.
+    """
     if not all(phrase.strip() for phrase in phrases):
         raise ValueError("a phrase to ground must not be empty")
     device = next(model.parameters()).device
@@ -91,7 +122,7 @@ def patch_maps(
         )
     side = math.isqrt(maps.shape[2])
     grids = maps.unflatten(2, (side, side)).cpu().numpy()
-    sigma = smoothing * side / 14
+    sigma = smoothing * side / 14 if scaled else smoothing
     return gaussian_filter(grids, sigma=(0, 0, sigma, sigma)) if sigma else grids
 
 

@@ -38,6 +38,9 @@ CHEXPERT_FINDINGS = (
 )
 """The 14 labels of CheXpert (Irvin et al., AAAI 2019)."""
 
+CHEXPERT_FIVE = ("atelectasis", "cardiomegaly", "consolidation", "edema", "pleural effusion")
+"""The findings of CheXpert's competition, also those of 5x200."""
+
 NIH_FINDINGS = {
     "Atelectasis": "atelectasis",
     "Cardiomegaly": "cardiomegaly",
@@ -55,6 +58,16 @@ NIH_FINDINGS = {
     "Pneumothorax": "pneumothorax",
 }
 """NIH ChestX-ray14's label -> our observation name. (Open-i's `openi_gld_std14.csv` uses the same labels.)"""
+
+LABEL_SETS = {
+    "chexpert5": CHEXPERT_FIVE,
+    "chexpert14": CHEXPERT_FINDINGS,
+    "nih13": tuple(finding for finding in NIH_FINDINGS.values() if finding != "fibrosis"),
+    "nih14": tuple(NIH_FINDINGS.values()),
+    "rsna": ("lung opacity",),
+    "siim": ("pneumothorax",),
+}
+"""name -> findings over which published macro means are taken; "nih13" is MedKLIP's, which drops fibrosis."""
 
 DIAGNOSTIC_FINDINGS = (*dict.fromkeys((*MS_CXR_FINDINGS, *CHEXPERT_FINDINGS[:-1], *NIH_FINDINGS.values())),)
 """What the evidence space is about: the findings of the field's label sets, support devices left out."""

@@ -1,6 +1,7 @@
 """Grounding metrics against hand-computed values and slow transcriptions of their definitions."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics import jaccard_score, roc_auc_score
 
 from lgdea_core.data.images import boxes_mask
+from lgdea_core.evaluation import grounding
 from lgdea_core.evaluation.grounding import (
     METRICS,
     THRESHOLDS,
@@ -231,7 +233,7 @@ def test_errors_name_the_sample() -> None:
         score_maps(maps, masks, metrics=["dice"])
     with pytest.raises(ValueError, match=r"shorter"):
         score_maps(maps, masks[:1])
-    with pytest.raises(ValueError, match=r"mask of sample 0: expected the map's shape \(3, 3\), got \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"mask of sample 0: expected one map .* got \(3, 3\) and \(3, 4\)"):
         score_maps(maps[:1], np.ones((1, 3, 4), dtype=bool))
 
 
@@ -250,3 +252,21 @@ def test_table_is_macro_over_categories() -> None:
 
 def test_thresholds_are_the_five_of_biovil_t() -> None:
     assert THRESHOLDS == (0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m, k: grounding._split(m[None], k[None], "mask"), r"expected one map .* got \(1, 2, 2\)"),
+        (lambda m, k: grounding._split(m, k[:1], "mask"), r"mask like it, got \(2, 2\) and \(1, 2\)"),
+        (lambda m, k: grounding._split(m, k.astype(np.uint8), "mask"), "expected booleans, got uint8; mask > 0"),
+        (lambda m, k: grounding._split(np.where(k, np.inf, m), k, "mask"), "infinite somewhere"),
+        (
+            lambda m, k: grounding._check_name("cnr", "abs", ("signed", "absolute")),
+            "no variant 'abs'; there are signed",
+        ),
+    ],
+)
+def test_what_would_be_a_silent_wrong_number_is_refused(call: Callable[..., object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(np.array([[0.1, 0.2], [0.3, 0.4]]), np.eye(2, dtype=bool))

@@ -1,15 +1,18 @@
 """Similarity maps in original pixels: where the square is, NaN where the crop never looked, and the command."""
 
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from planted import PlantedWorld, config
+from scipy.ndimage import gaussian_filter
 
 from lgdea_core import grounding
 from lgdea_core.data.images import read_image
+from lgdea_core.inference import evaluating
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 
 
@@ -41,19 +44,29 @@ def test_phrase_maps_do_not_depend_on_their_neighbours_in_a_batch(fresh: tuple) 
     np.testing.assert_allclose(together[1, 0], alone[0, 0], atol=1e-5)
 
 
-def test_smoothing_leaves_the_mean_and_lowers_the_spread(fresh: tuple) -> None:
+@pytest.mark.parametrize("scaled", [True, False])
+def test_maps_are_smoothed_on_their_grid_as_scipy_does(fresh: tuple, scaled: bool) -> None:
     model, processor = fresh
     crops = torch.randint(0, 255, (1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    raw, smooth = (grounding.patch_maps(model, processor, crops, ["edema"], smoothing=s)[0, 0] for s in (0.0, 1.5))
-    assert smooth.std() < raw.std()
-    assert smooth.mean() == pytest.approx(raw.mean(), abs=0.02)
+    raw = grounding.patch_maps(model, processor, crops, ["edema"], smoothing=0.0)[0, 0]
+    sigma = 1.5 * len(raw) / 14 if scaled else 1.5
+    smooth = grounding.patch_maps(model, processor, crops, ["edema"], scaled=scaled)[0, 0]
+    np.testing.assert_allclose(smooth, gaussian_filter(raw, sigma), atol=1e-6)
 
 
 def test_prototype_map_is_one_where_patch_and_phrase_are_assigned_alike(fresh: tuple) -> None:
     model, processor = fresh
     crops = torch.zeros(1, 32, 32, dtype=torch.uint8)
-    maps = grounding.patch_maps(model, processor, crops, ["edema"], space="prototypes", smoothing=0.0)
-    assert ((maps >= 0) & (maps <= 1 + 1e-6)).all()
+    with torch.no_grad(), evaluating(model):
+        patches = model.grounding_patches(model.encode_crops(crops))
+        like = patches[0, :1]
+    with patch.object(model, "phrase_embeds", lambda *_: like):  # a phrase that lies where the first patch does
+        maps = grounding.patch_maps(model, processor, crops, ["edema"], space="prototypes", smoothing=0.0)
+    text, image = (torch.softmax(patches[0] @ model.prototype_points.T / tau, dim=1).detach().numpy()
+                   for tau in (model.config.text_temperature, model.config.image_temperature))  # fmt: skip
+    np.testing.assert_allclose(maps[0, 0].ravel(), np.sqrt(image) @ np.sqrt(text[0]), atol=1e-5)
+    if model.config.text_temperature == model.config.image_temperature:
+        assert maps[0, 0, 0, 0] == pytest.approx(1, abs=1e-5)
 
 
 def test_gradcam_lies_in_the_unit_interval_and_follows_the_phrase(fresh: tuple) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from layouts import write_dicom
 from PIL import Image
 
@@ -188,6 +189,12 @@ def test_crop_is_laid_back_where_it_came_from_and_unseen_pixels_are_nan() -> Non
     assert np.isnan(original[:, :20]).all()
     assert np.isnan(original[:, 80:]).all()
     np.testing.assert_array_equal(original[:, 20:80], np.kron(grid, np.ones((20, 20))))
+
+
+def test_nearest_is_that_of_torch() -> None:
+    grid = np.random.default_rng(0).random((14, 14)).astype(np.float32)
+    expected = torch.nn.functional.interpolate(torch.from_numpy(grid)[None, None], size=(447, 447), mode="nearest")
+    np.testing.assert_array_equal(crop_to_original(grid, crop_frame(447, 447, 224), "nearest"), expected[0, 0])
 
 
 def test_a_spot_keeps_its_place_from_image_to_crop_and_back() -> None:

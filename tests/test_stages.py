@@ -13,7 +13,9 @@ from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 from lgdea_core import stages
 from lgdea_core.artifacts import start_run
 from lgdea_core.config import RunConfig
+from lgdea_core.data.leaks import TrainingPatients
 from lgdea_core.evaluation import harness
+from lgdea_core.evaluation.grounding import METRICS
 from lgdea_core.evaluation.harness import evaluate, label_table
 from lgdea_core.evaluation.zero_shot import zero_shot_scores
 from lgdea_core.evidence.extract import extract_evidence
@@ -143,6 +145,54 @@ def test_evaluation_refuses_patients_of_the_saved_training(
     for models in (loaded, (model, processor)):  # loaded, and fresh from training
         with pytest.raises(ValueError, match=expected):
             evaluate(*models, planted, progress=False)
+
+
+def test_thresholds_are_not_chosen_on_patients_of_the_training(
+    inputs: stages.Inputs, with_validation: stages.Inputs, run_config: RunConfig
+) -> None:
+    model, processor = stages.fresh_model(run_config, inputs)
+    model.training_patients = TrainingPatients.of(inputs.corpus)
+    assert len(evaluate(model, processor, inputs, resamples=20, progress=False))
+    with pytest.raises(ValueError, match="are in training and in the evaluation on 'folder'"):
+        evaluate(model, processor, with_validation, resamples=20, progress=False)
+
+
+def test_zero_shot_is_held_to_a_published_label_set(
+    inputs: stages.Inputs, run_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor = stages.fresh_model(run_config, inputs)
+    monkeypatch.setattr(harness, "MIN_POSITIVES", 2)
+    monkeypatch.setattr(harness, "LABEL_SETS", {"two": FINDINGS[:2], "other": (*FINDINGS[:1], "hernia")})
+    options = {"resamples": 20, "progress": False}
+    every, two = (
+        evaluate(model, processor, inputs, **options),
+        evaluate(model, processor, inputs, labels="two", **options),
+    )
+    aucs = [table[table["metric"] == "auc"].set_index("finding")["estimate"] for table in (every, two)]
+    assert set(aucs[0].index) - set(aucs[1].index) == set(FINDINGS[2:])
+    assert aucs[1]["macro"] == pytest.approx(aucs[0][list(FINDINGS[:2])].mean())
+    with pytest.raises(ValueError, match=r"corpus folder: no labels for hernia of label set other"):
+        evaluate(model, processor, inputs, labels="other", **options)
+    with pytest.raises(ValueError, match="no label set 'nih15'; there are two, other"):
+        evaluate(model, processor, inputs, labels="nih15", **options)
+
+
+def test_a_map_protocol_is_named_in_its_metrics_and_changes_the_maps(
+    inputs: stages.Inputs, run_config: RunConfig
+) -> None:
+    model, processor = stages.fresh_model(run_config, inputs)
+    part = inputs.corpus.split("test")
+    options = {"resamples": 20, "seed": 0, "progress": False}
+    tables = {
+        maps: harness.phrase_grounding_table(model, processor, inputs, part, maps=maps, **options)
+        for maps in ("smooth", "biovil")
+    }
+    assert set(tables["smooth"]["metric"]) == set(METRICS)
+    assert set(tables["biovil"]["metric"]) == {f"{metric}, biovil maps" for metric in METRICS}
+    sample = next(harness.phrase_samples(model, processor, inputs, part, maps="biovil", progress=False))
+    patches = (processor.image_size // 4) ** 2
+    assert len(np.unique(sample.similarity_map[np.isfinite(sample.similarity_map)])) <= patches, "nothing in between"
+    assert not tables["smooth"]["estimate"].equals(tables["biovil"]["estimate"])
 
 
 def test_evaluation_without_boxes_or_labels_leaves_those_tasks_out(

@@ -197,12 +197,16 @@ def crop_to_original(
     Args:
         crop_map: values on an even grid over the whole crop, of any resolution.
         frame: where the crop lies.
-        interpolation: "nearest" is BioViL's published protocol, "bilinear" is smooth.
+        interpolation: "bilinear" is smooth; "nearest" is that of torch's `interpolate`, which BioViL's code uses: pixel
+            y takes cell `floor(y * rows / side)`.
     """
-    resampling = {"bilinear": Image.Resampling.BILINEAR, "nearest": Image.Resampling.NEAREST}[interpolation]
-    grid = Image.fromarray(np.ascontiguousarray(crop_map, dtype=np.float32))
     original = np.full((frame.height, frame.width), np.nan, dtype=np.float32)
-    original[frame.window] = np.asarray(grid.resize((frame.side, frame.side), resampling))
+    if interpolation == "nearest":
+        rows, columns = (np.arange(frame.side) * count // frame.side for count in crop_map.shape)
+        original[frame.window] = crop_map[np.ix_(rows, columns)]
+    else:
+        grid = Image.fromarray(np.ascontiguousarray(crop_map, dtype=np.float32))
+        original[frame.window] = np.asarray(grid.resize((frame.side, frame.side), Image.Resampling.BILINEAR))
     return original
 
 

@@ -20,10 +20,12 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, BaseImage
 
 from lgdea_core.config import PRESETS, RunConfig, replace_fields
 from lgdea_core.encoders import ImageEmbeddings
-from lgdea_core.evaluation.harness import evaluate
+from lgdea_core.evaluation.harness import DEFAULT_MAPS, evaluate
 from lgdea_core.evaluation.prompts import DEFAULT_PROMPTS, load_prompt_set, prompt_set_names
+from lgdea_core.grounding import MAP_PROTOCOLS
 from lgdea_core.model import LGDEAConfig
 from lgdea_core.stages import evaluation_inputs, load_corpus_of
+from lgdea_core.vocabulary import LABEL_SETS
 
 logger = logging.getLogger("lgdea")
 
@@ -161,7 +163,14 @@ def _sides(image_processor: BaseImageProcessor, name: str) -> set[int]:
 
 
 def evaluate_checkpoint(
-    name: str, config: RunConfig, *, split: str = "test", prompts: str = DEFAULT_PROMPTS, progress: bool = True
+    name: str,
+    config: RunConfig,
+    *,
+    split: str = "test",
+    prompts: str = DEFAULT_PROMPTS,
+    labels: str | None = None,
+    maps: str = DEFAULT_MAPS,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """The table of `harness.evaluate` for a published checkpoint.
 
@@ -170,10 +179,12 @@ def evaluate_checkpoint(
         config: corpus and seed; its image size is replaced by the checkpoint's.
         split: which studies.
         prompts: name of the prompt set of zero-shot classification.
+        labels: name of a published label set; all labels where None.
+        maps: how patches become maps.
         progress: show bars.
 
     Raises:
-        ValueError: no such prompt set, or what `load_published` refuses.
+        ValueError: no such prompt set, labels that the corpus lacks, or what `load_published` refuses.
     """
     load_prompt_set(prompts)  # before anything slow
     model, processor = load_published(name)
@@ -181,7 +192,8 @@ def evaluate_checkpoint(
     config = replace_fields(config, image_size=processor.image_size)
     corpus = load_corpus_of(config.data, config.seed).split(split, "val")  # val: thresholds of zero-shot classification
     inputs = evaluation_inputs(corpus, config, progress=progress)
-    return evaluate(model, processor, inputs, split=split, prompts=prompts, seed=config.seed, progress=progress)
+    options = {"split": split, "prompts": prompts, "labels": labels, "maps": maps}
+    return evaluate(model, processor, inputs, **options, seed=config.seed, progress=progress)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -197,14 +209,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", default="test", help="which studies (default: test)")
     sets = prompt_set_names()
     parser.add_argument("--prompts", choices=sets, default=DEFAULT_PROMPTS, help=f"default: {DEFAULT_PROMPTS}")
+    line = "findings of zero-shot classification: a published label set (default: all labels of the corpus)"
+    parser.add_argument("--labels", choices=tuple(LABEL_SETS), help=line)
+    line = f"how patches become maps; biovil: as BioViL and BioViL-T are measured (default: {DEFAULT_MAPS})"
+    parser.add_argument("--maps", choices=tuple(MAP_PROTOCOLS), default=DEFAULT_MAPS, help=line)
     parser.add_argument("--seed", type=int, default=0, help="of phantom and bootstrap (default: 0)")
     parser.add_argument("--json", type=Path, required=True, help="where the table goes")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = RunConfig.from_preset(options.preset, corpus=options.corpus, root=options.data, seed=options.seed)
-    metrics = evaluate_checkpoint(options.model, config, split=options.split, prompts=options.prompts)
-    origin = {name: getattr(options, name) for name in ("model", "split", "prompts", "seed")}
-    origin["preset"] = config.preset
+    protocol = {name: getattr(options, name) for name in ("split", "prompts", "labels", "maps")}
+    metrics = evaluate_checkpoint(options.model, config, **protocol)
+    origin = {"model": options.model, **protocol, "seed": options.seed, "preset": config.preset}
     rows = metrics.astype(object).where(metrics.notna(), None).to_dict("records")
     options.json.write_text(json.dumps(origin | {"metrics": rows}, indent=2) + "\n")
     overall = metrics[metrics["finding"].isin(("macro", "all"))]

@@ -33,10 +33,7 @@ from lgdea_core.evaluation.segmentation import (
     segment,
 )
 from lgdea_core.evaluation.supervised import FROZEN, LABEL_RATIOS, Schedule, label_share
-from lgdea_core.vocabulary import NIH_FINDINGS, PHANTOM_FINDINGS
-
-CHEXPERT_FIVE = ("atelectasis", "cardiomegaly", "consolidation", "edema", "pleural effusion")
-"""The competition's findings."""
+from lgdea_core.vocabulary import CHEXPERT_FIVE, NIH_FINDINGS, PHANTOM_FINDINGS
 
 DRAW_STRIDE = 1000
 """Between the seeds of two draws of a share: no draw of one seed is one of another."""

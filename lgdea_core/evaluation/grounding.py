@@ -50,8 +50,10 @@ def cnr(similarity_map: Map, mask: Mask, variant: Literal["signed", "absolute"] 
         mask: True on the annotated pixels, the union of a phrase's boxes.
 
     Raises:
-        ValueError: the mask is empty.
+        ValueError: the mask is empty or not boolean, it is no single map, the map is infinite somewhere, or an unknown
+            variant.
     """
+    _check_name("cnr", variant, ("signed", "absolute"))
     contrast = _contrast(*_split(similarity_map, mask, "mask"))
     return abs(contrast) if variant == "absolute" else contrast
 
@@ -77,6 +79,7 @@ def miou(similarity_map: Map, mask: Mask, protocol: Literal["biovil_t", "afloc"]
     Raises:
         ValueError: the mask is empty.
     """
+    _check_name("miou", protocol, ("biovil_t", "afloc"))
     inside, outside = _split(similarity_map, mask, "mask")
     return _iou_afloc(inside, outside) if protocol == "afloc" else _iou(inside, outside)
 
@@ -98,6 +101,7 @@ def pointing(similarity_map: Map, mask: Mask, ties: Literal["any", "share"] = "a
     Raises:
         ValueError: the mask is empty.
     """
+    _check_name("pointing", ties, ("any", "share"))
     return _pointing(*_split(similarity_map, mask, "mask"), ties=ties)
 
 
@@ -201,12 +205,25 @@ def _named(
 
 def _split(similarity_map: np.ndarray, mask: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Seen values inside and outside the mask, each in ascending order."""
-    if similarity_map.shape != mask.shape:
-        raise ValueError(f"{name}: expected the map's shape {similarity_map.shape}, got {mask.shape}")
+    if similarity_map.ndim != 2 or similarity_map.shape != mask.shape:
+        raise ValueError(
+            f"{name}: expected one map (height, width) and a mask like it, got {similarity_map.shape} and "
+            f"{mask.shape}; several maps go to score_maps"
+        )
+    if mask.dtype != bool:
+        raise ValueError(f"{name}: expected booleans, got {mask.dtype}; mask > 0 is the union of its boxes")
     if not mask.any():
         raise ValueError(f"{name} is empty: no pixel is annotated; leave samples without a box out")
     seen = ~np.isnan(similarity_map)
-    return np.sort(similarity_map[seen & mask]), np.sort(similarity_map[seen & ~mask])
+    parts = np.sort(similarity_map[seen & mask]), np.sort(similarity_map[seen & ~mask])
+    if any(np.isinf(part[[0, -1]]).any() for part in parts if part.size):
+        raise ValueError(f"{name}: its map is infinite somewhere; only NaN stands for an unseen pixel")
+    return parts
+
+
+def _check_name(metric: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        raise ValueError(f"{metric}: no variant {name!r}; there are {', '.join(known)}")
 
 
 def _contrast(inside: np.ndarray, outside: np.ndarray) -> float:

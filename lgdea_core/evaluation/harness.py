@@ -23,7 +23,7 @@ from lgdea_core.evaluation.classification import (
     validation_thresholds,
     whole_set_rows,
 )
-from lgdea_core.evaluation.grounding import grounding_table, score_maps
+from lgdea_core.evaluation.grounding import METRICS, grounding_table, score_maps
 from lgdea_core.evaluation.prompts import DEFAULT_PROMPTS, load_prompt_set
 from lgdea_core.evaluation.retrieval import (
     chance_precision,
@@ -34,17 +34,20 @@ from lgdea_core.evaluation.retrieval import (
     retrieval_ranks,
 )
 from lgdea_core.evaluation.zero_shot import combine_channels, zero_shot_scores
-from lgdea_core.grounding import patch_maps
+from lgdea_core.grounding import MAP_PROTOCOLS, patch_maps
 from lgdea_core.inference import ImageTextModel, ImageTextProcessor, score_rows
 from lgdea_core.stages import Inputs
+from lgdea_core.vocabulary import LABEL_SETS
 
 logger = logging.getLogger("lgdea")
 
 MIN_POSITIVES = 10
 """Fewest positives of a finding that get an AUC, and fewest phrases of one that enter the macro mean of grounding."""
 GROUNDING_METRICS = ("cnr_signed", "miou_biovil_t", "pointing")
+"""The headlines among `grounding.METRICS`."""
 RANKED = 5
 RECALLED = 10
+DEFAULT_MAPS = "smooth"
 HEADLINES = {
     ("zero-shot", "auc"): "zero-shot AUC",
     ("zero-shot", "auc_global"): "AUC, global score",
@@ -69,6 +72,8 @@ def evaluate(
     *,
     split: str = "test",
     prompts: str = DEFAULT_PROMPTS,
+    labels: str | None = None,
+    maps: str = DEFAULT_MAPS,
     resamples: int = 1000,
     seed: int = 0,
     progress: bool = True,
@@ -81,6 +86,8 @@ def evaluate(
         inputs: corpus and crops; split "val" gives the thresholds of `f1_validation` and `accuracy_validation`.
         split: which studies.
         prompts: name of the prompt set of zero-shot classification.
+        labels: name of a published label set, to which zero-shot classification is held; all labels where None.
+        maps: how patches become maps, one of `grounding.MAP_PROTOCOLS`.
         resamples: bootstrap draws.
         seed: fixes the draws.
         progress: show bars.
@@ -90,15 +97,18 @@ def evaluate(
         truth has no rows, which the log says.
 
     Raises:
-        ValueError: the split has no image, or a patient whom the model was trained on.
+        ValueError: the split has no image, a patient whom the model was trained on is in it or among those who choose
+            thresholds, or the corpus lacks a finding of the label set.
     """
     part = evaluation_part(inputs.corpus, split)
     refuse_training_patients(model, part)
     options = {"resamples": resamples, "seed": seed}
     validation = validation_part(inputs.corpus, part, split)
+    if validation is not None:
+        refuse_training_patients(model, validation)
     tables = [
-        zero_shot_table(model, processor, inputs, part, validation, prompts=prompts, **options),
-        phrase_grounding_table(model, processor, inputs, part, progress=progress, **options),
+        zero_shot_table(model, processor, inputs, part, validation, prompts=prompts, label_set=labels, **options),
+        phrase_grounding_table(model, processor, inputs, part, maps=maps, progress=progress, **options),
         retrieval_table(model, processor, inputs, part, **options),
     ]
     return pd.concat(tables, ignore_index=True).assign(corpus=part.name).reindex(columns=list(METRIC_COLUMNS))
@@ -144,6 +154,7 @@ def zero_shot_table(
     validation: Corpus | None = None,
     *,
     prompts: str = DEFAULT_PROMPTS,
+    label_set: str | None = None,
     resamples: int,
     seed: int,
 ) -> pd.DataFrame:
@@ -159,9 +170,9 @@ def zero_shot_table(
     and a shift between the two sets counts as what it is, an error. The scores of a prompt set with `normalise` none
     are taken as they are. Without labelled validation images these two have no rows.
     """
-    chosen, labels = load_prompt_set(prompts), label_table(part)
-    findings = [finding for finding in labels.columns if chosen.covers(finding)]
-    if missing := sorted(set(labels.columns) - set(findings)):
+    chosen, asked = load_prompt_set(prompts), asked_findings(part, label_set)
+    findings = [finding for finding in asked if chosen.covers(finding)]
+    if missing := sorted(set(asked) - set(findings)):
         logger.info("corpus %s: prompt set %s has no prompts for %s", part.name, prompts, ", ".join(missing))
     image_ids, truth, patients = _labelled(part, findings)
     if not findings or not image_ids:
@@ -189,6 +200,22 @@ def zero_shot_table(
     return pd.concat(tables).assign(task="zero-shot")
 
 
+def asked_findings(part: Corpus, label_set: str | None) -> list[str]:
+    """The findings that zero-shot classification asks about: a corpus's labels, or those of a published set.
+
+    Raises:
+        ValueError: no such set, or the corpus has no labels for one of its findings.
+    """
+    there = label_table(part).columns.tolist()
+    if label_set is None:
+        return there
+    if label_set not in LABEL_SETS:
+        raise ValueError(f"no label set {label_set!r}; there are {', '.join(LABEL_SETS)}")
+    if absent := [finding for finding in LABEL_SETS[label_set] if finding not in there]:
+        raise ValueError(f"corpus {part.name}: no labels for {', '.join(absent)} of label set {label_set}")
+    return list(LABEL_SETS[label_set])
+
+
 def _labelled(
     part: Corpus, findings: Sequence[str]
 ) -> tuple[tuple[str, ...], Float[np.ndarray, "images findings"], list[str]]:
@@ -205,21 +232,23 @@ def phrase_grounding_table(
     inputs: Inputs,
     part: Corpus,
     *,
+    maps: str = DEFAULT_MAPS,
     resamples: int,
     seed: int,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """CNR (signed), mIoU (BioViL-T) and pointing of every (image, phrase) with boxes; boxes of one phrase are one.
+    """All of `grounding.METRICS` for every (image, phrase) with boxes; boxes of one phrase are one.
 
-    "macro" is the mean over findings with at least `MIN_POSITIVES` phrases, "all" that over all phrases.
+    "macro" is the mean over findings with at least `MIN_POSITIVES` phrases, "all" that over all phrases. Under another
+    map protocol than the default a metric is named after it, too: "cnr_signed, biovil maps".
     """
     if part.boxes.empty:
         logger.info("corpus %s: no boxes in this split, so no phrase grounding", part.name)
         return pd.DataFrame(columns=list(METRIC_COLUMNS))
-    samples = list(phrase_samples(model, processor, inputs, part, progress=progress))
-    scores = score_maps(
-        [sample.similarity_map for sample in samples], [sample.mask for sample in samples], metrics=GROUNDING_METRICS
-    )
+    samples = list(phrase_samples(model, processor, inputs, part, maps=maps, progress=progress))
+    scores = score_maps([sample.similarity_map for sample in samples], [sample.mask for sample in samples])
+    if maps != DEFAULT_MAPS:
+        scores = scores.rename(columns={metric: f"{metric}, {maps} maps" for metric in METRICS})
     findings = pd.Series([sample.finding for sample in samples])
     patients = pd.Series(patients_of(part, pd.Series([sample.study_id for sample in samples])))
     options = {"resamples": resamples, "seed": seed}
@@ -246,21 +275,29 @@ class PhraseSample(NamedTuple):
 
 
 def phrase_samples(
-    model: ImageTextModel, processor: ImageTextProcessor, inputs: Inputs, part: Corpus, *, progress: bool = True
+    model: ImageTextModel,
+    processor: ImageTextProcessor,
+    inputs: Inputs,
+    part: Corpus,
+    *,
+    maps: str = DEFAULT_MAPS,
+    progress: bool = True,
 ) -> Iterator[PhraseSample]:
-    """Similarity map and box mask of every distinct (image, phrase), image by image."""
+    """Similarity map, by a protocol of `MAP_PROTOCOLS`, and box mask of every distinct (image, phrase)."""
+    protocol = MAP_PROTOCOLS[maps]
     sizes = part.images.set_index("image_id")[["height", "width"]]
     groups = part.boxes.groupby("image_id", sort=False)
     for image_id, boxes in tqdm(groups, unit="image", desc="grounding", disable=not progress):
         height, width = (int(value) for value in sizes.loc[image_id])
         phrases = boxes["phrase"].drop_duplicates().tolist()
-        grids = patch_maps(model, processor, inputs.crops((image_id,)), phrases)[0]
+        grids = patch_maps(model, processor, inputs.crops((image_id,)), phrases, scaled=protocol.scaled)[0]
         frame = crop_frame(height, width, processor.image_size)
         for phrase, grid in zip(phrases, grids, strict=True):
             own = boxes[boxes["phrase"] == phrase]
             mask = boxes_mask(boxes_to_frame(own, height, width), height, width)
             first = own.iloc[0]
-            yield PhraseSample(first["study_id"], first["finding"], crop_to_original(grid, frame), mask)
+            similarity_map = crop_to_original(grid, frame, protocol.interpolation)
+            yield PhraseSample(first["study_id"], first["finding"], similarity_map, mask)
 
 
 def retrieval_table(
