@@ -1,6 +1,9 @@
 """Experiments: what is planned, that rows are made once and kept, and what the switches of an ablation do."""
 
 import dataclasses
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -264,3 +267,18 @@ def test_rows_are_made_once_by_two_workers(tmp_path: Path) -> None:
     again = path.read_bytes()
     run_cells(plan, path, workers=2)
     assert path.read_bytes() == again
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, str(Path(__file__).with_name("orphans.py")), str(tmp_path)]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[1], stderr=subprocess.DEVNULL) as parent:
+        deadline = time.monotonic() + 120
+        while not all((tmp_path / name).exists() for name in "ab"):
+            assert time.monotonic() < deadline, "the workers never started"
+            time.sleep(0.1)
+        parent.kill()
+    time.sleep(2)
+    beats = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    time.sleep(1)
+    assert beats == {path.name: path.read_text() for path in tmp_path.iterdir()}, "a worker goes on alone"

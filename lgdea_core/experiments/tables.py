@@ -3,8 +3,10 @@
 import logging
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -106,10 +108,23 @@ def run_cells(cells: Sequence[Cell], path: Path, workers: int) -> None:
 
 
 def side_by_side(make: Callable[[Work], Made], todo: Sequence[Work], workers: int, name: str) -> Iterator[Made]:
-    """What `make` makes of each, in the order of completion: `workers` processes, which share the CPU's threads."""
+    """What `make` makes of each, in the order of completion: `workers` processes, which share the CPU's threads.
+
+    They end with this process, even where it is killed: else they would train on beside the run that resumes them.
+    """
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(threads,)) as pool:
         futures = [pool.submit(make, work) for work in todo]
         for future in tqdm(as_completed(futures), total=len(futures), unit="model", desc=name):
             yield future.result()
+
+
+def _start_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
