@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from lgdea_core.data.batches import TrainingData
 from lgdea_core.encoders import ImageEmbeddings
 from lgdea_core.evidence.index import EvidenceIndex
-from lgdea_core.losses import phrase_patch_scores
+from lgdea_core.losses import attended_similarity, phrase_patch_scores
 from lgdea_core.model import LGDEAConfig, LGDEAModel
 
 IMAGES_AT_ONCE = 128
@@ -61,7 +61,7 @@ class ImagePool(NamedTuple):
     evidence: Float[np.ndarray, "images prototypes"]
     """evidence distribution (eq. 7)"""
     responses: Float[np.ndarray, "images queries"]
-    """phrase-to-patch score of each query text (E)"""
+    """local response to each query text, by the similarity that the method trains"""
 
 
 @torch.no_grad()
@@ -84,6 +84,7 @@ def encode_image_pool(
     if queries is None:
         queries = torch.zeros(0, model.config.dim)
     queries = queries.to(device)
+    respond = attended_similarity if model.config.attended else phrase_patch_scores
     embeds, evidence, responses = [], [], []
     with evaluating(model):
         for start in tqdm(range(0, len(images), IMAGES_AT_ONCE), unit="block", disable=not progress):
@@ -91,7 +92,7 @@ def encode_image_pool(
             embeds.append(block.image_embeds.cpu())
             evidence.append(model.pooled_evidence(block).cpu())
             patches = model.grounding_patches(block)
-            responses.append(phrase_patch_scores(queries, patches, model.config.local_temperature).cpu())
+            responses.append(respond(queries, patches, model.config.local_temperature).cpu())
     return ImagePool(*(torch.cat(parts).numpy() for parts in (embeds, evidence, responses)))
 
 

@@ -91,6 +91,9 @@ class LGDEAConfig:
     within_pairs: bool = False
     """whether the local head's loss compares patches of one image alone (ASG, MGCA, PRIOR): then its response says
     where a phrase fits best, not whether it is true, and zero-shot classification leaves it out"""
+    attended: bool = False
+    """whether the local head's loss compares texts with what they attend to (GLoRIA, BioViL): then its response is that
+    similarity, `losses.attended_similarity`, and else `losses.phrase_patch_scores`"""
     decoder: Literal["", "existence", "similarity"] = ""
     """what a query decoder says of an image and a text, in place of a cosine: that the text is true of it (MedKLIP), or
     how well they match, asked both ways (CARZero); "" has no decoder"""
@@ -347,6 +350,7 @@ def build_model(config: RunConfig, texts: list[str]) -> tuple[LGDEAModel, LGDEAP
             tag_widening=parts.tag_widening,
             tag_dropout=parts.tag_dropout,
             within_pairs=method.within_pairs,
+            attended=method.attended,
             decoder=method.decoder,
             decoder_layers=parts.decoder_layers,
             sentence_memory=method.sentence_memory,

@@ -18,6 +18,8 @@ class Method(NamedTuple):
     """weight, in `LossConfig`, of the term that trains the local head"""
     within_pairs: bool = False
     """see `LGDEAConfig.within_pairs`"""
+    attended: bool = False
+    """see `LGDEAConfig.attended`"""
     decoder: Literal["", "existence", "similarity"] = ""
     """see `LGDEAConfig.decoder`"""
     sentence_memory: bool = False
@@ -28,10 +30,10 @@ class Method(NamedTuple):
 
 METHODS = {
     "clip": Method(),
-    "gloria": Method(local="local", parts=("sentences",)),
+    "gloria": Method(local="local", attended=True, parts=("sentences",)),
     "mgca": Method(local="token", within_pairs=True),
     "medclip": Method(evidence=True, parts=("finding_labels",)),
-    "biovil": Method(text_phase=True, local="local", parts=("sentences", "sections")),
+    "biovil": Method(text_phase=True, local="local", attended=True, parts=("sentences", "sections")),
     "prior": Method(local="local", within_pairs=True, sentence_memory=True, parts=("sentences",)),
     "medklip": Method(text_phase=True, evidence=True, decoder="existence", parts=("existence",)),
     "carzero": Method(decoder="similarity"),

@@ -68,6 +68,20 @@ def test_every_channel_is_the_mean_over_its_prompts_image_by_image() -> None:
             assert scores[channel][image, column] == pytest.approx(value, abs=1e-5), channel
 
 
+@pytest.mark.parametrize("method", ["gloria", "biovil"])
+def test_a_local_head_that_learnt_by_attention_is_asked_by_attention(method: str) -> None:
+    model, processor, images = tiny(method)
+    scores = zero_shot_scores(model, processor, images, ["edema"])["local"]
+    patches = model.encode_images(pixel_values(images)).patch_embeds
+    for image, own in enumerate(patches):
+        found = []
+        for prompt in positive_prompts("edema"):
+            text = model.encode_texts(*processor.tokens([prompt]))[0]
+            weights = (own @ text / model.config.local_temperature).softmax(dim=0)
+            found.append(float(torch.nn.functional.cosine_similarity(text, weights @ own, dim=0)))
+        assert scores[image, 0] == pytest.approx(np.mean(found), abs=1e-5)
+
+
 def test_a_findings_score_does_not_depend_on_the_other_findings() -> None:
     model, processor, images = tiny("lgdea")
     several = zero_shot_scores(model, processor, images, ["mass", "hernia", "edema"])

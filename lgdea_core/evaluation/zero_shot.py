@@ -36,11 +36,12 @@ def zero_shot_scores(
     """How much each image shows each finding, by prompts alone, one score a channel that both model and set have.
 
     global: cosine. local, where the method trains a local head to tell whether a phrase is true (ASG's, MGCA's and
-    PRIOR's tell where it fits best): response of the best patches. evidence, where it trains prototypes: Bhattacharyya
-    coefficient of the image's evidence with the assignments of the prompts. A method with a query decoder has no other
-    score than that of the decoder: decoder, its logit (MedKLIP: existence, CARZero: similarity). What the scores of a
-    finding's prompts become is the set's to say: by default their mean, of the global channel less that of the negative
-    prompts. A set that averages channels prompt by prompt gives one, named after them ("global+local").
+    PRIOR's tell where it fits best): the similarity it trains, with what the phrase attends to (GLoRIA, BioViL) or with
+    the best patches (LGDEA). evidence, where it trains prototypes: Bhattacharyya coefficient of the image's evidence
+    with the assignments of the prompts. A method with a query decoder has no other score than that of the decoder:
+    decoder, its logit (MedKLIP: existence, CARZero: similarity). What the scores of a finding's prompts become is the
+    set's to say: by default their mean, of the global channel less that of the negative prompts. A set that averages
+    channels prompt by prompt gives one, named after them ("global+local").
 
     Args:
         model: used in evaluation mode.
