@@ -85,7 +85,8 @@ def missing_cells(cells: Sequence[Cell], path: Path) -> list[Cell]:
 def estimated_minutes(cells: Sequence[Cell], path: Path) -> list[float]:
     """Minutes each cell should take: the median of its method's rows, else `SECONDS_A_STEP`."""
     table = read_table(path)
-    measured = table.groupby(["method", "preset"])["seconds"].median() if "seconds" in table else {}
+    timed = table.dropna(subset=["seconds"]) if "seconds" in table else table
+    measured = timed.groupby(["method", "preset"])["seconds"].median() if len(timed) else {}
     minutes = []
     for cell in cells:
         config = cell.config
