@@ -20,7 +20,7 @@ from lgdea_core.data.corpora.tables import CHEXPERT_LABELS
 from lgdea_core.evaluation.bootstrap import bootstrap_median, bootstrap_pool_precision
 from lgdea_core.evaluation.harness import evaluate
 from lgdea_core.evaluation.prompts import load_prompt_set
-from lgdea_core.evaluation.resamples import resample_counts
+from lgdea_core.evaluation.resamples import median_resamples, pool_precision_resamples, resample_counts
 from lgdea_core.evaluation.retrieval import chance_median_rank, chance_recall
 from lgdea_core.evaluation.retrieval_task import precision_rows, recall_rows, retrieval_table, text_rows
 from lgdea_core.inference import encode_image_pool, encode_tokens
@@ -79,9 +79,11 @@ def test_median_interval_equals_medians_of_repeated_values() -> None:
     rng = np.random.default_rng(0)
     values, patients = rng.integers(1, 9, 23).astype(float), rng.integers(0, 7, 23)
     patients[:7] = range(7)
-    interval = bootstrap_median(values, patients, resamples=40, seed=3)
+    counts = resample_counts(7, 40, 3)
     codes, _ = pd.factorize(patients)
-    draws = [np.median(np.repeat(values, count[codes])) for count in resample_counts(7, 40, 3)]
+    draws = [np.median(np.repeat(values, count[codes])) for count in counts]
+    np.testing.assert_allclose(median_resamples(values, codes, counts), draws)
+    interval = bootstrap_median(values, patients, resamples=40, seed=3)
     assert interval.estimate == np.median(values)
     assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])))
 
@@ -101,21 +103,24 @@ def test_a_precision_needs_a_pool_of_twice_its_k() -> None:
 # ---- texts that are nobody's
 
 
-@pytest.mark.parametrize("patients", [60, 4])  # of 4, a resample often lacks those ranked first
+@pytest.mark.parametrize("patients", [60, 4])
 def test_pool_precision_equals_ranking_each_resampled_pool_anew(patients: int) -> None:
     rng = np.random.default_rng(1)
     groups, classes, asked = rng.integers(0, patients, 120), rng.integers(0, 3, 120), np.array([0, 2, 2])
     groups[:patients] = range(patients)
     scores, weights = rng.normal(size=(3, 120)), np.array([0.5, 0.25, 0.25])
     ranking = np.argsort(-scores, axis=1)
+    if patients == 4:
+        groups[ranking[0, :70]] = 0  # whom every third resample lacks, and with them all that rank first
     hits = (classes[ranking] == asked[:, None]).astype(float)
-    interval = bootstrap_pool_precision(hits, ranking, weights, groups, 5, resamples=50, seed=2)
     codes, _ = pd.factorize(groups)
-    draws = []
-    for count in resample_counts(patients, 50, 2):
+    counts, draws = resample_counts(patients, 50, 2), []
+    for count in counts:
         pool = np.repeat(np.arange(120), count[codes])
         best = [pool[np.argsort(-scores[query, pool], kind="stable")][:5] for query in range(3)]
         draws.append(sum(weights[query] * (classes[best[query]] == asked[query]).mean() for query in range(3)))
+    np.testing.assert_allclose(pool_precision_resamples(hits, codes[ranking], weights, counts, 5), draws)
+    interval = bootstrap_pool_precision(hits, ranking, weights, groups, 5, resamples=50, seed=2)
     assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])))
     assert interval.estimate == pytest.approx(weights @ hits[:, :5].mean(axis=1))
     with pytest.raises(ValueError, match="5 ranked, but 120 candidates"):
