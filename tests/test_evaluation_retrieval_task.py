@@ -23,7 +23,7 @@ from lgdea_core.evaluation.prompts import load_prompt_set
 from lgdea_core.evaluation.resamples import median_resamples, pool_precision_resamples, resample_counts
 from lgdea_core.evaluation.retrieval import chance_median_rank, chance_recall
 from lgdea_core.evaluation.retrieval_task import precision_rows, recall_rows, retrieval_table, text_rows
-from lgdea_core.inference import encode_image_pool, encode_tokens
+from lgdea_core.inference import decoder_scores, encode_image_pool, encode_tokens
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 
 OPTIONS = {"resamples": 30, "seed": 0}
@@ -287,6 +287,27 @@ def test_roles_are_not_mixed(tmp_path: Path, evaluated: Evaluate) -> None:
         metric = f"precision_at_{k}_image_to_image"
         assert again.loc[metric, "n"] == 2 * table.loc[metric, "n"]
         assert again.loc[metric, "estimate"] == pytest.approx(table.loc[metric, "estimate"])
+
+
+def test_a_decoder_ranks_films_by_its_logit_and_has_no_rows_between_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "project_root", lambda: tmp_path / "project")
+    write_set(tmp_path, "8x200", "chexpert_8x200_candidates", each=2)
+    write_set(tmp_path, "8x200", "chexpert_8x200_query", each=1, first=100)
+    settings = config("carzero")
+    model, processor = PlantedWorld(6, seed=0).model(settings)
+    inputs = stages.evaluation_inputs(load_corpus("chexpert_8x200", tmp_path), settings, progress=False)
+    table = retrieval_table(model, processor, inputs, inputs.corpus, prompts="carzero", **OPTIONS).set_index("metric")
+    assert list(table.index) == ["precision_at_5_prompt_to_image", "precision_at_5_prompt_to_image_chance"]
+    films = inputs.corpus.images.merge(inputs.corpus.studies).merge(inputs.corpus.labels[["study_id", "finding"]])
+    films = films[films["role"] != "query"]
+    findings = [name for name in sorted(set(films["finding"])) if name != "no finding"]  # carzero has no prompt for it
+    tokens = processor.tokens([load_prompt_set("carzero").texts(name).positive[0] for name in findings])
+    logits = decoder_scores(model, inputs.crops(tuple(films["image_id"])), *tokens)
+    best = np.argsort(-logits, axis=0)[:5]
+    expected = np.mean([(films["finding"].to_numpy()[best[:, at]] == name).mean() for at, name in enumerate(findings)])
+    assert table["estimate"].iloc[0] == pytest.approx(expected)
 
 
 def test_text_queries_are_studies_without_films_and_train_nobody(tmp_path: Path) -> None:

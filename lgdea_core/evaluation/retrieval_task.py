@@ -1,10 +1,10 @@
 """Retrieval on one split: pairs of image and report, and sets of films of one class each (CheXpert 5x200, 8x200).
 
 Pairs. Instance recall is CXR-CLIP's: image to text over de-duplicated texts, and here the other way as well. Precision
-of an image over the reports of labelled studies is GLoRIA's "image-text retrieval" on 5x200, an image asking for reports
-of its class. Its released code has no retrieval and its file of reports ("Report Impression") was not released; where a
-5x200 file has them, these rows are that protocol, by the global similarity. Others put reports of MIMIC-CXR in their
-place (PRIOR, issue 10), which no file fixes: we do not.
+of an image over the reports of labelled studies is GLoRIA's "image-text retrieval" on 5x200, where an image asks for
+reports of its class. Its released code has no retrieval and its file of reports ("Report Impression") was not released;
+where a 5x200 file has them, these rows are that protocol, by the global similarity. Others put reports of MIMIC-CXR in
+their place (PRIOR, issue 10), which no file fixes: we do not.
 
 Classes, where `studies` has a role. ConVIRT's tasks (github.com/yuhaozhang/convirt): a query film or a text asks for
 the candidates of its class, and precision is the mean over queries. `_image_to_image` ranks by the cosine of image
