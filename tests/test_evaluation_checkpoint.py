@@ -161,6 +161,9 @@ def test_the_command_writes_the_table_of_all_three_tasks(
     found = json.loads((tmp_path / "out.json").read_text())
     assert (found["model"], found["prompts"]) == (str(folders["clip"]), "chexzero")
     assert {row["task"] for row in found["metrics"]} == {"zero-shot", "grounding", "retrieval"}
+    pools = {row["metric"]: row["pool"] for row in found["metrics"]}
+    assert (pools["auc"], pools["recall_at_5_text_to_image"], pools["precision_at_10"]) == (None, 84, 84)
+    assert pools["recall_at_10"] < 84  # distinct texts
     estimates = [row["estimate"] for row in found["metrics"] if row["metric"] == "auc" and row["finding"] == "macro"]
     assert 0 < estimates[0] < 1
     metrics = {row["metric"] for row in found["metrics"] if row["task"] == "zero-shot"}
@@ -171,6 +174,33 @@ def test_the_command_writes_the_table_of_all_three_tasks(
     with pytest.raises(SystemExit):
         checkpoint.main(["--help"])
     assert "hub id, or a folder" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_command_scores_chexperts_retrieval_set(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from test_evaluation_retrieval_task import write_set
+
+    monkeypatch.setattr(stages, "project_root", lambda: tmp_path)
+    write_set(tmp_path / "corpora" / "chexpert", "5x200", "chexpert_5x200", each=4)
+    out = tmp_path / "out.json"
+    arguments = [
+        "--corpus",
+        "chexpert_5x200",
+        "--data",
+        str(tmp_path / "corpora"),
+        "--preset",
+        "ci",
+        "--json",
+        str(out),
+    ]
+    with caplog.at_level("INFO", logger="lgdea"):
+        checkpoint.main([str(folders["clip"]), *arguments])
+    rows = [row for row in json.loads(out.read_text())["metrics"] if row["task"] == "retrieval"]
+    assert {row["metric"] for row in rows} >= {"precision_at_5_prompt_to_image", "precision_at_10_prompt_to_image"}
+    assert {row["pool"] for row in rows} == {20}
+    assert "pool" in caplog.text
 
 
 def planted_corpus(root: Path, side: int) -> object:

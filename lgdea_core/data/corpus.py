@@ -45,8 +45,11 @@ COLUMNS = {
 `boxes` count in pixels of the frame they were drawn in, whose size is `frame_width` x `frame_height`, so any resized
 copy of the image works; several boxes of one (image, phrase) are one sample. `masks.path` is a PNG of the image's
 frame, non-zero inside. `regions` are boxes of anatomy, counted as `boxes` are, at most one for each (image, region);
-one without area lies outside the film. Finding and region names are those of `lgdea_core.vocabulary`.
+one without area lies outside the film. Finding and region names are those of `lgdea_core.vocabulary`. Where `studies`
+has a column `role`, films show one class each, for retrieval by class: `QUERY`, `TEXT_QUERY` or else searched.
 """
+QUERY, TEXT_QUERY = "query", "text_query"
+"""roles of studies that search a pool: by their film, or by their report, which has none"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,3 +130,13 @@ class Corpus:
 def empty_table(name: str) -> pd.DataFrame:
     """A table of `COLUMNS` without rows."""
     return pd.DataFrame({column: pd.Series(dtype=object) for column in COLUMNS[name]})
+
+
+def label_table(part: Corpus) -> pd.DataFrame:
+    """One row per labelled study, one column per finding; NaN where unknown."""
+    return part.labels.pivot_table("value", "study_id", "finding", aggfunc="max", dropna=False, observed=True)
+
+
+def patients_of(part: Corpus, study_ids: pd.Series) -> list[str]:
+    """The patient of each study."""
+    return part.studies.set_index("study_id").loc[study_ids, "patient_id"].tolist()

@@ -9,7 +9,14 @@ import pandas as pd
 from jaxtyping import Float, Int, Integer
 from sklearn.metrics import roc_auc_score
 
-from lgdea_core.evaluation.resamples import auc_resamples, per_resample, ratio, resample_counts
+from lgdea_core.evaluation.resamples import (
+    auc_resamples,
+    median_resamples,
+    per_resample,
+    pool_precision_resamples,
+    ratio,
+    resample_counts,
+)
 
 Values = np.ndarray | pd.Series | Sequence[float | int]
 Keys = np.ndarray | pd.Series | Sequence[Any]
@@ -92,6 +99,52 @@ def bootstrap_macro_mean(
         estimates.append(values[inside > 0].mean())
         means.append(ratio(per_resample(values * inside, codes, counts), per_resample(inside, codes, counts)))
     return interval_from_resamples(float(np.mean(estimates)), np.mean(means, axis=0), int(kept.sum()), patients, level)
+
+
+def bootstrap_median(
+    values: Values, groups: Keys, resamples: int = 1000, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """Median of the values that are not NaN, with an interval over resampled patients; see `bootstrap_mean`."""
+    values, codes = _matched(values, groups, "bootstrap_median")
+    kept, codes, patients = _keep(np.isfinite(values), codes, "bootstrap_median")
+    draws = median_resamples(values[kept], codes, resample_counts(patients, resamples, seed))
+    return interval_from_resamples(float(np.median(values[kept])), draws, int(kept.sum()), patients, level)
+
+
+def bootstrap_pool_precision(
+    hits: Float[np.ndarray, "queries candidates"],
+    ranking: Int[np.ndarray, "queries candidates"],
+    weights: Float[np.ndarray, " queries"],
+    groups: Keys,
+    k: int,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """Weighted sum of the queries' precision at `k`, with an interval over resampled patients of the candidates.
+
+    For queries that are nobody's, such as prompts: they are fixed, and what varies is whose films are searched.
+
+    Args:
+        hits: 1 where a ranked candidate is right, else 0.
+        ranking: candidate numbers, best first, of the whole pool.
+        weights: of the queries, sum 1.
+        groups: the patient of each candidate.
+        k: at most the pool.
+        resamples: bootstrap draws.
+        seed: fixes the draws.
+        level: share of the draws inside the interval, in (0, 1).
+
+    Raises:
+        ValueError: a patient is missing, or the ranking is not of the whole pool.
+    """
+    if ranking.shape[1] != len(groups):
+        raise ValueError(f"bootstrap_pool_precision: {ranking.shape[1]} ranked, but {len(groups)} candidates")
+    _, codes = _matched(np.zeros(len(groups)), groups, "bootstrap_pool_precision")
+    patients = int(codes.max()) + 1
+    draws = pool_precision_resamples(hits, codes[ranking], weights, resample_counts(patients, resamples, seed), k)
+    estimate = float(weights @ hits[:, :k].mean(axis=1))
+    return interval_from_resamples(estimate, draws, len(hits), patients, level)
 
 
 def bootstrap_auc(

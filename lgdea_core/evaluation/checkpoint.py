@@ -224,7 +224,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = metrics.astype(object).where(metrics.notna(), None).to_dict("records")
     options.json.write_text(json.dumps(origin | {"metrics": rows}, indent=2) + "\n")
     overall = metrics[metrics["finding"].isin(("macro", "all"))]
-    logger.info("%s", overall[["task", "metric", "estimate", "low", "high", "n"]].round(3).to_string(index=False))
+    logger.info(
+        "%s", overall[["task", "metric", "estimate", "low", "high", "n", "pool"]].round(3).to_string(index=False)
+    )
 
 
 if __name__ == "__main__":

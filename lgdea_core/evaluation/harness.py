@@ -10,11 +10,9 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from tqdm.auto import tqdm
 
-from lgdea_core.data.batches import report_sentences
-from lgdea_core.data.corpus import Corpus
+from lgdea_core.data.corpus import Corpus, label_table, patients_of
 from lgdea_core.data.images import boxes_mask, boxes_to_frame, crop_frame, crop_to_original
 from lgdea_core.data.leaks import refuse_training_patients
-from lgdea_core.evaluation.bootstrap import bootstrap_mean
 from lgdea_core.evaluation.classification import (
     ORACLE_METRICS,
     VALIDATION_METRICS,
@@ -25,17 +23,10 @@ from lgdea_core.evaluation.classification import (
 )
 from lgdea_core.evaluation.grounding import METRICS, grounding_table, score_maps
 from lgdea_core.evaluation.prompts import DEFAULT_PROMPTS, load_prompt_set
-from lgdea_core.evaluation.retrieval import (
-    chance_precision,
-    finding_sets,
-    nearest,
-    precision_at_k,
-    recall_at_k,
-    retrieval_ranks,
-)
+from lgdea_core.evaluation.retrieval_task import retrieval_table
 from lgdea_core.evaluation.zero_shot import combine_channels, zero_shot_scores
 from lgdea_core.grounding import MAP_PROTOCOLS, patch_maps
-from lgdea_core.inference import ImageTextModel, ImageTextProcessor, score_rows
+from lgdea_core.inference import ImageTextModel, ImageTextProcessor
 from lgdea_core.stages import Inputs
 from lgdea_core.vocabulary import LABEL_SETS
 
@@ -60,9 +51,10 @@ HEADLINES = {
 """(task, metric) -> name in a comparison"""
 METRIC_COLUMNS = (
     "corpus", "task", "metric", "finding", "estimate", "low", "high", "n", "positives", "excluded", "degenerate",
-    "threshold",
+    "threshold", "pool",
 )  # fmt: skip
-"""`excluded` counts samples without a value, `degenerate` bootstrap draws in which the metric does not exist."""
+"""`excluded` counts samples without a value, `degenerate` bootstrap draws in which the metric does not exist, `pool`
+the distinct candidates each query of retrieval was ranked against."""
 
 
 def evaluate(
@@ -85,7 +77,7 @@ def evaluate(
         processor: its own.
         inputs: corpus and crops; split "val" gives the thresholds of `f1_validation` and `accuracy_validation`.
         split: which studies.
-        prompts: name of the prompt set of zero-shot classification.
+        prompts: name of the prompt set of zero-shot classification and class retrieval.
         labels: name of a published label set, to which zero-shot classification is held; all labels where None.
         maps: how patches become maps, one of `grounding.MAP_PROTOCOLS`.
         resamples: bootstrap draws.
@@ -109,7 +101,7 @@ def evaluate(
     tables = [
         zero_shot_table(model, processor, inputs, part, validation, prompts=prompts, label_set=labels, **options),
         phrase_grounding_table(model, processor, inputs, part, maps=maps, progress=progress, **options),
-        retrieval_table(model, processor, inputs, part, **options),
+        retrieval_table(model, processor, inputs, part, prompts=prompts, **options),
     ]
     return pd.concat(tables, ignore_index=True).assign(corpus=part.name).reindex(columns=list(METRIC_COLUMNS))
 
@@ -298,58 +290,6 @@ def phrase_samples(
             first = own.iloc[0]
             similarity_map = crop_to_original(grid, frame, protocol.interpolation)
             yield PhraseSample(first["study_id"], first["finding"], similarity_map, mask)
-
-
-def retrieval_table(
-    model: ImageTextModel, processor: ImageTextProcessor, inputs: Inputs, part: Corpus, *, resamples: int, seed: int
-) -> pd.DataFrame:
-    """Image-to-report recall@10 over de-duplicated texts, and precision@5 (the same set of present findings).
-
-    A method with a query decoder ranks by its logit of the whole report, which MedKLIP, trained on phrases, never saw.
-
-    The pool is the split's studies with image and report; that of precision those of them with labels.
-    """
-    studies = part.studies[part.studies["report"].notna()]
-    images = part.images[part.images["study_id"].isin(studies["study_id"])].drop_duplicates("study_id")
-    if len(images) < 2 * RECALLED:
-        logger.info("corpus %s: %d studies with image and report, so no retrieval", part.name, len(images))
-        return pd.DataFrame(columns=list(METRIC_COLUMNS))
-    texts = studies.set_index("study_id").loc[images["study_id"], "report"].map(_read_text).tolist()
-    embeds, reports = score_rows(model, inputs.crops(tuple(images["image_id"])), *processor.tokens(texts))
-    patients = patients_of(part, images["study_id"])
-    ranks = retrieval_ranks(embeds, reports, texts, texts)
-    values = {
-        f"recall_at_{RECALLED}": recall_at_k(ranks.image_to_text, RECALLED),
-        f"recall_at_{RECALLED}_chance": np.full(len(images), min(1.0, RECALLED / ranks.texts)),
-    }
-    labels = label_table(part)
-    labelled = images["study_id"].isin(labels.index).to_numpy()
-    if labelled.sum() >= 2 * RECALLED:
-        sets = finding_sets(labels.loc[images["study_id"][labelled]].to_numpy(dtype=float))
-        ranking = nearest(embeds[labelled], reports[labelled], RANKED)
-        values[f"precision_at_{RANKED}"] = precision_at_k(ranking, sets, sets, RANKED)
-        values[f"precision_at_{RANKED}_chance"] = chance_precision(sets, sets)
-    rows = []
-    for metric, value in values.items():
-        groups = [patient for patient, known in zip(patients, labelled, strict=True) if known or "recall" in metric]
-        interval = bootstrap_mean(value, groups, resamples=resamples, seed=seed)
-        row = {"metric": metric, "estimate": interval.estimate, "low": interval.low, "high": interval.high}
-        rows.append(row | {"n": interval.n, "positives": interval.n})
-    return pd.DataFrame(rows).assign(task="retrieval", finding="all")
-
-
-def label_table(part: Corpus) -> pd.DataFrame:
-    """One row per labelled study, one column per finding; NaN where unknown."""
-    return part.labels.pivot_table("value", "study_id", "finding", aggfunc="max", dropna=False, observed=True)
-
-
-def patients_of(part: Corpus, study_ids: pd.Series) -> list[str]:
-    """The patient of each study."""
-    return part.studies.set_index("study_id").loc[study_ids, "patient_id"].tolist()
-
-
-def _read_text(report: str) -> str:
-    return " ".join(report_sentences(report))
 
 
 def headlines(metrics: pd.DataFrame) -> pd.DataFrame:

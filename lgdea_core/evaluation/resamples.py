@@ -110,6 +110,57 @@ def accuracy_resamples(
     return ratio(right, per_resample(np.ones(len(labels)), codes, counts))
 
 
+def median_resamples(
+    values: Float[np.ndarray, " samples"],
+    codes: Int[np.ndarray, " samples"],
+    counts: Integer[np.ndarray, "resamples patients"],
+) -> Float[np.ndarray, " resamples"]:
+    """Median of every resample, which is `np.median` of the values repeated as often as their patient was drawn.
+
+    Args:
+        values: without NaN.
+        codes: column of `counts` for each value; every column has one.
+        counts: from `resample_counts`.
+    """
+    order = np.argsort(values, kind="stable")
+    ranked, codes = values[order], codes[order]
+    draws = np.empty(len(counts))
+    for rows in _chunks(len(counts), len(values)):
+        upto = np.cumsum(counts[rows][:, codes], axis=1, dtype=np.int64)
+        drawn = upto[:, -1:]
+        middle = [(upto <= place).sum(axis=1) for place in ((drawn - 1) // 2, drawn // 2)]
+        draws[rows] = (ranked[middle[0]] + ranked[middle[1]]) / 2
+    return draws
+
+
+def pool_precision_resamples(
+    hits: Float[np.ndarray, "queries candidates"],
+    codes: Int[np.ndarray, "queries candidates"],
+    weights: Float[np.ndarray, " queries"],
+    counts: Integer[np.ndarray, "resamples patients"],
+    k: int,
+) -> Float[np.ndarray, " resamples"]:
+    """Weighted sum over the queries of their precision at `k` in every resample of the *candidates'* patients.
+
+    A candidate stands in a resampled pool as often as its patient was drawn, at its own place in the query's order.
+
+    Args:
+        hits: 1 where the candidate is right for the query, else 0; best candidate first.
+        codes: column of `counts` for each candidate of `hits`.
+        weights: of the queries, sum 1.
+        counts: from `resample_counts`.
+        k: of a pool with fewer than `k`, all are taken.
+    """
+    draws, deep = np.zeros(len(counts)), 2 * k + 50
+    for right, code, weight in zip(hits, codes, weights, strict=True):
+        upto = np.cumsum(counts[:, code[:deep]], axis=1, dtype=np.int64)
+        if upto[:, -1].min() < k:  # few were drawn of the first: look at all
+            upto = np.cumsum(counts[:, code], axis=1, dtype=np.int64)
+        taken = np.diff(np.minimum(upto, k), axis=1, prepend=0)
+        draws += weight * ratio(taken @ right[: upto.shape[1]], taken.sum(axis=1))
+    return draws
+
+
 def per_resample(values: np.ndarray, codes: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Sum of the values of every resample."""
     return counts @ np.bincount(codes, weights=values, minlength=counts.shape[1])

@@ -4,11 +4,13 @@ All functions take embeddings and work through blocks of queries, so memory is a
 They return one value per query, which `bootstrap.bootstrap_mean` turns into an interval by patient.
 """
 
+from bisect import bisect_left
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.stats import hypergeom
 
 from lgdea_core.evaluation.bootstrap import Keys
 
@@ -159,6 +161,25 @@ def recall_at_k(ranks: Int[np.ndarray, " queries"], k: int) -> Float[np.ndarray,
     if k < 1:
         raise ValueError(f"recall_at_k: k must be at least 1, got {k}")
     return (ranks <= k).astype(float)
+
+
+def chance_recall(partners: Int[np.ndarray, " queries"], pool: int, k: int) -> Float[np.ndarray, " queries"]:
+    """Recall at `k` that a random order has on average, for each query.
+
+        1 - C(pool - m, k) / C(pool, k),   m right answers in the pool; k / pool for one
+
+    Args:
+        partners: right answers to each query, at least 1.
+        pool: number of candidates.
+        k: from `pool` on it is 1.
+    """
+    return 1 - hypergeom.pmf(0, pool, partners, min(k, pool))
+
+
+def chance_median_rank(partners: Int[np.ndarray, " queries"], pool: int) -> int:
+    """The rank by which a random order finds an answer to half of the queries; arguments as of `chance_recall`."""
+    ranks = range(1, pool + 1)
+    return 1 + bisect_left(ranks, 0.5 - 1e-9, key=lambda k: chance_recall(partners, pool, k).mean())
 
 
 def finding_sets(

@@ -31,7 +31,7 @@ from lgdea_core.data.corpora.tables import (
     read_table,
     refuse_cells,
 )
-from lgdea_core.data.corpus import Corpus
+from lgdea_core.data.corpus import TEXT_QUERY, Corpus
 from lgdea_core.data.pairing import split_by_patient
 
 logger = logging.getLogger("lgdea")
@@ -121,7 +121,8 @@ def _frontal(films: pd.DataFrame, exclusions: Exclusions) -> pd.DataFrame:
 
 def _withhold(films: pd.DataFrame, root: Path, exclusions: Exclusions) -> pd.DataFrame:
     """Films without those of patients with a film in a retrieval set."""
-    sets = [read_films(path, ())["patient_id"] for path in sorted(root.glob("chexpert_*x200*.csv"))]
+    files = [path for path in sorted(root.glob("chexpert_*x200*.csv")) if not path.stem.endswith(TEXT_QUERY)]
+    sets = [read_films(path, ())["patient_id"] for path in files]
     if not sets:
         return films
     withheld = films["patient_id"].isin(set(pd.concat(sets)))

@@ -12,7 +12,9 @@ pleural effusion; drawn without a seed there and with seed 0 by MGCA, whose film
 al., ConVIRT, MLHC 2022): eight classes with "no finding", and 10 queries a class besides the 200 candidates. Its own
 films are published (https://github.com/yuhaozhang/convirt, `image-retrieval/candidate.csv` and `query.csv`) and read
 under the names above; its queries were chosen by experts, while those drawn here follow the rule of the candidates and
-share no patient with them. Numbers of two papers compare only if they share the file: publish yours.
+share no patient with them. Its sentences (`text-retrieval/query.csv`, 5 a class, where its README says 10) are text
+queries if they lie here as `chexpert_8x200_text_query.csv`. Numbers of two papers compare only if they share the file:
+publish yours. `evaluation.retrieval_task` scores both sets.
 """
 
 import argparse
@@ -24,7 +26,7 @@ import pandas as pd
 
 from lgdea_core.data.corpora.chexpert import film_image, read_films
 from lgdea_core.data.corpora.tables import CHEXPERT_LABELS, Exclusions, make_table, read_table, refuse_cells
-from lgdea_core.data.corpus import Corpus
+from lgdea_core.data.corpus import QUERY, TEXT_QUERY, Corpus
 
 CLASSES = {
     "5x200": ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion"),
@@ -34,7 +36,7 @@ CLASSES = {
     ),
 }  # fmt: skip
 """set -> its classes, as columns of `train.csv`, in the order they are drawn in"""
-ROLES = {"5x200": {"": 200}, "8x200": {"candidates": 200, "query": 10}}
+ROLES = {"5x200": {"": 200}, "8x200": {"candidates": 200, QUERY: 10}}
 """set -> films of a class in each of its files; the later file's patients are none of the earlier one's"""
 NORMAL = "No Finding"
 NAMED = "Variable"
@@ -100,7 +102,10 @@ def load_5x200(root: Path) -> Corpus:
 
 
 def load_8x200(root: Path) -> Corpus:
-    """The set as a corpus, as `load_5x200`; `studies.role` tells queries from candidates."""
+    """The set as a corpus, as `load_5x200`; `studies.role` tells queries from candidates.
+
+    A text query is a study without a film, whose report is the sentence.
+    """
     return _load(root, "8x200")
 
 
@@ -123,7 +128,7 @@ def _load(root: Path, name: str) -> Corpus:
     if not images:
         raise FileNotFoundError(f"no film of {set_path(root, name, '').stem} under {root}; unpack the images there")
     films = films[films["image_id"].isin({image["image_id"] for image in images})]
-    studies = films.drop_duplicates("study_id")
+    studies = pd.concat([films.drop_duplicates("study_id"), _read_texts(root, name)], ignore_index=True)
     corpus = Corpus(
         name=f"chexpert_{name}",
         root=root,
@@ -150,6 +155,18 @@ def _read(root: Path, name: str, role: str) -> pd.DataFrame:
     )
     report = rows["Report Impression"].replace("", None) if "Report Impression" in rows else None
     return rows.assign(finding=rows["shown"].map(CHEXPERT_LABELS), role=role, report=report)
+
+
+def _read_texts(root: Path, name: str) -> pd.DataFrame:
+    """Text queries as studies; no rows without their file."""
+    path, classes = set_path(root, name, TEXT_QUERY), list(CLASSES[name])
+    if not path.is_file():
+        return pd.DataFrame(columns=["study_id", "patient_id", "report", "role", "finding"], dtype=object)
+    rows = read_table(path, (NAMED, "Text"))
+    rows = rows.assign(study_id=[f"text query {number}" for number in range(1, len(rows) + 1)], role=TEXT_QUERY)
+    refuse_cells(rows, ~rows[NAMED].isin(classes), NAMED, f"one class of {classes}", path.name, ("study", "study_id"))
+    refuse_cells(rows, rows["Text"] == "", "Text", "a sentence", path.name, ("study", "study_id"))
+    return rows.assign(patient_id=rows["study_id"], report=rows["Text"], finding=rows[NAMED].map(CHEXPERT_LABELS))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
