@@ -11,7 +11,6 @@ from layouts import film, write
 
 from lgdea_core.data.check import check_corpus
 from lgdea_core.data.corpora import load_corpus
-from lgdea_core.data.corpora.chest_imagenome import read_attributes
 from lgdea_core.vocabulary import REGIONS
 
 # film: patient, study, list
@@ -29,17 +28,7 @@ def region(name: str, *corners: int) -> dict[str, Any]:
 
 
 def graph(*objects: dict[str, Any]) -> str:
-    attribute = {
-        "bbox_name": "right lung",
-        "phrases": ["Right lung is clear without pneumothorax.", "Mild right effusion."],
-        "attributes": [
-            ["anatomicalfinding|no|pneumothorax", "nlp|yes|normal"],
-            ["anatomicalfinding|yes|pleural effusion", "severity|yes|mild"],
-        ],
-    }
-    other = {**attribute, "bbox_name": "right breast"}
-    content = {"image_id": "aa-1", "viewpoint": "PA", "objects": objects, "attributes": [attribute, other]}
-    return json.dumps(content, indent=1)
+    return json.dumps({"image_id": "aa-1", "viewpoint": "PA", "objects": objects, "attributes": []}, indent=1)
 
 
 @pytest.fixture
@@ -121,19 +110,6 @@ def test_a_folder_within_the_folder_is_found(imagenome: Path) -> None:
     assert len(load_corpus("chest_imagenome", imagenome).regions) == 6
 
 
-def test_attributes_say_what_reports_say_of_a_region(imagenome: Path) -> None:
-    rows = read_attributes(imagenome, ["aa-1", "dd-1"])
-    assert set(rows["image_id"]) == {"aa-1"}
-    assert set(rows["region"]) == {"right lung"}
-    assert rows[["category", "observation", "value"]].to_numpy().tolist() == [
-        ["anatomicalfinding", "pneumothorax", 0.0],
-        ["nlp", "normal", 1.0],
-        ["anatomicalfinding", "pleural effusion", 1.0],
-        ["severity", "mild", 1.0],
-    ]
-    assert rows.loc[3, "phrase"] == "Mild right effusion."
-
-
 def replace_in(path: Path, old: str, new: str) -> None:
     path.write_text(path.read_text().replace(old, new))
 
@@ -164,15 +140,7 @@ def test_damage_is_named(imagenome: Path, damage: Callable[[Path], object], mess
     assert check_corpus("chest_imagenome", imagenome, progress=False).problems
 
 
-def test_a_bad_attribute_and_missing_films_are_named(imagenome: Path) -> None:
-    path = imagenome / "silver_dataset/scene_graph/aa-1_SceneGraph.json"
-    text = path.read_text()
-    replace_in(path, '"Mild right effusion."', '"Mild", "effusion."')
-    with pytest.raises(ValueError, match=r"aa-1_SceneGraph\.json, attribute 0: 3 phrases, but attributes of 2; fetch"):
-        read_attributes(imagenome, ["aa-1"])
-    path.write_text(text.replace("|no|", "|never|"))
-    with pytest.raises(ValueError, match=r"aa-1_SceneGraph\.json, attribute 0: an attribute must be category"):
-        read_attributes(imagenome, ["aa-1"])
+def test_missing_films_are_named(imagenome: Path) -> None:
     (imagenome.parent / "mimic-cxr-jpg/files").rename(imagenome.parent / "gone")
     with pytest.raises(FileNotFoundError, match=r"no film of chest-imagenome's splits under .* unpack MIMIC-CXR-JPG"):
         load_corpus("chest_imagenome", imagenome)

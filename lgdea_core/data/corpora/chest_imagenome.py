@@ -1,11 +1,11 @@
-"""Chest ImaGenome 1.0.0: boxes of anatomy on 242,072 frontal MIMIC films, and what their reports say of each region.
+"""Chest ImaGenome 1.0.0: boxes of anatomy on 242,072 frontal MIMIC films, without their reports.
 
     silver_dataset/scene_graph/<dicom_id>_SceneGraph.json   (scene_graph.zip, unpacked)
     silver_dataset/splits/train.csv, valid.csv, test.csv    , subject_id, study_id, dicom_id, path, ViewPosition
     silver_dataset/splits/images_to_avoid.csv               films of the 500 patients of the gold set
     files/p10/.../<dicom_id>.jpg and mimic-cxr-2.0.0-metadata.csv.gz, here or in `mimic-cxr-jpg` next to this folder
 
-Boxes are a detector's, attributes a text miner's ("silver"); a gold set of 1,000 films was corrected by hand and its
+Boxes are a detector's ("silver"); a gold set of 1,000 films was corrected by hand and its
 patients are kept out of train and val. Of 36 regions the 29 of `vocabulary.REGIONS` are read. Boxes count in the
 original film, whose size MIMIC's metadata gives; published ones may reach outside it and are cut, some have no area and
 are left out. The corpus holds films and regions; reports are `mimic_cxr`'s, under the same ids.
@@ -16,7 +16,7 @@ Reasoning", NeurIPS Datasets and Benchmarks 2021.
 
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +31,6 @@ from lgdea_core.vocabulary import REGIONS
 logger = logging.getLogger("lgdea")
 
 SPLITS = {"train": "train", "valid": "val", "test": "test"}
-ATTRIBUTE_COLUMNS = ("image_id", "region", "phrase", "category", "observation", "value")
 
 
 def load(root: Path, images: Path | None = None, ms_cxr_table: Path | Literal["beside"] | None = "beside") -> Corpus:
@@ -64,19 +63,6 @@ def load(root: Path, images: Path | None = None, ms_cxr_table: Path | Literal["b
     )
     exclusions.log("chest_imagenome")
     return corpus
-
-
-def read_attributes(root: Path, image_ids: Iterable[str]) -> pd.DataFrame:
-    """What the reports say of the regions of these films: `ATTRIBUTE_COLUMNS`, a row for each phrase and attribute.
-
-    `anatomicalfinding|no|pneumothorax` becomes category anatomicalfinding, observation pneumothorax, value 0. `nlp`
-    attributes say whether the phrase as a whole is abnormal. A film without a scene graph has no rows.
-
-    Raises:
-        ValueError: a scene graph is not in the layout; the message names file, region and attribute.
-    """
-    rows = [row for image_id in image_ids for row in _attributes(_graph_path(root, image_id), image_id)]
-    return pd.DataFrame(rows, columns=list(ATTRIBUTE_COLUMNS))
 
 
 def _films(root: Path, films_root: Path, exclusions: Exclusions) -> pd.DataFrame:
@@ -130,36 +116,11 @@ def _regions(films: pd.DataFrame, root: Path, exclusions: Exclusions) -> Iterato
 def _boxes(path: Path) -> dict[str, list[Any]]:
     """Corners of each region in original pixels; of a region named twice the last, as in ttanida/rgrg."""
     boxes = {}
-    for number, each in enumerate(_part(path, "objects")):
+    for number, each in enumerate(_key(read_json(path), "objects", path.name)):
         where = f"{path.name}, object {number}"
         if _key(each, "bbox_name", where) in REGIONS:
             boxes[each["bbox_name"]] = [_key(each, f"original_{side}", where) for side in ("x1", "y1", "x2", "y2")]
     return boxes
-
-
-def _attributes(path: Path, image_id: str) -> Iterator[tuple[Any, ...]]:
-    for number, each in enumerate(_part(path, "attributes") if path.is_file() else []):
-        where = f"{path.name}, attribute {number}"
-        if _key(each, "bbox_name", where) not in REGIONS:
-            continue
-        phrases, attributes = _key(each, "phrases", where), _key(each, "attributes", where)
-        if len(phrases) != len(attributes):
-            raise ValueError(f"{where}: {len(phrases)} phrases, but attributes of {len(attributes)}; fetch it again")
-        for phrase, stated in zip(phrases, attributes, strict=True):
-            for attribute in stated:
-                category, status, observation = _split_attribute(attribute, where)
-                yield image_id, each["bbox_name"], phrase, category, observation, float(status == "yes")
-
-
-def _split_attribute(attribute: str, where: str) -> list[str]:
-    parts = attribute.split("|")
-    if len(parts) != 3 or parts[1] not in ("yes", "no"):
-        raise ValueError(f"{where}: an attribute must be category|yes or no|observation, got {attribute!r}")
-    return parts
-
-
-def _part(path: Path, name: str) -> list[dict[str, Any]]:
-    return _key(read_json(path), name, path.name)
 
 
 def _key(content: dict[str, Any], name: str, where: str) -> Any:
