@@ -8,9 +8,15 @@ from typing import Any
 
 import pytest
 from layouts import film, write
+from planted import config
 
+from lgdea_core.config import RunConfig
 from lgdea_core.data.check import check_corpus
 from lgdea_core.data.corpora import load_corpus
+from lgdea_core.data.corpora.tables import CHEXPERT_LABELS
+from lgdea_core.evidence.extract import extract_evidence
+from lgdea_core.stages import fresh_model, load_inputs, prepare_training
+from lgdea_core.training import train
 from lgdea_core.vocabulary import REGIONS
 
 # film: patient, study, list
@@ -108,6 +114,49 @@ def test_a_folder_within_the_folder_is_found(imagenome: Path) -> None:
     folder.mkdir()
     (imagenome / "moved").rename(folder / "scene_graph")
     assert len(load_corpus("chest_imagenome", imagenome).regions) == 6
+
+
+def add_reports(mimic: Path) -> None:
+    """MIMIC's own tables and reports beside the films, so that corpus `mimic_cxr` can read them."""
+    splits = {"train": "train", "valid": "validate", "test": "test"}
+    rows = [f"{name},{splits[part]}" for name, (_, _, part) in FILMS.items()]
+    write(mimic / "mimic-cxr-2.0.0-split.csv.gz", "dicom_id,split", *rows)
+    write(mimic / "mimic-cxr-2.0.0-chexpert.csv.gz", ",".join(("study_id", *CHEXPERT_LABELS)))
+    for patient, study, _ in FILMS.values():
+        report = f"FINDINGS: Opacity in the right lung of patient {patient[:2]}. The left lung is clear."
+        write(mimic / f"files/p{patient[:2]}/p{patient}/s{study}.txt", " FINAL REPORT", f" {report}")
+
+
+def test_mimic_reads_the_same_boxes_for_its_own_split(imagenome: Path) -> None:
+    add_reports(mimic := imagenome.parent / "mimic-cxr-jpg")
+    corpus, published = load_corpus("mimic_cxr", mimic), load_corpus("chest_imagenome", imagenome)
+    assert len(corpus.regions) == 6
+    assert corpus.regions.equals(published.regions)
+    assert corpus.exclusions["film without a scene graph"] == 1
+    (mimic / "files/p10/p10000764/s57375967/bb-1.jpg").unlink()
+    assert set(load_corpus("mimic_cxr", mimic).regions["image_id"]) == {"aa-1", "cc-1"}
+    assert check_corpus("mimic_cxr", mimic, progress=False).problems == [
+        "mimic-cxr-2.0.0-metadata.csv, line 3, film 'bb-1': row without a film"
+    ]
+    imagenome.rename(mimic / "chest-imagenome")
+    assert len(load_corpus("mimic_cxr", mimic).regions) == 4
+    (mimic / "chest-imagenome").rename(imagenome.parent / "elsewhere")
+    assert load_corpus("mimic_cxr", mimic).regions.empty
+
+
+def test_asg_trains_on_mimic_with_these_boxes(imagenome: Path, tmp_path: Path) -> None:
+    add_reports(imagenome.parent / "mimic-cxr-jpg")
+    named = {"corpus": RunConfig.from_preset("paper", method="asg").data.corpus, "root": str(imagenome.parent)}
+    run = config("asg", text_steps=0, pair_steps=2, relation_steps=0, paired_ratio=1.0, **named)
+    inputs = load_inputs(run, progress=False)
+    evidence = extract_evidence(inputs.corpus.studies, "lexicon", progress=False)[0]
+    model, processor = fresh_model(run, inputs)
+    data = prepare_training(run, inputs, evidence, processor)
+    right = data.regions.boxes[:, REGIONS.index("right lung")]
+    assert right.tolist() == [pytest.approx([0.1, 0.1, 0.4, 0.45])] * 2  # drawn in 1000 x 2000 pixels
+    state, history = train(run, data, model, tmp_path / "run", progress=False)
+    assert state.step == 2
+    assert (history["arsa"] > 0).all()  # two regions and two sentences compete
 
 
 def replace_in(path: Path, old: str, new: str) -> None:
