@@ -8,6 +8,7 @@ import pytest
 import reference
 import torch
 from planted import PlantedWorld, config
+from torch.nn import functional as F
 
 from lgdea_core.data.batches import Batch, TrainingData, augment, random_motion, sample_batch
 from lgdea_core.data.phantom import PhantomConfig, build_phantom
@@ -20,8 +21,12 @@ from lgdea_core.vocabulary import ASG_TAGS, REGIONS
 
 
 @pytest.fixture(scope="module")
-def data() -> TrainingData:
-    world = PlantedWorld(40, seed=0)
+def world() -> PlantedWorld:
+    return PlantedWorld(40, seed=0)
+
+
+@pytest.fixture(scope="module")
+def data(world: PlantedWorld) -> TrainingData:
     return world.training(24, world.model(config())[1].tokenizer)
 
 
@@ -134,7 +139,7 @@ def test_films_of_one_study_share_sentences_and_relations(data: TrainingData) ->
     assert len(batch.regions.sentence_tokens) == len(batch.regions.sentence_text.unique()) <= 2
 
 
-def test_the_released_collate_pools_regions_of_another_image_and_ours_does_not(data: TrainingData) -> None:
+def test_the_released_collate_pools_regions_of_another_image() -> None:
     """Each film is one value all over, so a pooled region tells which film it was read from."""
     own = torch.tensor([[0.0, 0, 0.5, 0.5]])
     order, rois = reference.released_rois([own] * 4, lengths=[9, 3, 7, 5])
@@ -143,16 +148,21 @@ def test_the_released_collate_pools_regions_of_another_image_and_ours_does_not(d
     assert order == [0, 2, 3, 1]
     assert released.tolist() == [0, 3, 1, 2]  # 3 of 4 are another film's
 
-    coded = replace(data, images=torch.arange(40, dtype=torch.uint8).view(40, 1, 1).expand(40, 32, 32).contiguous())
-    seen = replace(coded, sentences=[[[100 + row] for _ in sentences] for row, sentences in enumerate(data.sentences)])
+
+def test_our_batch_pools_regions_of_the_film_whose_report_names_them(world: PlantedWorld, data: TrainingData) -> None:
+    """A region read from the batch's own pixels shows the bright square at the height that its report's finding has."""
+    seen = replace(data, sentences=[[[100 + row] for _ in sentences] for row, sentences in enumerate(data.sentences)])
     batch = sample_batch(seen, config("asg", batch_size=24), 0, "pairs")
-    drawn = np.random.default_rng([0, 0, 0]).permutation(24)
-    assert not np.array_equal(drawn, np.arange(24))
-    regions, patches = batch.regions, torch.from_numpy(drawn).float().view(24, 1, 1).expand(24, 16, 1)
+    bright = (batch.pixel_values > 2).float().flatten(1)
+    quarters = F.one_hot(torch.arange(32 * 32) // (8 * 32))  # a finding's row in the picture
+    regions, patches = batch.regions, bright.unsqueeze(2) * quarters
     pooled = pool_regions(patches, regions.boxes, regions.region_image)
+    reports = []
     for row, column in regions.named.nonzero().tolist():
-        word = int(regions.sentence_tokens[regions.sentence_text[column], 1])
-        assert word - 100 == round(pooled[row].item())  # the report of the very film
+        reports.append(int(regions.sentence_tokens[regions.sentence_text[column], 1]) - 100)
+        assert pooled[row].max() > 0
+        assert pooled[row].argmax() == world.labels[reports[-1]] // 2
+    assert sorted(reports) == list(range(24)) != reports
 
 
 # ---- pooling and the decoder
