@@ -79,9 +79,10 @@ class ImageTower(nn.Module):
         self, pixel_values: Float[Tensor, "images channels height width"]
     ) -> list[Float[Tensor, "images _ _ _"]]:
         """Feature maps, finest first, none finer than `FINEST_GRID`."""
-        states = self.backbone(pixel_values=pixel_values, output_hidden_states=True).hidden_states
-        if states[-1].ndim == 3:  # a ViT
-            return [token_grid(states[-1])]
+        seen = self.backbone(pixel_values=pixel_values, output_hidden_states=True)
+        states = seen.hidden_states
+        if states[-1].ndim == 3:  # a ViT, behind its last LayerNorm
+            return [token_grid(seen.last_hidden_state)]
         maps = list({state.shape[-1]: state for state in states if state.shape[-1] <= FINEST_GRID}.values())
         return maps or [states[-1]]
 
