@@ -221,3 +221,12 @@ def test_masks_and_boxes_come_in_the_pixels_of_the_crop(corpus: Corpus) -> None:
     expected[10:, :10] = True
     assert (filled[0] == expected).all()
     assert not filled[1].any()
+
+
+def test_lesions_that_the_crop_does_not_show_are_counted(corpus: Corpus, caplog: pytest.LogCaptureFixture) -> None:
+    corpus.boxes.loc[0, ["y_min", "y_max"]] = [0, 256]  # rows 0 to 20 of 80; the crop begins at 20
+    assert not lesion_masks(corpus, ["a", "b"], 20, "boxes", None).any()
+    assert caplog.messages == ["corpus films: the crops of 1 images show nothing of their lesions"]
+    caplog.clear()
+    lesion_masks(corpus, ["a", "b"], 20, "masks", None)
+    assert not caplog.messages
