@@ -10,8 +10,6 @@ from typing import Any, Literal
 from lgdea_core.registry import METHODS
 
 PRESET_VARIABLE = "LGDEA_PRESET"
-
-
 Number = int | float
 
 
@@ -58,6 +56,8 @@ class ModelConfig:
     """hub id or folder of a transformers image model; None builds a small ResNet on the spot"""
     text_tower: str | None = None
     """hub id or folder of a transformers text model; None builds a small BERT and trains its tokenizer"""
+    neck_width: int = 256
+    """widest fused patch feature, what the tag decoder and lesion queries read; a tower's own width bounds it"""
     dim: int = 128
     """width of the joint space (MGCA, ASG: 128)"""
     lesions: int = 8
@@ -87,7 +87,9 @@ class ModelConfig:
         _check_choice("prototype_norm", self.prototype_norm, ("unit", "free"))
         for name in ("text_temperature", "image_temperature"):
             _check_range(name, getattr(self, name), 0, 10, open_ends=True)
-        for name in ("dim", "lesions", "prototypes", "tag_layers", "tag_heads", "decoder_layers", "max_tokens"):
+        for name in ("neck_width", "dim", "lesions", "prototypes", "max_tokens"):
+            _check_range(name, getattr(self, name), 1, 1_000_000)
+        for name in ("tag_layers", "tag_heads", "decoder_layers"):
             _check_range(name, getattr(self, name), 1, 1_000_000)
         _check_range("tag_widening", self.tag_widening, 0, 100, open_ends=True)
         _check_range("tag_dropout", self.tag_dropout, 0, 1)
@@ -121,11 +123,10 @@ class GraphConfig:
     def __post_init__(self) -> None:
         _check_range("alpha", self.alpha, 0, 1, open_ends=True)
         _check_choice("mode", self.mode, ("graph", "affinity", "graph*affinity"))
-        _check_range("neighbours", self.neighbours, 1, 10_000)
         _check_range("self_loop", self.self_loop, 0, 1e6)
         _check_range("tolerance", self.tolerance, 0, 1, open_ends=True)
-        _check_range("max_steps", self.max_steps, 1, 100_000)
-        _check_range("keep", self.keep, 1, 1_000_000)
+        for name in ("neighbours", "max_steps", "keep"):
+            _check_range(name, getattr(self, name), 1, 1_000_000)
         _check_range("report_marginal", self.report_marginal, 0, 1)
 
 
@@ -328,15 +329,10 @@ class RunConfig:
 def replace_fields(config: RunConfig, **changes: Any) -> RunConfig:
     """The same configuration with fields of it, or of its parts, changed by name."""
     for name, value in changes.items():
-        if name in {entry.name for entry in fields(config)}:
+        if name in vars(config):
             config = replace(config, **{name: value})
             continue
-        owners = [
-            part.name
-            for part in fields(config)
-            if is_dataclass(getattr(config, part.name))
-            and name in {entry.name for entry in fields(getattr(config, part.name))}
-        ]
+        owners = [part for part, own in vars(config).items() if is_dataclass(own) and name in vars(own)]
         if not owners:
             raise ValueError(f"no configuration field is called {name!r}")
         config = replace(config, **{owners[0]: replace(getattr(config, owners[0]), **{name: value})})
@@ -368,9 +364,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             prototype_norm="free", max_tokens=112,
         ),
         "graph": GraphConfig(mode="graph"),
-        "loss": LossConfig(
-            local=0.0, local_unpaired=0.0, lesion=0.0, text=0.0, consistency=0.0, temperature=0.07
-        ),
+        "loss": LossConfig(local=0.0, local_unpaired=0.0, lesion=0.0, text=0.0, consistency=0.0, temperature=0.07),
         "train": TrainConfig(
             text_steps=2000, pair_steps=20_000, relation_steps=60_000, ramp_steps=10_000, refresh_every=3000,
             batch_size=144, teacher_decay=0.0, learning_rate=4e-5, text_learning_rate=4e-5,
@@ -384,7 +378,8 @@ METHOD_PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("paper", "asg"): {
         "data": DataConfig(corpus="mimic_cxr", image_size=224, paired_ratio=1.0),
         "model": ModelConfig(
-            image_tower="facebook/deit-base-patch16-224", text_tower="emilyalsentzer/Bio_ClinicalBERT", max_tokens=112
+            image_tower="facebook/deit-base-patch16-224", text_tower="emilyalsentzer/Bio_ClinicalBERT",
+            neck_width=768, max_tokens=112,
         ),
         "loss": LossConfig(temperature=0.07, local_temperature=0.07),
         "train": TrainConfig(

@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoModel, BertConfig, PreTrainedConfig, Re
 
 FINEST_GRID = 28
 """Finest patch grid used, a side: the finest stage of a tower that is not finer than this."""
-MAX_WIDTH = 256
-"""Widest fused patch feature (the usual width of a feature pyramid)."""
+NECK_WIDTH = 256
+"""Widest fused patch feature unless told otherwise (the usual width of a feature pyramid)."""
 POOL_SHARPNESS = 4.0
 """Sharpness of the smooth maximum over patches: 0 is the mean, infinity the maximum."""
 
@@ -48,14 +48,14 @@ class ImageTower(nn.Module):
     diffuse (GLoRIA takes its local features before the last stage too).
     """
 
-    def __init__(self, config: PreTrainedConfig, dim: int, image_size: int) -> None:
+    def __init__(self, config: PreTrainedConfig, dim: int, image_size: int, neck_width: int = NECK_WIDTH) -> None:
         super().__init__()
         self.backbone = AutoModel.from_config(config)
         self.autocast_dtype: torch.dtype | None = None  # set by training; losses always see float32
         self.channels = getattr(config, "num_channels", 3)
         shapes = self._stage_shapes(image_size)
         self.grid = shapes[0][-1]
-        self.width = width = min(shapes[-1][1], MAX_WIDTH)
+        self.width = width = min(shapes[-1][1], neck_width)
         self.laterals = nn.ModuleList(nn.Conv2d(shape[1], width, kernel_size=1) for shape in shapes)
         self.fuse = nn.Sequential(
             nn.GroupNorm(1, width),

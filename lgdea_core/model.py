@@ -63,6 +63,7 @@ class LGDEAConfig:
     image: dict[str, Any] = field(default_factory=dict)
     text: dict[str, Any] = field(default_factory=dict)
     image_size: int = 64
+    neck_width: int = 256
     dim: int = 128
     lesions: int = 8
     prototypes: int = 32
@@ -118,7 +119,7 @@ class LGDEAModel(
         super().__init__()
         self.config = config
         self.training_patients: TrainingPatients | None = None
-        self.image_tower = ImageTower(_tower_config(config.image), config.dim, config.image_size)
+        self.image_tower = ImageTower(_tower_config(config.image), config.dim, config.image_size, config.neck_width)
         self.text_tower = TextTower(_tower_config(config.text), config.dim)
         self.lesion_queries = LesionQueries(config.lesions, self.image_tower.width, config.dim)
         self.prototypes = nn.Parameter(F.normalize(torch.randn(config.prototypes, config.dim), dim=-1))
@@ -329,6 +330,7 @@ def build_model(config: RunConfig, texts: list[str]) -> tuple[LGDEAModel, LGDEAP
             image=json.loads(image_config.to_json_string()),
             text=json.loads(text_config.to_json_string()),
             image_size=size,
+            neck_width=parts.neck_width,
             dim=parts.dim,
             lesions=parts.lesions,
             prototypes=parts.prototypes,

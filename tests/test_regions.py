@@ -1,6 +1,7 @@
 """Region boxes on their way from the table to a batch, pooling at the right image, and the measures of retrieval."""
 
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,12 +10,15 @@ import reference
 import torch
 from planted import PlantedWorld, config
 from torch.nn import functional as F
+from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 
+from lgdea_core.config import RunConfig
 from lgdea_core.data.batches import Batch, TrainingData, augment, random_motion, sample_batch
 from lgdea_core.data.phantom import PhantomConfig, build_phantom
 from lgdea_core.data.regions import crop_boxes, moved_boxes, shuffle_regions
 from lgdea_core.evaluation.regions import evaluate_regions, retrieval_hits, tag_logits
 from lgdea_core.evidence.extract import extract_evidence
+from lgdea_core.model import build_model, train_tokenizer
 from lgdea_core.regions import TagDecoder, pool_regions
 from lgdea_core.stages import Inputs, fresh_model, inputs_of, prepare_training
 from lgdea_core.vocabulary import ASG_TAGS, REGIONS
@@ -184,13 +188,22 @@ def test_pooling_passes_gradcheck_and_reads_no_other_image() -> None:
     assert slope[1].abs().max() > 0
 
 
-def test_the_decoder_has_the_shape_of_asgs() -> None:
-    decoder = TagDecoder(text_width=768, width=768, layers=4, heads=4, widening=4 / 3, dropout=0.1)
-    layer = decoder.decoder.layers[0]
+def test_the_paper_preset_builds_asgs_decoder_on_all_channels_of_its_tower(tmp_path: Path) -> None:
+    """Stand-ins as wide as DeiT-B and Bio_ClinicalBERT, with fewer layers; the preset sets the rest."""
+    small = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 8}
+    ViTModel(ViTConfig(num_hidden_layers=1, patch_size=112, **small)).save_pretrained(tmp_path / "image")
+    BertModel(BertConfig(vocab_size=60, num_hidden_layers=7, **small)).save_pretrained(tmp_path / "text")
+    train_tokenizer(["The heart is normal."], vocabulary=60).save_pretrained(tmp_path / "text")
+    towers = {"image_tower": str(tmp_path / "image"), "text_tower": str(tmp_path / "text")}
+    model, _ = build_model(RunConfig.from_preset("paper", method="asg", **towers), [])
+    decoder, layer = model.tag_decoder, model.tag_decoder.decoder.layers[0]
+    assert (model.image_tower.width, decoder.query.out_features, decoder.tag_embeds.shape) == (768, 768, (40, 768))
     assert len(decoder.decoder.layers) == 4
     assert layer.self_attn.num_heads == 4
     assert (layer.linear1.out_features, layer.dropout.p, layer.norm_first) == (1024, 0.1, True)
     assert "tag_embeds" not in dict(decoder.named_parameters())
+    other, _ = build_model(RunConfig.from_preset("paper", method="clip", **towers), [])
+    assert other.image_tower.width == 256
 
 
 def test_a_tag_is_judged_by_its_own_query() -> None:
