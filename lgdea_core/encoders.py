@@ -208,6 +208,13 @@ BUILT_IMAGE_TOWERS = (None, "resnet-50", "vit-small")
 """Names of image towers that are built on the spot and have no weights to load."""
 
 
+def text_tower_config(name: str, layers: int) -> PreTrainedConfig:
+    """Configuration of a text tower by hub id or folder, with its first `layers` layers; 0 keeps all."""
+    return AutoConfig.from_pretrained(
+        name, trust_remote_code=False, **({"num_hidden_layers": layers} if layers else {})
+    )
+
+
 def small_bert_config(vocabulary: int, max_tokens: int) -> PreTrainedConfig:
     """A two-layer BERT for a vocabulary trained on the corpus."""
     return BertConfig(

@@ -28,6 +28,7 @@ from lgdea_core.encoders import (
     image_tower_config,
     mean_token,
     small_bert_config,
+    text_tower_config,
 )
 from lgdea_core.lesions import LesionQueries
 from lgdea_core.prototypes import assign, image_evidence_distribution, prototype_points
@@ -71,7 +72,6 @@ class LGDEAConfig:
     text_temperature: float = 0.1
     image_temperature: float = 0.1
     temperature: float = 0.1
-    """start of the learned temperature of the contrastive terms"""
     local_temperature: float = 0.1
     """temperature of phrase-to-patch scores"""
     presence_threshold: float = 0.6
@@ -324,7 +324,7 @@ def build_model(config: RunConfig, texts: list[str]) -> tuple[LGDEAModel, LGDEAP
         text_config = small_bert_config(len(tokenizer), parts.max_tokens)
     else:
         tokenizer = AutoTokenizer.from_pretrained(parts.text_tower, trust_remote_code=False)
-        text_config = AutoConfig.from_pretrained(parts.text_tower, trust_remote_code=False)
+        text_config = text_tower_config(parts.text_tower, parts.text_layers)
     model = LGDEAModel(
         LGDEAConfig(
             image=json.loads(image_config.to_json_string()),

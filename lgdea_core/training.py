@@ -80,6 +80,7 @@ class TrainState:
 
 def start_state(model: LGDEAModel, config: RunConfig) -> TrainState:
     """State before the first step; the teacher starts as a copy."""
+    model.log_logit_scale.requires_grad_(config.loss.learned_temperature)
     plain = [weight for weight in model.parameters() if weight.ndim < 2]
     decayed = [weight for name, weight in model.named_parameters() if weight.ndim >= 2 and name != "prototypes"]
     groups = [
@@ -212,7 +213,8 @@ def _take_step(
     terms = module(batch, state.teacher)
     loss = total_loss(terms, config.loss, ramp)
     accelerator.backward(loss)
-    accelerator.clip_grad_norm_(module.parameters(), schedule.clip_norm)
+    if schedule.clip_norm:
+        accelerator.clip_grad_norm_(module.parameters(), schedule.clip_norm)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     share_buffers(state.model, accelerator)

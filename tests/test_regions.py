@@ -202,8 +202,9 @@ def test_the_paper_preset_builds_asgs_decoder_on_all_channels_of_its_tower(tmp_p
     assert layer.self_attn.num_heads == 4
     assert (layer.linear1.out_features, layer.dropout.p, layer.norm_first) == (1024, 0.1, True)
     assert "tag_embeds" not in dict(decoder.named_parameters())
+    assert model.text_tower.backbone.config.num_hidden_layers == len(model.text_tower.backbone.encoder.layer) == 6
     other, _ = build_model(RunConfig.from_preset("paper", method="clip", **towers), [])
-    assert other.image_tower.width == 256
+    assert (other.image_tower.width, len(other.text_tower.backbone.encoder.layer)) == (256, 7)
 
 
 def test_a_tag_is_judged_by_its_own_query() -> None:
