@@ -10,8 +10,6 @@ from typing import Any, Literal
 from lgdea_core.registry import METHODS
 
 PRESET_VARIABLE = "LGDEA_PRESET"
-
-
 Number = int | float
 
 
@@ -58,6 +56,10 @@ class ModelConfig:
     """hub id or folder of a transformers image model; None builds a small ResNet on the spot"""
     text_tower: str | None = None
     """hub id or folder of a transformers text model; None builds a small BERT and trains its tokenizer"""
+    text_layers: int = 0
+    """first layers of a named text tower that are kept (MGCA, ASG: 6 of Bio_ClinicalBERT's 12); 0 keeps all"""
+    neck_width: int = 256
+    """widest fused patch feature, what the tag decoder and lesion queries read; a tower's own width bounds it"""
     dim: int = 128
     """width of the joint space (MGCA, ASG: 128)"""
     lesions: int = 8
@@ -87,7 +89,10 @@ class ModelConfig:
         _check_choice("prototype_norm", self.prototype_norm, ("unit", "free"))
         for name in ("text_temperature", "image_temperature"):
             _check_range(name, getattr(self, name), 0, 10, open_ends=True)
-        for name in ("dim", "lesions", "prototypes", "tag_layers", "tag_heads", "decoder_layers", "max_tokens"):
+        _check_range("text_layers", self.text_layers, 0, 1000)
+        for name in ("neck_width", "dim", "lesions", "prototypes", "max_tokens"):
+            _check_range(name, getattr(self, name), 1, 1_000_000)
+        for name in ("tag_layers", "tag_heads", "decoder_layers"):
             _check_range(name, getattr(self, name), 1, 1_000_000)
         _check_range("tag_widening", self.tag_widening, 0, 100, open_ends=True)
         _check_range("tag_dropout", self.tag_dropout, 0, 1)
@@ -121,11 +126,10 @@ class GraphConfig:
     def __post_init__(self) -> None:
         _check_range("alpha", self.alpha, 0, 1, open_ends=True)
         _check_choice("mode", self.mode, ("graph", "affinity", "graph*affinity"))
-        _check_range("neighbours", self.neighbours, 1, 10_000)
         _check_range("self_loop", self.self_loop, 0, 1e6)
         _check_range("tolerance", self.tolerance, 0, 1, open_ends=True)
-        _check_range("max_steps", self.max_steps, 1, 100_000)
-        _check_range("keep", self.keep, 1, 1_000_000)
+        for name in ("neighbours", "max_steps", "keep"):
+            _check_range(name, getattr(self, name), 1, 1_000_000)
         _check_range("report_marginal", self.report_marginal, 0, 1)
 
 
@@ -190,7 +194,9 @@ class LossConfig:
     cross: float = 1.0
     """`carzero`: its only term"""
     temperature: float = 0.1
-    """start of the learned temperature of the contrastive terms"""
+    """of the contrastive terms; where it is learned, its start"""
+    learned_temperature: bool = True
+    """whether the temperature is learned (CLIP), or stays what it is (MGCA, ASG)"""
     local_temperature: float = 0.1
     """temperature of the phrase-to-patch scores"""
     presence_threshold: float = 0.6
@@ -229,7 +235,7 @@ class TrainConfig:
     warmup_share: float = 0.15
     """share of the steps over which the learning rate rises; then it falls as a cosine"""
     clip_norm: float = 1.0
-    """largest gradient norm"""
+    """largest gradient norm; 0 leaves gradients as they are (ASG)"""
     teacher_decay: float = 0.98
     """E: decay of the EMA teacher that builds the graphs"""
     mixed_precision: Literal["no", "bf16"] = "bf16"
@@ -247,9 +253,10 @@ class TrainConfig:
         _check_range("batch_size", self.batch_size, 2, 1_000_000)
         _check_range("unpaired_share", self.unpaired_share, 0, 1)
         _check_range("warmup_share", self.warmup_share, 0, 1, open_ends=True)
-        for name in ("learning_rate", "text_learning_rate", "clip_norm"):
+        for name in ("learning_rate", "text_learning_rate"):
             _check_range(name, getattr(self, name), 0, 1e6, open_ends=True)
-        _check_range("weight_decay", self.weight_decay, 0, 1e6)
+        for name in ("weight_decay", "clip_norm"):
+            _check_range(name, getattr(self, name), 0, 1e6)
         _check_range("teacher_decay", self.teacher_decay, 0, 1)
         _check_choice("mixed_precision", self.mixed_precision, ("no", "bf16"))
 
@@ -328,15 +335,10 @@ class RunConfig:
 def replace_fields(config: RunConfig, **changes: Any) -> RunConfig:
     """The same configuration with fields of it, or of its parts, changed by name."""
     for name, value in changes.items():
-        if name in {entry.name for entry in fields(config)}:
+        if name in vars(config):
             config = replace(config, **{name: value})
             continue
-        owners = [
-            part.name
-            for part in fields(config)
-            if is_dataclass(getattr(config, part.name))
-            and name in {entry.name for entry in fields(getattr(config, part.name))}
-        ]
+        owners = [part for part, own in vars(config).items() if is_dataclass(own) and name in vars(own)]
         if not owners:
             raise ValueError(f"no configuration field is called {name!r}")
         config = replace(config, **{owners[0]: replace(getattr(config, owners[0]), **{name: value})})
@@ -368,9 +370,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             prototype_norm="free", max_tokens=112,
         ),
         "graph": GraphConfig(mode="graph"),
-        "loss": LossConfig(
-            local=0.0, local_unpaired=0.0, lesion=0.0, text=0.0, consistency=0.0, temperature=0.07
-        ),
+        "loss": LossConfig(local=0.0, local_unpaired=0.0, lesion=0.0, text=0.0, consistency=0.0, temperature=0.07),
         "train": TrainConfig(
             text_steps=2000, pair_steps=20_000, relation_steps=60_000, ramp_steps=10_000, refresh_every=3000,
             batch_size=144, teacher_decay=0.0, learning_rate=4e-5, text_learning_rate=4e-5,
@@ -384,14 +384,15 @@ METHOD_PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("paper", "asg"): {
         "data": DataConfig(corpus="mimic_cxr", image_size=224, paired_ratio=1.0),
         "model": ModelConfig(
-            image_tower="facebook/deit-base-patch16-224", text_tower="emilyalsentzer/Bio_ClinicalBERT", max_tokens=112
+            image_tower="facebook/deit-base-patch16-224", text_tower="emilyalsentzer/Bio_ClinicalBERT", text_layers=6,
+            neck_width=768, max_tokens=112,
         ),
-        "loss": LossConfig(temperature=0.07, local_temperature=0.07),
+        "loss": LossConfig(temperature=0.07, learned_temperature=False, local_temperature=0.07),
         "train": TrainConfig(
             text_steps=0, pair_steps=37_700, relation_steps=0, batch_size=288, learning_rate=4e-5, warmup_share=0.4,
-            checkpoint_every=1000, log_every=100,
+            clip_norm=0.0, mixed_precision="no", checkpoint_every=1000, log_every=100,
         ),
     },
 }  # fmt: skip
 """(preset, method) -> parts that differ. ASG's released schedule: AdamW 4e-5, weight decay 0.05, 72 on each of 4 GPUs,
-50 epochs of 217,000 pairs, warm-up over 40 % of the steps. Its early stopping and 1e-8 floor have no field here."""
+50 epochs of 217,000 pairs, warm-up over 40 % of the steps. README's Deviations say what has no field here."""

@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoModel, BertConfig, PreTrainedConfig, Re
 
 FINEST_GRID = 28
 """Finest patch grid used, a side: the finest stage of a tower that is not finer than this."""
-MAX_WIDTH = 256
-"""Widest fused patch feature (the usual width of a feature pyramid)."""
+NECK_WIDTH = 256
+"""Widest fused patch feature unless told otherwise (the usual width of a feature pyramid)."""
 POOL_SHARPNESS = 4.0
 """Sharpness of the smooth maximum over patches: 0 is the mean, infinity the maximum."""
 
@@ -48,14 +48,14 @@ class ImageTower(nn.Module):
     diffuse (GLoRIA takes its local features before the last stage too).
     """
 
-    def __init__(self, config: PreTrainedConfig, dim: int, image_size: int) -> None:
+    def __init__(self, config: PreTrainedConfig, dim: int, image_size: int, neck_width: int = NECK_WIDTH) -> None:
         super().__init__()
         self.backbone = AutoModel.from_config(config)
         self.autocast_dtype: torch.dtype | None = None  # set by training; losses always see float32
         self.channels = getattr(config, "num_channels", 3)
         shapes = self._stage_shapes(image_size)
         self.grid = shapes[0][-1]
-        self.width = width = min(shapes[-1][1], MAX_WIDTH)
+        self.width = width = min(shapes[-1][1], neck_width)
         self.laterals = nn.ModuleList(nn.Conv2d(shape[1], width, kernel_size=1) for shape in shapes)
         self.fuse = nn.Sequential(
             nn.GroupNorm(1, width),
@@ -79,9 +79,10 @@ class ImageTower(nn.Module):
         self, pixel_values: Float[Tensor, "images channels height width"]
     ) -> list[Float[Tensor, "images _ _ _"]]:
         """Feature maps, finest first, none finer than `FINEST_GRID`."""
-        states = self.backbone(pixel_values=pixel_values, output_hidden_states=True).hidden_states
-        if states[-1].ndim == 3:  # a ViT
-            return [token_grid(states[-1])]
+        seen = self.backbone(pixel_values=pixel_values, output_hidden_states=True)
+        states = seen.hidden_states
+        if states[-1].ndim == 3:  # a ViT, behind its last LayerNorm
+            return [token_grid(seen.last_hidden_state)]
         maps = list({state.shape[-1]: state for state in states if state.shape[-1] <= FINEST_GRID}.values())
         return maps or [states[-1]]
 
@@ -205,6 +206,13 @@ def image_tower_config(name: str | None, image_size: int) -> PreTrainedConfig:
 
 BUILT_IMAGE_TOWERS = (None, "resnet-50", "vit-small")
 """Names of image towers that are built on the spot and have no weights to load."""
+
+
+def text_tower_config(name: str, layers: int) -> PreTrainedConfig:
+    """Configuration of a text tower by hub id or folder, with its first `layers` layers; 0 keeps all."""
+    return AutoConfig.from_pretrained(
+        name, trust_remote_code=False, **({"num_hidden_layers": layers} if layers else {})
+    )
 
 
 def small_bert_config(vocabulary: int, max_tokens: int) -> PreTrainedConfig:

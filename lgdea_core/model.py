@@ -28,6 +28,7 @@ from lgdea_core.encoders import (
     image_tower_config,
     mean_token,
     small_bert_config,
+    text_tower_config,
 )
 from lgdea_core.lesions import LesionQueries
 from lgdea_core.prototypes import assign, image_evidence_distribution, prototype_points
@@ -63,6 +64,7 @@ class LGDEAConfig:
     image: dict[str, Any] = field(default_factory=dict)
     text: dict[str, Any] = field(default_factory=dict)
     image_size: int = 64
+    neck_width: int = 256
     dim: int = 128
     lesions: int = 8
     prototypes: int = 32
@@ -70,7 +72,6 @@ class LGDEAConfig:
     text_temperature: float = 0.1
     image_temperature: float = 0.1
     temperature: float = 0.1
-    """start of the learned temperature of the contrastive terms"""
     local_temperature: float = 0.1
     """temperature of phrase-to-patch scores"""
     presence_threshold: float = 0.6
@@ -121,7 +122,7 @@ class LGDEAModel(
         super().__init__()
         self.config = config
         self.training_patients: TrainingPatients | None = None
-        self.image_tower = ImageTower(_tower_config(config.image), config.dim, config.image_size)
+        self.image_tower = ImageTower(_tower_config(config.image), config.dim, config.image_size, config.neck_width)
         self.text_tower = TextTower(_tower_config(config.text), config.dim)
         self.lesion_queries = LesionQueries(config.lesions, self.image_tower.width, config.dim)
         self.prototypes = nn.Parameter(F.normalize(torch.randn(config.prototypes, config.dim), dim=-1))
@@ -326,12 +327,13 @@ def build_model(config: RunConfig, texts: list[str]) -> tuple[LGDEAModel, LGDEAP
         text_config = small_bert_config(len(tokenizer), parts.max_tokens)
     else:
         tokenizer = AutoTokenizer.from_pretrained(parts.text_tower, trust_remote_code=False)
-        text_config = AutoConfig.from_pretrained(parts.text_tower, trust_remote_code=False)
+        text_config = text_tower_config(parts.text_tower, parts.text_layers)
     model = LGDEAModel(
         LGDEAConfig(
             image=json.loads(image_config.to_json_string()),
             text=json.loads(text_config.to_json_string()),
             image_size=size,
+            neck_width=parts.neck_width,
             dim=parts.dim,
             lesions=parts.lesions,
             prototypes=parts.prototypes,

@@ -80,6 +80,7 @@ class TrainState:
 
 def start_state(model: LGDEAModel, config: RunConfig) -> TrainState:
     """State before the first step; the teacher starts as a copy."""
+    model.log_logit_scale.requires_grad_(config.loss.learned_temperature)
     plain = [weight for weight in model.parameters() if weight.ndim < 2]
     decayed = [weight for name, weight in model.named_parameters() if weight.ndim >= 2 and name != "prototypes"]
     groups = [
@@ -185,8 +186,8 @@ def _check_regions(config: RunConfig, data: TrainingData) -> None:
         return
     if not np.isfinite(data.regions.boxes[data.seed_pairs[:, 0]]).any():
         raise ValueError(
-            f"method {config.method!r} aligns regions, but no paired image has a region box; take boxes from a "
-            "detector (`region_detector.detect_regions`), or set arsa=0"
+            f"method {config.method!r} aligns regions, but no paired image has a region box; lay Chest ImaGenome "
+            "beside MIMIC-CXR (data/README.md), take boxes from `region_detector.detect_regions`, or set arsa=0"
         )
     if not any(len(data.regions.links[report]) for report in data.seed_pairs[:, 1]):
         raise ValueError(
@@ -212,7 +213,8 @@ def _take_step(
     terms = module(batch, state.teacher)
     loss = total_loss(terms, config.loss, ramp)
     accelerator.backward(loss)
-    accelerator.clip_grad_norm_(module.parameters(), schedule.clip_norm)
+    if schedule.clip_norm:
+        accelerator.clip_grad_norm_(module.parameters(), schedule.clip_norm)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     share_buffers(state.model, accelerator)

@@ -400,10 +400,25 @@ def test_the_paper_preset_of_asg_is_its_released_schedule() -> None:
     schedule, steps = run.train, 50 * 217_000 / 288
     assert schedule.total_steps == schedule.pair_steps == pytest.approx(steps, rel=1e-3)
     assert (schedule.learning_rate, schedule.weight_decay, schedule.warmup_share) == (4e-5, 0.05, 0.4)
+    assert (schedule.mixed_precision, schedule.clip_norm) == ("no", 0)
     assert (run.loss.temperature, run.loss.local_temperature, run.model.dim) == (0.07, 0.07, 128)
+    assert (run.loss.learned_temperature, run.model.text_layers, run.model.neck_width) == (False, 6, 768)
     assert run.data.paired_ratio == 1
     assert RunConfig.from_preset("paper", method="asg", paired_ratio=0.2).data.paired_ratio == 0.2
     assert RunConfig.from_preset("paper", method="lgdea").train.batch_size == 144
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_the_temperature_stays_where_it_is_not_learned_and_no_clipping_is_no_zero(
+    learned: bool, tmp_path: Path
+) -> None:
+    steps = {"text_steps": 0, "pair_steps": 2, "relation_steps": 0}
+    world, run = PlantedWorld(24, seed=0), config("asg", **steps, clip_norm=0.0, learned_temperature=learned)
+    model, processor = world.model(run)
+    before, start = model.image_tower.global_head.bias.clone(), model.log_logit_scale.clone()
+    state, _ = training.train(run, world.training(20, processor.tokenizer), model, tmp_path, progress=False)
+    assert not torch.equal(state.model.image_tower.global_head.bias, before)
+    assert torch.equal(state.model.log_logit_scale, start) != learned
 
 
 def test_tag_names_are_encoded_once_and_kept_with_the_model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

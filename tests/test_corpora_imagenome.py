@@ -8,10 +8,15 @@ from typing import Any
 
 import pytest
 from layouts import film, write
+from planted import config
 
+from lgdea_core.config import RunConfig
 from lgdea_core.data.check import check_corpus
 from lgdea_core.data.corpora import load_corpus
-from lgdea_core.data.corpora.chest_imagenome import read_attributes
+from lgdea_core.data.corpora.tables import CHEXPERT_LABELS
+from lgdea_core.evidence.extract import extract_evidence
+from lgdea_core.stages import fresh_model, load_inputs, prepare_training
+from lgdea_core.training import train
 from lgdea_core.vocabulary import REGIONS
 
 # film: patient, study, list
@@ -29,17 +34,7 @@ def region(name: str, *corners: int) -> dict[str, Any]:
 
 
 def graph(*objects: dict[str, Any]) -> str:
-    attribute = {
-        "bbox_name": "right lung",
-        "phrases": ["Right lung is clear without pneumothorax.", "Mild right effusion."],
-        "attributes": [
-            ["anatomicalfinding|no|pneumothorax", "nlp|yes|normal"],
-            ["anatomicalfinding|yes|pleural effusion", "severity|yes|mild"],
-        ],
-    }
-    other = {**attribute, "bbox_name": "right breast"}
-    content = {"image_id": "aa-1", "viewpoint": "PA", "objects": objects, "attributes": [attribute, other]}
-    return json.dumps(content, indent=1)
+    return json.dumps({"image_id": "aa-1", "viewpoint": "PA", "objects": objects, "attributes": []}, indent=1)
 
 
 @pytest.fixture
@@ -121,17 +116,47 @@ def test_a_folder_within_the_folder_is_found(imagenome: Path) -> None:
     assert len(load_corpus("chest_imagenome", imagenome).regions) == 6
 
 
-def test_attributes_say_what_reports_say_of_a_region(imagenome: Path) -> None:
-    rows = read_attributes(imagenome, ["aa-1", "dd-1"])
-    assert set(rows["image_id"]) == {"aa-1"}
-    assert set(rows["region"]) == {"right lung"}
-    assert rows[["category", "observation", "value"]].to_numpy().tolist() == [
-        ["anatomicalfinding", "pneumothorax", 0.0],
-        ["nlp", "normal", 1.0],
-        ["anatomicalfinding", "pleural effusion", 1.0],
-        ["severity", "mild", 1.0],
+def add_reports(mimic: Path) -> None:
+    """MIMIC's own tables and reports beside the films, so that corpus `mimic_cxr` can read them."""
+    splits = {"train": "train", "valid": "validate", "test": "test"}
+    rows = [f"{name},{splits[part]}" for name, (_, _, part) in FILMS.items()]
+    write(mimic / "mimic-cxr-2.0.0-split.csv.gz", "dicom_id,split", *rows)
+    write(mimic / "mimic-cxr-2.0.0-chexpert.csv.gz", ",".join(("study_id", *CHEXPERT_LABELS)))
+    for patient, study, _ in FILMS.values():
+        report = f"FINDINGS: Opacity in the right lung of patient {patient[:2]}. The left lung is clear."
+        write(mimic / f"files/p{patient[:2]}/p{patient}/s{study}.txt", " FINAL REPORT", f" {report}")
+
+
+def test_mimic_reads_the_same_boxes_for_its_own_split(imagenome: Path) -> None:
+    add_reports(mimic := imagenome.parent / "mimic-cxr-jpg")
+    corpus, published = load_corpus("mimic_cxr", mimic), load_corpus("chest_imagenome", imagenome)
+    assert len(corpus.regions) == 6
+    assert corpus.regions.equals(published.regions)
+    assert corpus.exclusions["film without a scene graph"] == 1
+    (mimic / "files/p10/p10000764/s57375967/bb-1.jpg").unlink()
+    assert set(load_corpus("mimic_cxr", mimic).regions["image_id"]) == {"aa-1", "cc-1"}
+    assert check_corpus("mimic_cxr", mimic, progress=False).problems == [
+        "mimic-cxr-2.0.0-metadata.csv, line 3, film 'bb-1': row without a film"
     ]
-    assert rows.loc[3, "phrase"] == "Mild right effusion."
+    imagenome.rename(mimic / "chest-imagenome")
+    assert len(load_corpus("mimic_cxr", mimic).regions) == 4
+    (mimic / "chest-imagenome").rename(imagenome.parent / "elsewhere")
+    assert load_corpus("mimic_cxr", mimic).regions.empty
+
+
+def test_asg_trains_on_mimic_with_these_boxes(imagenome: Path, tmp_path: Path) -> None:
+    add_reports(imagenome.parent / "mimic-cxr-jpg")
+    named = {"corpus": RunConfig.from_preset("paper", method="asg").data.corpus, "root": str(imagenome.parent)}
+    run = config("asg", text_steps=0, pair_steps=2, relation_steps=0, paired_ratio=1.0, **named)
+    inputs = load_inputs(run, progress=False)
+    evidence = extract_evidence(inputs.corpus.studies, "lexicon", progress=False)[0]
+    model, processor = fresh_model(run, inputs)
+    data = prepare_training(run, inputs, evidence, processor)
+    right = data.regions.boxes[:, REGIONS.index("right lung")]
+    assert right.tolist() == [pytest.approx([0.1, 0.1, 0.4, 0.45])] * 2  # drawn in 1000 x 2000 pixels
+    state, history = train(run, data, model, tmp_path / "run", progress=False)
+    assert state.step == 2
+    assert (history["arsa"] > 0).all()  # two regions and two sentences compete
 
 
 def replace_in(path: Path, old: str, new: str) -> None:
@@ -164,15 +189,7 @@ def test_damage_is_named(imagenome: Path, damage: Callable[[Path], object], mess
     assert check_corpus("chest_imagenome", imagenome, progress=False).problems
 
 
-def test_a_bad_attribute_and_missing_films_are_named(imagenome: Path) -> None:
-    path = imagenome / "silver_dataset/scene_graph/aa-1_SceneGraph.json"
-    text = path.read_text()
-    replace_in(path, '"Mild right effusion."', '"Mild", "effusion."')
-    with pytest.raises(ValueError, match=r"aa-1_SceneGraph\.json, attribute 0: 3 phrases, but attributes of 2; fetch"):
-        read_attributes(imagenome, ["aa-1"])
-    path.write_text(text.replace("|no|", "|never|"))
-    with pytest.raises(ValueError, match=r"aa-1_SceneGraph\.json, attribute 0: an attribute must be category"):
-        read_attributes(imagenome, ["aa-1"])
+def test_missing_films_are_named(imagenome: Path) -> None:
     (imagenome.parent / "mimic-cxr-jpg/files").rename(imagenome.parent / "gone")
     with pytest.raises(FileNotFoundError, match=r"no film of chest-imagenome's splits under .* unpack MIMIC-CXR-JPG"):
         load_corpus("chest_imagenome", imagenome)

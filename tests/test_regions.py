@@ -1,6 +1,7 @@
 """Region boxes on their way from the table to a batch, pooling at the right image, and the measures of retrieval."""
 
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,20 +9,28 @@ import pytest
 import reference
 import torch
 from planted import PlantedWorld, config
+from torch.nn import functional as F
+from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 
+from lgdea_core.config import RunConfig
 from lgdea_core.data.batches import Batch, TrainingData, augment, random_motion, sample_batch
 from lgdea_core.data.phantom import PhantomConfig, build_phantom
 from lgdea_core.data.regions import crop_boxes, moved_boxes, shuffle_regions
 from lgdea_core.evaluation.regions import evaluate_regions, retrieval_hits, tag_logits
 from lgdea_core.evidence.extract import extract_evidence
+from lgdea_core.model import build_model, train_tokenizer
 from lgdea_core.regions import TagDecoder, pool_regions
 from lgdea_core.stages import Inputs, fresh_model, inputs_of, prepare_training
 from lgdea_core.vocabulary import ASG_TAGS, REGIONS
 
 
 @pytest.fixture(scope="module")
-def data() -> TrainingData:
-    world = PlantedWorld(40, seed=0)
+def world() -> PlantedWorld:
+    return PlantedWorld(40, seed=0)
+
+
+@pytest.fixture(scope="module")
+def data(world: PlantedWorld) -> TrainingData:
     return world.training(24, world.model(config())[1].tokenizer)
 
 
@@ -134,7 +143,7 @@ def test_films_of_one_study_share_sentences_and_relations(data: TrainingData) ->
     assert len(batch.regions.sentence_tokens) == len(batch.regions.sentence_text.unique()) <= 2
 
 
-def test_the_released_collate_pools_regions_of_another_image_and_ours_does_not(data: TrainingData) -> None:
+def test_the_released_collate_pools_regions_of_another_image() -> None:
     """Each film is one value all over, so a pooled region tells which film it was read from."""
     own = torch.tensor([[0.0, 0, 0.5, 0.5]])
     order, rois = reference.released_rois([own] * 4, lengths=[9, 3, 7, 5])
@@ -143,16 +152,21 @@ def test_the_released_collate_pools_regions_of_another_image_and_ours_does_not(d
     assert order == [0, 2, 3, 1]
     assert released.tolist() == [0, 3, 1, 2]  # 3 of 4 are another film's
 
-    coded = replace(data, images=torch.arange(40, dtype=torch.uint8).view(40, 1, 1).expand(40, 32, 32).contiguous())
-    seen = replace(coded, sentences=[[[100 + row] for _ in sentences] for row, sentences in enumerate(data.sentences)])
+
+def test_our_batch_pools_regions_of_the_film_whose_report_names_them(world: PlantedWorld, data: TrainingData) -> None:
+    """A region read from the batch's own pixels shows the bright square at the height that its report's finding has."""
+    seen = replace(data, sentences=[[[100 + row] for _ in sentences] for row, sentences in enumerate(data.sentences)])
     batch = sample_batch(seen, config("asg", batch_size=24), 0, "pairs")
-    drawn = np.random.default_rng([0, 0, 0]).permutation(24)
-    assert not np.array_equal(drawn, np.arange(24))
-    regions, patches = batch.regions, torch.from_numpy(drawn).float().view(24, 1, 1).expand(24, 16, 1)
+    bright = (batch.pixel_values > 2).float().flatten(1)
+    quarters = F.one_hot(torch.arange(32 * 32) // (8 * 32))  # a finding's row in the picture
+    regions, patches = batch.regions, bright.unsqueeze(2) * quarters
     pooled = pool_regions(patches, regions.boxes, regions.region_image)
+    reports = []
     for row, column in regions.named.nonzero().tolist():
-        word = int(regions.sentence_tokens[regions.sentence_text[column], 1])
-        assert word - 100 == round(pooled[row].item())  # the report of the very film
+        reports.append(int(regions.sentence_tokens[regions.sentence_text[column], 1]) - 100)
+        assert pooled[row].max() > 0
+        assert pooled[row].argmax() == world.labels[reports[-1]] // 2
+    assert sorted(reports) == list(range(24)) != reports
 
 
 # ---- pooling and the decoder
@@ -174,13 +188,23 @@ def test_pooling_passes_gradcheck_and_reads_no_other_image() -> None:
     assert slope[1].abs().max() > 0
 
 
-def test_the_decoder_has_the_shape_of_asgs() -> None:
-    decoder = TagDecoder(text_width=768, width=768, layers=4, heads=4, widening=4 / 3, dropout=0.1)
-    layer = decoder.decoder.layers[0]
+def test_the_paper_preset_builds_asgs_decoder_on_all_channels_of_its_tower(tmp_path: Path) -> None:
+    """Stand-ins as wide as DeiT-B and Bio_ClinicalBERT, with fewer layers; the preset sets the rest."""
+    small = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 8}
+    ViTModel(ViTConfig(num_hidden_layers=1, patch_size=112, **small)).save_pretrained(tmp_path / "image")
+    BertModel(BertConfig(vocab_size=60, num_hidden_layers=7, **small)).save_pretrained(tmp_path / "text")
+    train_tokenizer(["The heart is normal."], vocabulary=60).save_pretrained(tmp_path / "text")
+    towers = {"image_tower": str(tmp_path / "image"), "text_tower": str(tmp_path / "text")}
+    model, _ = build_model(RunConfig.from_preset("paper", method="asg", **towers), [])
+    decoder, layer = model.tag_decoder, model.tag_decoder.decoder.layers[0]
+    assert (model.image_tower.width, decoder.query.out_features, decoder.tag_embeds.shape) == (768, 768, (40, 768))
     assert len(decoder.decoder.layers) == 4
     assert layer.self_attn.num_heads == 4
     assert (layer.linear1.out_features, layer.dropout.p, layer.norm_first) == (1024, 0.1, True)
     assert "tag_embeds" not in dict(decoder.named_parameters())
+    assert model.text_tower.backbone.config.num_hidden_layers == len(model.text_tower.backbone.encoder.layer) == 6
+    other, _ = build_model(RunConfig.from_preset("paper", method="clip", **towers), [])
+    assert (other.image_tower.width, len(other.text_tower.backbone.encoder.layer)) == (256, 7)
 
 
 def test_a_tag_is_judged_by_its_own_query() -> None:

@@ -114,18 +114,21 @@ def test_logits_have_the_films_size_and_depend_on_every_feature_map(config: PreT
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
 
 
-def test_the_u_net_reads_the_stages_that_the_tower_fuses() -> None:
-    base = tower(RESNET).eval()
+@pytest.mark.parametrize("config", [RESNET, VIT], ids=["U-Net", "SETR"])
+def test_the_decoder_reads_the_stages_that_the_tower_fuses(config: PreTrainedConfig) -> None:
+    base = tower(config).eval()
     segmenter = Segmenter(base).eval()
-    pixels = torch.randn(2, 1, 32, 32)
+    pixels = torch.randn(2, config.num_channels, 32, 32)
     with torch.no_grad():
-        own = base.backbone(pixel_values=pixels, output_hidden_states=True).hidden_states[1:]
-        stem = base.backbone.embedder.embedder(pixels)
-        read = segmenter.encoder(pixels)
+        fused, read = base._stages(pixels), segmenter.encoder(pixels)
     assert torch.equal(read[0], pixels)
-    assert read[1].shape == (2, 8, 16, 16)
-    torch.testing.assert_close(read[1], stem, rtol=0, atol=1e-5)
-    for theirs, ours in zip(own, read[2:], strict=True):
+    if config is RESNET:
+        with torch.no_grad():
+            stem = base.backbone.embedder.embedder(pixels)
+        assert read[1].shape == (2, 8, 16, 16)
+        torch.testing.assert_close(read[1], stem, rtol=0, atol=1e-5)
+    first = 2 if config is RESNET else 1
+    for theirs, ours in zip(fused, read[first:], strict=True):
         torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
 
 
@@ -218,3 +221,12 @@ def test_masks_and_boxes_come_in_the_pixels_of_the_crop(corpus: Corpus) -> None:
     expected[10:, :10] = True
     assert (filled[0] == expected).all()
     assert not filled[1].any()
+
+
+def test_lesions_that_the_crop_does_not_show_are_counted(corpus: Corpus, caplog: pytest.LogCaptureFixture) -> None:
+    corpus.boxes.loc[0, ["y_min", "y_max"]] = [0, 256]  # rows 0 to 20 of 80; the crop begins at 20
+    assert not lesion_masks(corpus, ["a", "b"], 20, "boxes", None).any()
+    assert caplog.messages == ["corpus films: the crops of 1 images show nothing of their lesions"]
+    caplog.clear()
+    lesion_masks(corpus, ["a", "b"], 20, "masks", None)
+    assert not caplog.messages

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import logging
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -21,6 +22,8 @@ from lgdea_core.encoders import ImageTower, token_grid
 from lgdea_core.evaluation.bootstrap import Interval, bootstrap_mean
 from lgdea_core.evaluation.supervised import Examples, Fit, Schedule, fit, outputs
 from lgdea_core.training import seed_everything
+
+logger = logging.getLogger("lgdea")
 
 SIIM = Schedule(learning_rate=2e-4, weight_decay=0.05, batch_size=8)
 """MGCA on SIIM pneumothorax."""
@@ -172,7 +175,8 @@ def lesion_masks(
 ) -> Bool[np.ndarray, "images {size} {size}"]:
     """Where each image shows a lesion, in the pixels of its crop; empty where the corpus has nothing of it.
 
-    A pixel of the crop is inside where at least half of it is.
+    A pixel of the crop is inside where at least half of it is. An image all of whose lesions lie outside the crop, or
+    are smaller than that, counts as one without a lesion; the log says how many do.
 
     Args:
         corpus: holds masks or boxes.
@@ -185,14 +189,17 @@ def lesion_masks(
     own = table[table["image_id"].isin(set(image_ids)) & (table["finding"].eq(finding) | (finding is None))]
     row_of = {image_id: row for row, image_id in enumerate(image_ids)}
     shapes = corpus.images.set_index("image_id")[["height", "width"]]
-    masks = np.zeros((len(image_ids), size, size), dtype=bool)
+    masks, vanished = np.zeros((len(image_ids), size, size), dtype=bool), 0
     for image_id, rows in own.groupby("image_id"):
         height, width = (int(side) for side in shapes.loc[image_id])
         if truth == "masks":
             full = np.any([read_mask(corpus.root / path) for path in rows["path"]], axis=0)
         else:
             full = boxes_mask(boxes_to_frame(rows, height, width), height, width)
-        masks[row_of[image_id]] = crop_image(full.astype(np.float32), size) > 127
+        masks[row_of[image_id]] = mask = crop_image(full.astype(np.float32), size) > 127
+        vanished += full.any() and not mask.any()
+    if vanished:
+        logger.warning("corpus %s: the crops of %d images show nothing of their lesions", corpus.name, vanished)
     return masks
 
 

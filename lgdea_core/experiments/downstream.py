@@ -86,7 +86,8 @@ class Pretrained:
             return model.image_tower.to(device)
         seed_everything(self.config.seed)
         config, size = self.config.model, self.config.data.image_size
-        return ImageTower(image_tower_config(config.image_tower, size), config.dim, size).eval().to(device)
+        image_config = image_tower_config(config.image_tower, size)
+        return ImageTower(image_config, config.dim, size, config.neck_width).eval().to(device)
 
 
 def pretrained(cells: Sequence[Cell]) -> list[Pretrained]:

@@ -14,6 +14,9 @@ Labels were mined from the reports by CheXpert's labeller: 1 present, 0 denied, 
 MS-CXR's boxes are drawn on these films, most of them of the training split. Its patients (851 in v1.1.0) are therefore
 left out of train and val wherever its table is found; those of the official test split stay.
 
+Where Chest ImaGenome lies in a folder `chest-imagenome` in or next to this one, its region boxes come with the films
+(`scene_graphs`), which method `asg` needs. The split stays MIMIC's, and patients of its gold set are trained on.
+
 Licence: PhysioNet Credentialed Health Data License 1.5.0; reports must not be passed on. Cite Johnson et al.,
 "MIMIC-CXR-JPG, a large publicly available database of labeled chest radiographs", arXiv:1901.07042, and Johnson et al.,
 "MIMIC-CXR, a de-identified publicly available database of chest radiographs with free-text reports", Scientific Data
@@ -29,6 +32,8 @@ import pandas as pd
 
 from lgdea_core.data.corpora.mimic_reports import report_sections
 from lgdea_core.data.corpora.ms_cxr import withhold_patients
+from lgdea_core.data.corpora.scene_graphs import FOLDER as SCENE_GRAPHS
+from lgdea_core.data.corpora.scene_graphs import read_regions
 from lgdea_core.data.corpora.tables import (
     CHEXPERT_LABELS,
     Exclusions,
@@ -39,7 +44,7 @@ from lgdea_core.data.corpora.tables import (
     read_table,
     refuse_cells,
 )
-from lgdea_core.data.corpus import Corpus
+from lgdea_core.data.corpus import Corpus, empty_table
 
 logger = logging.getLogger("lgdea")
 
@@ -83,6 +88,7 @@ def load(
         studies=studies,
         images=make_table("images", images),
         labels=_labels(root, set(studies["study_id"])),
+        regions=_regions(films[films["dicom_id"].isin({image["image_id"] for image in images})], root, exclusions),
         exclusions=exclusions,
     )
     exclusions.log("mimic_cxr")
@@ -159,6 +165,14 @@ def _cut_reports(root: Path, studies: pd.DataFrame, exclusions: Exclusions) -> I
             continue
         except UnicodeDecodeError:
             exclusions.add("report that is not UTF-8", f"{path.name}, study {study.study_id!r}", defect=True)
+
+
+def _regions(films: pd.DataFrame, root: Path, exclusions: Exclusions) -> pd.DataFrame:
+    """Boxes of Chest ImaGenome, where it lies in `root` or next to it."""
+    for folder in (root / SCENE_GRAPHS, root.parent / SCENE_GRAPHS):
+        if folder.is_dir():
+            return read_regions(films, folder, exclusions)
+    return empty_table("regions")
 
 
 def _labels(root: Path, known: set[str]) -> pd.DataFrame:
