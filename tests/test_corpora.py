@@ -1,6 +1,7 @@
 """Published layouts, as tiny copies made here."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from lgdea_core.data.check import check_corpus
 from lgdea_core.data.corpora import assemble, load_corpus
 from lgdea_core.data.corpora.covid_chestxray import merge_patients
 from lgdea_core.data.corpora.nih import label_sentences
-from lgdea_core.data.corpora.tables import parse_box, read_rows, read_table
+from lgdea_core.data.corpora.tables import parse_box, read_rows, read_table, refuse_cells
 from lgdea_core.data.pairing import limit_pairs
 
 NIH_HEADER = (
@@ -443,6 +444,22 @@ def test_a_table_without_header_is_refused_without_quoting_it(read: Callable[...
     ) as caught:
         read(tmp_path / "reports.csv", ("study", "report"))
     assert "effusion" not in str(caught.value)
+
+
+def test_errors_quote_a_word_of_a_table_and_no_sentence(tmp_path: Path) -> None:
+    table = pd.DataFrame({"film": ["f1", "f2 left base"], "split": ["trian", "Worse than before."], "line": [2, 3]})
+    for row, message in (
+        (0, "t.csv, line 2, film 'f1': split must be train, got 'trian'"),
+        (1, "t.csv, line 3, film 3 words: split must be train, got 3 words"),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            refuse_cells(table, pd.Series(table.index == row), "split", "train", "t.csv", ("film", "film"))
+    with pytest.raises(ValueError, match=r"must be four numbers, got '1', 2 words, None, '4'$"):
+        parse_box(["1", "left base", None, "4"], (9.0, 9.0))
+    write(tmp_path / "r.csv", "study_id,report,image", "s1,Severe edema, worse than before,s1.png")
+    with pytest.raises(ValueError, match=r"^r\.csv, line 2: more cells than the first line names \(3\); put") as caught:
+        read_rows(tmp_path / "r.csv", ("report",))
+    assert "worse" not in str(caught.value)
 
 
 def test_tables_in_a_foreign_encoding_or_empty_are_named(tmp_path: Path) -> None:

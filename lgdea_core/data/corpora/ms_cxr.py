@@ -127,8 +127,8 @@ def read_alignment(table: Path) -> pd.DataFrame:
         (~rows["finding"].isin(MS_CXR_FINDINGS), "category_name", f"one of {MS_CXR_FINDINGS}"),
     ):
         if wrong.any():
-            row = rows[wrong].iloc[0]
-            raise ValueError(f"{row['where']}: {column} must be {expected}, got {row[column]!r}")
+            where = rows.loc[wrong, "where"].iloc[0]  # the cell is not quoted: in a shifted row it is a report's
+            raise ValueError(f"{where}: {column} must be {expected}; if the cells are shifted, fetch the table again")
     return rows
 
 
