@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -333,6 +334,8 @@ def test_ms_cxr_json_and_csv_read_the_same(mimic: Path) -> None:
     [
         (MS_CXR_ROWS[2].replace("Lung Opacity", "Opacity"), r"v1\.0\.0\.csv, line 4: category_name must be one of"),
         (MS_CXR_ROWS[2].replace("files/", "film/"), r"v1\.0\.0\.csv, line 4: path must be files/p10/.*; if"),
+        (MS_CXR_ROWS[2].replace("dd-1,", "bb-1,"), r"v1\.0\.0\.csv, line 4: dicom_id must be that of the film in"),
+        (MS_CXR_ROWS[2].replace(",opacity", ", "), r"v1\.0\.0\.csv, line 4: label_text must be a phrase, but it is"),
         (MS_CXR_ROWS[2] + ",9,9", r"cannot be read as a table.*line 4"),
     ],
 )
@@ -360,9 +363,47 @@ def test_a_bad_ms_cxr_box_and_a_missing_film_are_problems(mimic: Path) -> None:
     problems = check_corpus("ms_cxr", root, progress=False).problems
     name = "MS_CXR_Local_Alignment_v1.0.0.csv"
     assert problems == [
-        f"{name}, line 6: row without a film",
-        f"{name}, line 5: box (10, 20, 3010, 60) reaches outside its 1000 x 800 frame: bad box",
+        f"{name}, line 6, film 'zz-9': row without a film",
+        f"{name}, line 5, film 'dd-1': box (10, 20, 3010, 60) reaches outside its 1000 x 800 frame: bad box",
     ]
+
+
+def first_of(content: dict[str, Any], part: str, **cells: object) -> None:
+    content[part][0] |= cells
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content.update(annotations=[]), r"v1\.0\.0\.json: no rows; fetch the table again"),
+        (lambda content: content.update(images=None), r"v1\.0\.0\.json: not in MS-CXR's layout \('NoneType'"),
+        (lambda content: content["annotations"].insert(1, 5), r"json, annotation 1: not in MS-CXR's layout"),
+        (lambda content: first_of(content, "annotations", label_text=None), r"annotation 0: .*label_text must be text"),
+        (
+            lambda content: first_of(content, "annotations", label_text=" "),
+            r"annotation 0: label_text must be a phrase",
+        ),
+        (lambda content: first_of(content, "annotations", bbox=[1, 2, 3]), r"annotation 0: .*four numbers, not 3"),
+        (lambda content: first_of(content, "annotations", bbox=None), r"annotation 0: not in MS-CXR's layout"),
+        (lambda content: first_of(content, "images", path=None), r"annotation 0: .*path must be text, not NoneType"),
+        (
+            lambda content: first_of(content, "annotations", bbox=[1, 2, 3, None]),
+            r"annotation 0, film 'bb-1': box \(1, 2, 4, nan\) must have positive width and height: bad box",
+        ),
+        (
+            lambda content: first_of(content, "images", width=None),
+            r"annotation 0, film 'bb-1': image_width and image_height must be positive numbers: bad box",
+        ),
+    ],
+)
+def test_a_broken_ms_cxr_json_is_named_by_its_annotation(
+    mimic: Path, damage: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    content = as_json(MS_CXR_ROWS)
+    damage(content)
+    root = mimic.parent / "ms-cxr"
+    write(root / "MS_CXR_Local_Alignment_v1.0.0.json", json.dumps(content))
+    assert re.search(message, check_corpus("ms_cxr", root, progress=False).problems[0])
 
 
 def test_ms_cxr_json_that_refers_to_nothing_and_missing_tables_are_named(mimic: Path) -> None:
@@ -370,7 +411,7 @@ def test_ms_cxr_json_that_refers_to_nothing_and_missing_tables_are_named(mimic: 
     content = as_json(MS_CXR_ROWS)
     content["annotations"][1]["image_id"] = 77
     write(root / "MS_CXR_Local_Alignment_v1.0.0.json", json.dumps(content))
-    with pytest.raises(ValueError, match=r"v1\.0\.0\.json: .* key 77"):
+    with pytest.raises(ValueError, match=r"v1\.0\.0\.json, annotation 1: key 77"):
         load_corpus("ms_cxr", root)
     write(root / "MS_CXR_Local_Alignment_v1.0.0.json", "{", '"images": [')
     with pytest.raises(ValueError, match=r"v1\.0\.0\.json, line \d: not JSON"):
