@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from layouts import film, write
+from layouts import film, write, write_ms_cxr
 
 from lgdea_core.data.check import check_corpus
 from lgdea_core.data.corpora import load_corpus
@@ -44,8 +44,9 @@ def graph(*objects: dict[str, Any]) -> str:
 
 @pytest.fixture
 def imagenome(tmp_path: Path) -> Path:
-    """Four films, all but the last with a scene graph; the MIMIC folder lies next to it."""
+    """Four films, all but the last with a scene graph; MIMIC's folder and MS-CXR's lie next to it."""
     root, mimic = tmp_path / "chest-imagenome", tmp_path / "mimic-cxr-jpg"
+    write_ms_cxr(tmp_path / "ms-cxr")
     metadata = ["dicom_id,subject_id,study_id,ViewPosition,Rows,Columns"]
     lists = {name: [",subject_id,study_id,dicom_id,path,ViewPosition"] for name in ("train", "valid", "test")}
     for name, (patient, study, part) in FILMS.items():
@@ -83,7 +84,6 @@ def test_region_boxes_count_in_the_published_film(imagenome: Path) -> None:
     assert set(corpus.regions["region"]) <= set(REGIONS)
     assert corpus.exclusions == {
         "film without a scene graph": 1,
-        "no MS-CXR table beside, so its patients are trained on": 1,
         "region box without area on its film": 6,
     }
 
@@ -102,11 +102,8 @@ def test_gold_and_ms_cxr_patients_stay_out_of_training(imagenome: Path) -> None:
     films = gzip.decompress(metadata.read_bytes()).decode().splitlines()
     write(metadata, *films, "cc-2,11000011,50000009,PA,2000,1000")  # another film of cc-1's patient
     write(imagenome / "silver_dataset/splits/images_to_avoid.csv", "dicom_id", "cc-2", "dd-1")
-    write(
-        imagenome.parent / "ms-cxr/MS_CXR_Local_Alignment_v1.0.0.csv",
-        "dicom_id,category_name,label_text,path,x,y,w,h,image_width,image_height",
-        "bb-1,Edema,edema,files/p10/p10000764/s57375967/bb-1.jpg,1,2,3,4,1000,2000",
-    )
+    row = "bb-1,Edema,edema,files/p10/p10000764/s57375967/bb-1.jpg,1,2,3,4,1000,2000"
+    write_ms_cxr(imagenome.parent / "ms-cxr", row)
     corpus = load_corpus("chest_imagenome", imagenome)
     assert corpus.images["image_id"].tolist() == ["aa-1", "dd-1"]
     assert corpus.exclusions["film of a gold patient, kept out of training"] == 1

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from layouts import film, values, write
+from layouts import MS_CXR_HEADER, film, values, write, write_ms_cxr
 
 from lgdea_core.config import RunConfig
 from lgdea_core.data.check import check_corpus
@@ -47,7 +48,6 @@ REPORT = """                                 FINAL REPORT
 
  No acute process.
 """
-MS_CXR_HEADER = "dicom_id,category_name,label_text,path,x,y,w,h,image_width,image_height"
 MS_CXR_ROWS = [
     'bb-1,Pleural Effusion,"small effusion,  left",files/p10/p10000764/s57375967/bb-1.jpg,100,200,50,60,1000,800',
     'bb-1,Pleural Effusion,"small effusion, left",files/p10/p10000764/s57375967/bb-1.jpg,300,200,50,60,1000,800',
@@ -61,7 +61,7 @@ def columns(*findings: str) -> str:
 
 @pytest.fixture
 def mimic(tmp_path: Path) -> Path:
-    """Seven films of five patients, two of them lateral; one report is missing, one has no section."""
+    """Seven films of five patients, two of them lateral; one report is missing, one has no section; none in MS-CXR."""
     root = tmp_path / "mimic-cxr-jpg"
     metadata = ["dicom_id,subject_id,study_id,PerformedProcedureStepDescription,ViewPosition,Rows,Columns,StudyDate"]
     split = ["dicom_id,study_id,subject_id,split"]
@@ -81,14 +81,13 @@ def mimic(tmp_path: Path) -> Path:
     )
     for patient, study in {(patient, study) for patient, study, _, _ in FILMS.values()} - {("11000011", "50000001")}:
         (root / "files" / f"p{patient[:2]}" / f"p{patient}" / f"s{study}.txt").write_text(REPORT)
+    write_ms_cxr(tmp_path / "ms-cxr")
     (root / "files/p12/p12000012/s50000002.txt").write_text("  WET READ: fine\n\n The lungs are clear.\n")
     return root
 
 
 def add_ms_cxr(root: Path, rows: list[str] = MS_CXR_ROWS, header: str = MS_CXR_HEADER, version: str = "1.0.0") -> Path:
-    path = root / f"MS_CXR_Local_Alignment_v{version}.csv"
-    write(path, header, *rows)
-    return path
+    return write_ms_cxr(root, *rows, header=header, version=version)
 
 
 def test_mimic_layout_becomes_tables(mimic: Path) -> None:
@@ -105,7 +104,6 @@ def test_mimic_layout_becomes_tables(mimic: Path) -> None:
     assert studies["report"].isna().to_dict()["s50000001"]
     assert corpus.exclusions == {
         "film of a view other than PA, AP": 2,
-        "no MS-CXR table beside, so its patients are trained on": 1,
         "study without a report": 1,
         "report without findings and impression": 1,
     }
@@ -164,7 +162,32 @@ def test_ms_cxr_patients_are_kept_out_of_training_and_counted(mimic: Path) -> No
     assert "p10000764" not in set(corpus.studies["patient_id"])
     assert corpus.studies.set_index("patient_id").loc["p12000012", "split"] == "test"  # an official test patient stays
     assert corpus.exclusions["study of an MS-CXR patient, kept out of training"] == 1
-    assert "no MS-CXR table beside, so its patients are trained on" not in corpus.exclusions
+
+
+@pytest.mark.parametrize("place", ["mimic", "mimic/ms-cxr", "ms-cxr", "ms-cxr/1.1.0"])
+def test_ms_cxr_is_found_wherever_downloads_put_it(mimic: Path, place: str) -> None:
+    shutil.rmtree(mimic.parent / "ms-cxr")
+    add_ms_cxr(mimic.parent / place.replace("mimic", mimic.name))
+    assert "p10000764" not in set(load_corpus("mimic_cxr", mimic).studies["patient_id"])
+
+
+def test_ms_cxr_is_found_in_physionets_own_tree(mimic: Path, tmp_path: Path) -> None:
+    root = tmp_path / "files/mimic-cxr-jpg/2.1.0"
+    root.parent.mkdir(parents=True)
+    mimic.rename(root)
+    add_ms_cxr(tmp_path / "files/ms-cxr/1.1.0", version="1.1.0")
+    assert "p10000764" not in set(load_corpus("mimic_cxr", root).studies["patient_id"])
+
+
+def test_mimic_without_ms_cxr_is_refused_unless_told(mimic: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.rmtree(mimic.parent / "ms-cxr")
+    with pytest.raises(FileNotFoundError, match=r"^no MS_CXR_.* in or next to it: its patients must not train\. Put"):
+        load_corpus("mimic_cxr", mimic)
+    assert "ms_cxr_table=None" in check_corpus("mimic_cxr", mimic, progress=False).problems[0]
+    corpus = load_corpus("mimic_cxr", mimic, ms_cxr_table=None)
+    assert "p10000764" in set(corpus.split("train").studies["patient_id"])
+    assert corpus.exclusions["ms_cxr_table=None, so MS-CXR's patients are trained on"] == 1
+    assert "do not judge by MS-CXR" in caplog.text
 
 
 def test_a_planted_ms_cxr_patient_in_pretraining_is_found(mimic: Path, tmp_path: Path) -> None:
@@ -401,13 +424,13 @@ def test_a_broken_ms_cxr_json_is_named_by_its_annotation(
 ) -> None:
     content = as_json(MS_CXR_ROWS)
     damage(content)
-    root = mimic.parent / "ms-cxr"
+    root = mimic.parent / "json"
     write(root / "MS_CXR_Local_Alignment_v1.0.0.json", json.dumps(content))
     assert re.search(message, check_corpus("ms_cxr", root, progress=False).problems[0])
 
 
 def test_ms_cxr_json_that_refers_to_nothing_and_missing_tables_are_named(mimic: Path) -> None:
-    root = mimic.parent / "ms-cxr"
+    root = mimic.parent / "json"
     content = as_json(MS_CXR_ROWS)
     content["annotations"][1]["image_id"] = 77
     write(root / "MS_CXR_Local_Alignment_v1.0.0.json", json.dumps(content))

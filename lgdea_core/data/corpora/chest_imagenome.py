@@ -43,7 +43,7 @@ def load(root: Path, images: Path | None = None, ms_cxr_table: Path | Literal["b
         ms_cxr_table: as for `mimic_cxr`.
 
     Raises:
-        FileNotFoundError: a table is missing, or no film is there.
+        FileNotFoundError: a table is missing, MS-CXR's too, or no film is there.
         ValueError: a table lacks a column, a scene graph is not in the layout.
     """
     exclusions, films_root = Exclusions(), mimic_root(root, images)

@@ -76,6 +76,28 @@ def find_table(*folders: Path) -> Path | None:
     return None
 
 
+def find_beside(root: Path) -> Path:
+    """The table in MIMIC's folder, or in `ms-cxr` in it, next to it or next to its parent (PhysioNet's own tree).
+
+    `ms-cxr` may hold the table or a folder for each version.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    folders = [root]
+    for place in (root, *root.absolute().parents[:2]):
+        folders += [place / FOLDER, *sorted((place / FOLDER).glob("*/"), reverse=True)]
+    path = find_table(*folders)
+    if path is None:
+        raise FileNotFoundError(
+            f"no MS_CXR_Local_Alignment_v*.csv or .json in {root} or in a folder {FOLDER} in or next to it: its "
+            "patients must not train. Put the table of MS-CXR there (one file, under MIMIC-CXR's credentials: "
+            "https://physionet.org/content/ms-cxr/), or keep them by load_corpus(..., ms_cxr_table=None) and never "
+            "judge by MS-CXR what is trained on them"
+        )
+    return path
+
+
 def mimic_root(root: Path, images: Path | None) -> Path:
     """The folder that holds MIMIC-CXR-JPG's `files/`: the given one, `root`, or `mimic-cxr-jpg` next to it."""
     if images is not None:
@@ -91,17 +113,17 @@ def withhold_patients(
     Args:
         films: has columns patient_id, study_id and split.
         root: of the corpus the films are of.
-        table: MS-CXR's; "beside" looks in `root` and in a folder `ms-cxr` in or next to it, and warns where there is
-            none; None keeps all films.
+        table: MS-CXR's; "beside" takes that of `find_beside`; None keeps all films, and warns.
         exclusions: counted in.
+
+    Raises:
+        FileNotFoundError: no table is beside.
     """
     if table is None:
+        exclusions.count("ms_cxr_table=None, so MS-CXR's patients are trained on", 1)
+        logger.warning("%s is read without MS-CXR's table: do not judge by MS-CXR what is trained on it", root)
         return films
-    path = find_table(root, root / FOLDER, root.parent / FOLDER) if table == "beside" else Path(table)
-    if path is None:
-        exclusions.count("no MS-CXR table beside, so its patients are trained on", 1)
-        logger.warning("no MS-CXR table beside %s: do not judge by MS-CXR what is trained on it", root)
-        return films
+    path = find_beside(root) if table == "beside" else Path(table)
     withheld = films["patient_id"].isin(read_patients(path)) & (films["split"] != "test")
     exclusions.count("study of an MS-CXR patient, kept out of training", films.loc[withheld, "study_id"].nunique())
     return films[~withheld]
