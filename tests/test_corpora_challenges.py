@@ -1,6 +1,7 @@
 """RSNA pneumonia and SIIM pneumothorax, as tiny copies of the published layouts."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -158,7 +159,7 @@ def test_siim_layout_becomes_tables_with_one_mask_a_film(siim: Path) -> None:
     corpus = load_corpus("siim", siim)
     assert corpus.images["image_id"].tolist() == ["a.1", "a.2", "a.3"]
     assert [values(corpus, film)["pneumothorax"] for film in ("a.1", "a.2", "a.3")] == [1, 0, 0]
-    assert corpus.masks["path"].tolist() == ["masks-train-rle/a.1.png"]
+    assert [re.sub("[0-9a-f]{8}", "#", path) for path in corpus.masks["path"]] == ["masks-train-rle-#/a.1.png"]
     rows, columns = np.nonzero(read_mask(corpus.root / corpus.masks["path"].iloc[0]))
     assert list(zip(rows, columns, strict=True)) == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 1), (1023, 1)]
     assert set(corpus.studies["split"]) == {"train", "val", "test"}  # by film: four rows are three films
@@ -166,10 +167,10 @@ def test_siim_layout_becomes_tables_with_one_mask_a_film(siim: Path) -> None:
 
 
 def test_siim_masks_are_written_once_and_elsewhere_on_demand(siim: Path, tmp_path: Path) -> None:
+    mask = siim / load_corpus("siim", siim).masks["path"].iloc[0]
+    written = mask.stat().st_mtime_ns
     load_corpus("siim", siim)
-    written = (siim / "masks-train-rle/a.1.png").stat().st_mtime_ns
-    load_corpus("siim", siim)
-    assert (siim / "masks-train-rle/a.1.png").stat().st_mtime_ns == written
+    assert mask.stat().st_mtime_ns == written
     corpus = load_corpus("siim", siim / ".", mask_root=tmp_path.parent / f"{tmp_path.name}-elsewhere")
     assert Path(corpus.masks["path"].iloc[0]).is_absolute()
     assert read_mask(corpus.root / corpus.masks["path"].iloc[0]).sum() == 6
@@ -178,7 +179,29 @@ def test_siim_masks_are_written_once_and_elsewhere_on_demand(siim: Path, tmp_pat
 def test_siim_later_release_has_no_space_and_counts_first(siim: Path) -> None:
     write(siim / "stage_2_train.csv", "ImageId,EncodedPixels", "a.1,-1", "a.2,5 5", "a.3,-1")
     corpus = load_corpus("siim", siim)
-    assert corpus.masks["path"].tolist() == ["masks-stage_2_train/a.2.png"]
+    assert [re.sub("[0-9a-f]{8}", "#", path) for path in corpus.masks["path"]] == ["masks-stage_2_train-#/a.2.png"]
+
+
+def test_siim_masks_of_another_table_are_not_taken(siim: Path) -> None:
+    load_corpus("siim", siim)
+    write(siim / "train-rle.csv", "ImageId, EncodedPixels", "a.1,0 1", *SIIM_ROWS[2:])
+    corpus = load_corpus("siim", siim)
+    assert read_mask(siim / corpus.masks["path"].iloc[0]).sum() == 1
+    write(siim / "train-rle.csv", "ImageId, EncodedPixels", "a.1,0 nonsense", *SIIM_ROWS[2:])
+    write(siim / corpus.masks["path"].iloc[0], "older")
+    assert check_corpus("siim", siim, progress=False).problems == [
+        "train-rle.csv, line 2, film 'a.1': run lengths must be integers"
+    ]
+
+
+def test_siim_is_checked_without_writing_to_it(siim: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    before = sorted(siim.rglob("*"))
+    assert check_corpus("siim", siim, progress=False).problems == []
+    assert sorted(siim.rglob("*")) == before
+    occupied = tmp_path_factory.mktemp("masks") / "file"
+    occupied.touch()
+    with pytest.raises(OSError, match="file"):
+        load_corpus("siim", siim, mask_root=occupied)
 
 
 def slow_decode(runs: str) -> np.ndarray:
