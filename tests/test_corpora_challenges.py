@@ -18,6 +18,7 @@ from lgdea_core.data.pairing import check_leaks
 
 RSNA_LABELS = "stage_2_train_labels.csv"
 BOXED = ["aa,100,200,300,400,1", "aa,600,200,300,400,1", "bb,,,,,0", "cc,,,,,0", "dd,10.5,20,30,40,1"]
+CONTRADICTION = ["bb,Normal", "bb,No Lung Opacity / Not Normal"]
 
 
 @pytest.fixture
@@ -114,6 +115,26 @@ def test_rsna_bad_boxes_and_missing_films_are_problems(rsna: Path) -> None:
             lambda root: write(root / RSNA_LABELS, "patientId,x,y,width,height,Target", *BOXED, "aa,,,,,0"),
             ValueError,
             r"line 7, patientId 'aa': Target must be 0 or 1 and the same in all rows",
+        ),
+        (
+            lambda root: write(root / RSNA_LABELS, "patientId,x,y,width,height,Target", *BOXED, "bb,10,10,50,50,0"),
+            ValueError,
+            r"stage_2_train_labels\.csv, line 7, patientId 'bb': Target must be 1 where the row has a box, got '0'",
+        ),
+        (
+            lambda root: write(root / "stage_2_detailed_class_info.csv", "patientId,class", "aa,Normal"),
+            ValueError,
+            r"class_info\.csv, line 2, patientId 'aa': class must be 'Lung Opacity' exactly where Target is 1 in",
+        ),
+        (
+            lambda root: write(root / "stage_2_detailed_class_info.csv", "patientId,class", "bb,Lung Opacity"),
+            ValueError,
+            r"class_info\.csv, line 2, patientId 'bb': class must be 'Lung Opacity' exactly where Target is 1 in",
+        ),
+        (
+            lambda root: write(root / "stage_2_detailed_class_info.csv", "patientId,class", *CONTRADICTION),
+            ValueError,
+            r"class_info\.csv, line 3, patientId 'bb': class must be the same in all rows of a film",
         ),
         (
             lambda root: write(root / "stage_2_detailed_class_info.csv", "patientId,class", "aa,Opaque"),
