@@ -446,6 +446,19 @@ def test_a_table_without_header_is_refused_without_quoting_it(read: Callable[...
     assert "effusion" not in str(caught.value)
 
 
+@pytest.mark.parametrize("read", [read_rows, read_table])
+@pytest.mark.parametrize("names", [("id", "text"), ("id",)])
+def test_lines_are_right_below_blank_ones_and_below_line_breaks(
+    read: Callable[..., object], names: tuple[str, ...], tmp_path: Path
+) -> None:
+    rows = ['a,"one\ntwo"', "", "", "b,x", ",", "   ", "c,y", ""]
+    write(tmp_path / "t.csv", ",".join(names), *([row.split(",")[0] for row in rows] if len(names) == 1 else rows))
+    table = pd.DataFrame(read(tmp_path / "t.csv", names))
+    assert table["id"].tolist() == ["a", "b", "c"]
+    assert table["line"].astype(int).tolist() == ([2, 6, 9] if len(names) == 2 else [2, 5, 8])
+    assert table.index.tolist() == [0, 1, 2]
+
+
 def test_errors_quote_a_word_of_a_table_and_no_sentence(tmp_path: Path) -> None:
     table = pd.DataFrame({"film": ["f1", "f2 left base"], "split": ["trian", "Worse than before."], "line": [2, 3]})
     for row, message in (

@@ -368,6 +368,13 @@ def test_a_bad_ms_cxr_row_is_named(mimic: Path, row: str, message: str) -> None:
         load_corpus("ms_cxr", mimic.parent / "ms-cxr")
 
 
+def test_a_bad_ms_cxr_row_below_blank_lines_is_named(mimic: Path) -> None:
+    row = MS_CXR_ROWS[2].replace("Lung Opacity", "Opacity")
+    add_ms_cxr(mimic.parent / "ms-cxr", [MS_CXR_ROWS[0], "", "", row])
+    with pytest.raises(ValueError, match=r"v1\.0\.0\.csv, line 5: category_name must be one of"):
+        load_corpus("ms_cxr", mimic.parent / "ms-cxr")
+
+
 def test_the_words_of_a_shifted_ms_cxr_row_are_not_printed(mimic: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = mimic.parent / "ms-cxr"
     path = "files/p12/p12000012/s50000002/dd-1.jpg"

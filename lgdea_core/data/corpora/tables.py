@@ -98,7 +98,7 @@ def _check_columns(path: Path, header: Iterable[str], columns: Sequence[str]) ->
 def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """`read_rows` for tables of a hundred thousand rows: as one frame of text, the file may be gzipped.
 
-    Column `line` is where a row starts, as long as no line is blank; columns beside the wanted ones are kept.
+    Column `line` is where a row starts; blank rows are dropped, columns beside the wanted ones are kept.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -108,7 +108,9 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # a cell too many in every row
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+            table = pd.read_csv(
+                path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False, skip_blank_lines=False
+            )
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
     except (ValueError, pd.errors.ParserWarning, OSError, EOFError, zlib.error) as error:
@@ -118,7 +120,9 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     table = table.fillna("")
     breaks = sum(table[column].str.count("\n") for column in table)  # inside quoted cells
     lines = 2 + np.arange(len(table)) + (np.cumsum(breaks) - breaks).to_numpy(dtype=int)
-    return table.apply(lambda cells: cells.str.strip()).assign(line=lines)
+    table = table.apply(lambda cells: cells.str.strip())
+    filled = (table != "").any(axis=1)
+    return table.assign(line=lines)[filled].reset_index(drop=True)
 
 
 def refuse_cells(
