@@ -13,7 +13,7 @@ from lgdea_core.data.check import check_corpus
 from lgdea_core.data.corpora import assemble, load_corpus
 from lgdea_core.data.corpora.covid_chestxray import merge_patients
 from lgdea_core.data.corpora.nih import label_sentences
-from lgdea_core.data.corpora.tables import parse_box, read_rows, read_table, refuse_cells
+from lgdea_core.data.corpora.tables import parse_box, read_json, read_rows, read_table, refuse_cells
 from lgdea_core.data.pairing import limit_pairs
 
 NIH_HEADER = (
@@ -173,6 +173,11 @@ def test_nih_without_boxes_is_a_corpus_without_boxes(nih: Path) -> None:
             lambda root: write(root / "test_list.txt", "00000001_001.png", "00000003_000.png"),
             ValueError,
             r"share 1 patients and 1 films",
+        ),
+        (
+            lambda root: (root / "test_list.txt").write_bytes(b"00000003_000.png\n\xff"),
+            ValueError,
+            r"test_list\.txt: not UTF-8 \(invalid start byte at byte 17\)",
         ),
     ],
 )
@@ -476,9 +481,10 @@ def test_errors_quote_a_word_of_a_table_and_no_sentence(tmp_path: Path) -> None:
 
 
 def test_tables_in_a_foreign_encoding_or_empty_are_named(tmp_path: Path) -> None:
-    (tmp_path / "latin.csv").write_bytes("a\nSão\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"latin\.csv: not UTF-8"):
-        read_rows(tmp_path / "latin.csv", ("a",))
+    for name, read in (("a.csv", read_rows), ("b.csv", read_table), ("c.json", lambda path, _: read_json(path))):
+        (tmp_path / name).write_bytes("a\nSão\n".encode("latin-1"))
+        with pytest.raises(ValueError, match=rf"{name}: not UTF-8 \(invalid .* at byte 3\); save it as UTF-8$"):
+            read(tmp_path / name, ("a",))
     (tmp_path / "empty.csv").touch()
     with pytest.raises(ValueError, match=r"empty\.csv: missing column\(s\) \['a'\]"):
         read_rows(tmp_path / "empty.csv", ("a",))

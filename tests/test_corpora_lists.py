@@ -118,6 +118,11 @@ def test_covidx_counts_repeated_lines_and_missing_films(covidx: Path) -> None:
             ValueError,
             r"classes must be of one kind, got \['COVID-19', 'normal', 'pneumonia', 'positive'\]",
         ),
+        (
+            lambda root: (root / "train_COVIDx9A.txt").write_bytes(b"S\xe3o a.png normal rsna\n"),
+            ValueError,
+            r"train_COVIDx9A\.txt: not UTF-8",
+        ),
         (lambda root: (root / "test_COVIDx9A.txt").unlink(), FileNotFoundError, r"no list at .*test_COVIDx9A\.txt"),
         (
             lambda root: [(root / name).rename(root / f"moved_{name}") for name in ("train", "test")],

@@ -21,7 +21,7 @@ from typing import Any
 
 import pandas as pd
 
-from lgdea_core.data.corpora.tables import Exclusions, film_row, make_table
+from lgdea_core.data.corpora.tables import Exclusions, film_row, make_table, read_text
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.pairing import split_by_patient
 from lgdea_core.vocabulary import NO_FINDING
@@ -104,7 +104,7 @@ def _read_list(path: Path, split: str) -> list[dict[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"no list at {path}; the layout needs {path.name}, see data/README.md")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         parts = line.strip().rsplit(maxsplit=3)
         if not parts:
             continue

@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 
 from lgdea_core.data.corpora import rsna
-from lgdea_core.data.corpora.tables import Exclusions, box_row, film_row, make_table, parse_box, read_rows
+from lgdea_core.data.corpora.tables import Exclusions, box_row, film_row, make_table, parse_box, read_rows, read_text
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.pairing import split_by_patient
 from lgdea_core.vocabulary import NIH_FINDINGS, NO_FINDING
@@ -132,7 +132,7 @@ def _column_pairs(table: pd.DataFrame, key: str, value: str) -> dict[str, str]:
 def _read_list(path: Path) -> set[str]:
     if not path.is_file():
         raise FileNotFoundError(f"no list at {path}; the official split is part of the download")
-    return set(path.read_text().split())
+    return set(read_text(path).split())
 
 
 def _study(entry: dict[str, Any], split: str, label_reports: bool) -> dict[str, Any]:

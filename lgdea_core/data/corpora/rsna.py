@@ -139,10 +139,14 @@ def _patients(root: Path, films: list[str], exclusions: Exclusions) -> dict[str,
     if not path.is_file():
         exclusions.add("no mapping to NIH, so the split goes by film", MAPPING_FILE)
         return {}
+    content = read_json(path)
     try:
-        patient_of = {each["subset_img_id"]: str(int(each["img_id"].split("_")[0])) for each in read_json(path)}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path.name}: not in RSNA's layout, {error!r}; fetch it again") from error
+        patient_of = {each["subset_img_id"]: str(int(each["img_id"].split("_")[0])) for each in content}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path.name}: not in RSNA's layout, entries of img_id and subset_img_id ({type(error).__name__}); fetch "
+            "it again"
+        ) from error
     exclusions.count("film not in the mapping to NIH, so it counts as a patient", len(set(films) - set(patient_of)))
     return patient_of
 

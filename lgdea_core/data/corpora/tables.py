@@ -71,7 +71,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
             reader = csv.reader(file)
             return _rows(reader, _check_columns(path, next(reader, []), columns), path)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
+        raise _foreign(path, error) from None
 
 
 def _check_there(path: Path) -> None:
@@ -112,7 +112,7 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
                 path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False, skip_blank_lines=False
             )
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
+        raise _foreign(path, error) from None
     except (ValueError, pd.errors.ParserWarning, OSError, EOFError, zlib.error) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path.name} cannot be read as a table, fetch it again: {reason}") from error
@@ -158,13 +158,30 @@ def read_json(path: Path) -> Any:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not JSON; the message names file and line.
+        ValueError: it is not JSON, or not UTF-8; the message names file and line.
+    """
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path.name}, line {error.lineno}: not JSON; fetch the file again") from error
+
+
+def read_text(path: Path) -> str:
+    """What a text file holds.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not UTF-8; the message names the file and none of its bytes.
     """
     _check_there(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path.name}, line {error.lineno}: not JSON; fetch the file again") from error
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _foreign(path, error) from None  # the error holds all bytes of the file
+
+
+def _foreign(path: Path, error: UnicodeDecodeError) -> ValueError:
+    return ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8")
 
 
 def _rows(reader: Iterator[list[str]], names: list[str], path: Path) -> list[dict[str, str]]:
