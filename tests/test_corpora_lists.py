@@ -240,6 +240,20 @@ def test_vindr_of_kaggle_gets_a_test_split(kaggle: Path) -> None:
     assert load_corpus("vindr", kaggle).studies["split"].value_counts().to_dict() == {"train": 12, "val": 4, "test": 4}
 
 
+def test_vindr_annotations_of_an_image_without_labels_are_counted(vindr: Path) -> None:
+    write(vindr / "annotations/image_labels_train.csv", *LABELS["train"][:4])  # im2 is gone
+    report = check_corpus("vindr", vindr, progress=False)
+    assert report.exclusions["annotation of an image without labels"] == len(report.problems) == 4
+    assert report.problems[0] == "annotations_train.csv, line 6, image 'im2': annotation of an image without labels"
+
+
+def test_vindr_of_kaggle_knows_its_labels(kaggle: Path) -> None:
+    table = kaggle / "train.csv"
+    table.write_text(table.read_text().replace("im2,Lung Opacity", "im2,Lung Opacty"))
+    with pytest.raises(ValueError, match=r"^train\.csv, line 8, image 'im2': class_name must be one of VinDr's 28"):
+        load_corpus("vindr", kaggle)
+
+
 def test_vindr_bad_boxes_and_missing_films_are_problems(vindr: Path) -> None:
     with (vindr / "annotations/annotations_train.csv").open("a") as file:
         file.write("im1,R3,Lung Opacity,10,20,99,40\nim2,R3,Lung Opacity,,,,\n")
@@ -260,6 +274,11 @@ def test_vindr_bad_boxes_and_missing_films_are_problems(vindr: Path) -> None:
             lambda root: write(root / "annotations/image_labels_train.csv", *LABELS["train"][:2], "im1,R2,1,2,0"),
             ValueError,
             r"image_labels_train\.csv, line 3, image 'im1': Pulmonary fibrosis must be 0 or 1, got '2'",
+        ),
+        (
+            lambda root: write(root / "annotations/image_labels_test.csv", "image_id,Lung Opacty", "im3,0"),
+            ValueError,
+            r"image_labels_test\.csv, line 1: column\(s\) \['Lung Opacty'\] are none of VinDr's 28 labels",
         ),
         (
             lambda root: write(root / "annotations/annotations_test.csv", "image_id,x_min", "im3,1"),
