@@ -87,12 +87,16 @@ def test_covidx_takes_no_val_of_its_own_beside_a_published_one(covidx: Path) -> 
     assert corpus.exclusions["row without a film"] == 1
 
 
-def test_covidx_of_several_versions_must_be_named(covidx: Path) -> None:
+def test_covidx_of_several_versions_is_the_newest_unless_named(covidx: Path, caplog: pytest.LogCaptureFixture) -> None:
+    add_lists(covidx, "_COVIDx8B", train=TRAIN[:1], test=TEST[:1])
+    assert len(load_corpus("covidx", covidx).studies) == 7  # 9A's
+    assert "train_COVIDx9A.txt is read, not train_COVIDx8B.txt; name another version by `lists`" in caplog.text
+    assert len(load_corpus("covidx", covidx, lists="8B").studies) == 2
     add_lists(covidx, "", two_classes(TRAIN), two_classes(TEST))
-    with pytest.raises(
-        ValueError, match=r"holds the lists \['train\.txt', 'train_COVIDx9A\.txt'\]; name one by `lists`"
-    ):
-        load_corpus("covidx", covidx)
+    corpus = load_corpus("covidx", covidx)
+    assert set(corpus.studies["covidx_class"]) == {"positive", "negative"}
+    assert corpus.exclusions["version whose lists are not read"] == 2
+    assert check_corpus("covidx", covidx, progress=False).problems == []
     assert set(load_corpus("covidx", covidx, lists="9A").studies["covidx_class"]) == {"normal", "pneumonia", "COVID-19"}
     assert set(load_corpus("covidx", covidx, lists="").studies["covidx_class"]) == {"positive", "negative"}
 
