@@ -151,6 +151,18 @@ def test_nih_counts_what_does_not_fit_together(nih: Path) -> None:
     )
 
 
+def test_nih_labels_that_are_unknown_or_contradict_each_other_are_named(nih: Path) -> None:
+    table = nih / "Data_Entry_2017_v2020.csv"
+    text = table.read_text().replace("png,Pneumonia,", "png,No Finding|Mass,")
+    table.write_text(text.replace("png,Infiltration,", "png,Infiltration|Opacity,"))
+    corpus = load_corpus("nih", nih)
+    assert (values(corpus, "00000003_000")["mass"], values(corpus, "00000003_000")["no finding"]) == (1, 0)
+    assert corpus.exclusions.defects == [
+        f"{table.name}, line 4, film '00000002_000.png': unknown label 'Opacity'",
+        f"{table.name}, line 5, film '00000003_000.png': No Finding beside other labels, which count",
+    ]
+
+
 def test_nih_without_boxes_is_a_corpus_without_boxes(nih: Path) -> None:
     (nih / "BBox_List_2017.csv").unlink()
     corpus = load_corpus("nih", nih)

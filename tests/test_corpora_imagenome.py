@@ -150,7 +150,7 @@ def replace_in(path: Path, old: str, new: str) -> None:
         ),
         (
             lambda path: write(path.parents[1] / "splits/valid.csv", "dicom_id,subject_id,study_id", "zz-1,1,2"),
-            r"film 'zz-1' of .*splits is not in MIMIC's metadata \(1 such\)",
+            r"^valid\.csv, line 2, film 'zz-1': the film is not in MIMIC's metadata \(1 such\); fetch",
         ),
     ],
 )
@@ -159,6 +159,12 @@ def test_damage_is_named(imagenome: Path, damage: Callable[[Path], object], mess
     with pytest.raises(ValueError, match=message):
         load_corpus("chest_imagenome", imagenome)
     assert check_corpus("chest_imagenome", imagenome, progress=False).problems
+
+
+def test_a_film_that_is_not_there_is_named_by_its_list(imagenome: Path) -> None:
+    (imagenome.parent / "mimic-cxr-jpg/files/p10/p10000764/s57375967/bb-1.jpg").unlink()
+    problems = check_corpus("chest_imagenome", imagenome, progress=False).problems
+    assert problems == ["train.csv, line 3, film 'bb-1': row without a film"]
 
 
 def test_a_bad_attribute_and_missing_films_are_named(imagenome: Path) -> None:

@@ -102,10 +102,13 @@ def test_covidx_of_several_versions_is_the_newest_unless_named(covidx: Path, cap
 
 
 def test_covidx_counts_repeated_lines_and_missing_films(covidx: Path) -> None:
-    add_lists(covidx, train=[*TRAIN, TRAIN[0], "", "12 z.png normal rsna"])
+    add_lists(covidx, train=[*TRAIN, TRAIN[0], "", "12 z.png normal rsna", "7 b.png COVID-19 rsna"])
     report = check_corpus("covidx", covidx, progress=False)
     assert report.exclusions["further line of the same film"] == 1
-    assert report.problems == ["train_COVIDx9A.txt, line 9, film 'z.png': row without a film"]
+    assert report.problems == [
+        "train_COVIDx9A.txt, line 10, film 'b.png': another class than in the film's first line, which counts",
+        "train_COVIDx9A.txt, line 9, film 'z.png': row without a film",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -59,8 +59,7 @@ def load(root: Path, lists: str | None = None, val_fraction: float = 0.1, seed: 
     rows = _rows(root, _newest(root, exclusions) if lists is None else lists and f"_COVIDx{lists}")
     if (rows["split"] == "val").any():
         val_fraction = 0.0  # the lists say which, even where none of these films is here
-    films = rows[~rows["image_id"].duplicated()]
-    exclusions.count("further line of the same film", len(rows) - len(films))
+    films = _first_lines(rows, exclusions)
     films = _without_test_patients(films, exclusions)
     images = [image for film in films.itertuples() if (image := _image(film, root, exclusions))]
     if not images:
@@ -131,6 +130,17 @@ def _read_list(path: Path, split: str) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _first_lines(rows: pd.DataFrame, exclusions: Exclusions) -> pd.DataFrame:
+    """A line for each film: its first."""
+    films = rows[~rows["image_id"].duplicated()]
+    first = rows["image_id"].map(films.set_index("image_id")["covidx_class"])
+    for row in rows[rows["covidx_class"] != first].itertuples():
+        exclusions.add("another class than in the film's first line, which counts", row.where, defect=True)
+    repeated = rows["image_id"].duplicated() & (rows["covidx_class"] == first)
+    exclusions.count("further line of the same film", int(repeated.sum()))
+    return films
 
 
 def _without_test_patients(films: pd.DataFrame, exclusions: Exclusions) -> pd.DataFrame:

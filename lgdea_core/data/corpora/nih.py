@@ -91,7 +91,7 @@ def _entries(root: Path, exclusions: Exclusions) -> list[dict[str, Any]]:
         image_id = Path(row["Image Index"]).stem
         image = film_row(image_id, image_id, root, path, row["View Position"], where, exclusions)
         if image is not None:
-            entries.append({**row, "image_id": image_id, "image": image})
+            entries.append({**row, "image_id": image_id, "image": image, "where": where})
     for name in files:
         exclusions.add("film without a row", f"{table.name}: film {name!r}", defect=True)
     if not entries:
@@ -156,9 +156,12 @@ def label_sentences(finding_labels: str) -> str:
 def _labels(entry: dict[str, Any], exclusions: Exclusions) -> list[dict[str, Any]]:
     named = set(entry["Finding Labels"].split("|"))
     for label in sorted(named - set(NIH_FINDINGS) - {"No Finding"}):
-        exclusions.add(f"unknown label {label!r}", f"line {entry['line']}, film {entry['Image Index']!r}", defect=True)
+        exclusions.add(f"unknown label {label!r}", entry["where"], defect=True)
+    normal = "No Finding" in named
+    if normal and len(named) > 1:
+        exclusions.add("No Finding beside other labels, which count", entry["where"], defect=True)
     values = {finding: int(label in named) for label, finding in NIH_FINDINGS.items()}
-    values[NO_FINDING] = int("No Finding" in named)
+    values[NO_FINDING] = int(normal and len(named) == 1)
     return [
         {"study_id": entry["image_id"], "finding": finding, "value": float(value), "source": "nih"}
         for finding, value in values.items()
