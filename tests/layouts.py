@@ -25,6 +25,16 @@ def write(path: Path, *lines: str) -> None:
     path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
 
 
+MS_CXR_HEADER = "dicom_id,category_name,label_text,path,x,y,w,h,image_width,image_height"
+
+
+def write_ms_cxr(folder: Path, *rows: str, header: str = MS_CXR_HEADER, version: str = "1.0.0") -> Path:
+    """A table of MS-CXR; without rows it names one patient, who is nowhere else."""
+    path = folder / f"MS_CXR_Local_Alignment_v{version}.csv"
+    write(path, header, *(rows or ["zz-1,Edema,edema,files/p19/p19999999/s59999999/zz-1.jpg,1,2,3,4,100,100"]))
+    return path
+
+
 def values(corpus: Corpus, study_id: str) -> dict[str, float]:
     """Labels of a study by finding."""
     rows = corpus.labels[corpus.labels["study_id"] == study_id]

@@ -107,6 +107,15 @@ def test_boxes_and_sizes_of_any_corpus_are_tested(folder: Path, monkeypatch: pyt
     assert "48 x 48 pixels, the table says 48 x 99" in problems[1]
 
 
+def test_what_the_system_refuses_is_a_problem(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str, root: Path) -> Corpus:
+        raise PermissionError(13, "Permission denied", str(root / "films"))
+
+    monkeypatch.setattr(check, "load_corpus", refuse)
+    problems = check_corpus("nih", folder, progress=False).problems
+    assert problems == [f"[Errno 13] Permission denied: '{folder / 'films'}'"]
+
+
 def test_missing_folder_exits_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["nih", str(tmp_path / "gone")]) == 1
     assert "PROBLEM corpus 'nih': no folder at" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """Published layouts, as tiny copies made here."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from lgdea_core.data.check import check_corpus
 from lgdea_core.data.corpora import assemble, load_corpus
 from lgdea_core.data.corpora.covid_chestxray import merge_patients
 from lgdea_core.data.corpora.nih import label_sentences
-from lgdea_core.data.corpora.tables import parse_box, read_rows, read_table
+from lgdea_core.data.corpora.tables import parse_box, read_json, read_rows, read_table, refuse_cells
 from lgdea_core.data.pairing import limit_pairs
 
 NIH_HEADER = (
@@ -150,6 +151,18 @@ def test_nih_counts_what_does_not_fit_together(nih: Path) -> None:
     )
 
 
+def test_nih_labels_that_are_unknown_or_contradict_each_other_are_named(nih: Path) -> None:
+    table = nih / "Data_Entry_2017_v2020.csv"
+    text = table.read_text().replace("png,Pneumonia,", "png,No Finding|Mass,")
+    table.write_text(text.replace("png,Infiltration,", "png,Infiltration|Opacity,"))
+    corpus = load_corpus("nih", nih)
+    assert (values(corpus, "00000003_000")["mass"], values(corpus, "00000003_000")["no finding"]) == (1, 0)
+    assert corpus.exclusions.defects == [
+        f"{table.name}, line 4, film '00000002_000.png': unknown label 'Opacity'",
+        f"{table.name}, line 5, film '00000003_000.png': No Finding beside other labels, which count",
+    ]
+
+
 def test_nih_without_boxes_is_a_corpus_without_boxes(nih: Path) -> None:
     (nih / "BBox_List_2017.csv").unlink()
     corpus = load_corpus("nih", nih)
@@ -172,6 +185,11 @@ def test_nih_without_boxes_is_a_corpus_without_boxes(nih: Path) -> None:
             lambda root: write(root / "test_list.txt", "00000001_001.png", "00000003_000.png"),
             ValueError,
             r"share 1 patients and 1 films",
+        ),
+        (
+            lambda root: (root / "test_list.txt").write_bytes(b"00000003_000.png\n\xff"),
+            ValueError,
+            r"test_list\.txt: not UTF-8 \(invalid start byte at byte 17\)",
         ),
     ],
 )
@@ -445,10 +463,40 @@ def test_a_table_without_header_is_refused_without_quoting_it(read: Callable[...
     assert "effusion" not in str(caught.value)
 
 
+@pytest.mark.parametrize("read", [read_rows, read_table])
+@pytest.mark.parametrize("names", [("id", "text"), ("id",)])
+def test_lines_are_right_below_blank_ones_and_below_line_breaks(
+    read: Callable[..., object], names: tuple[str, ...], tmp_path: Path
+) -> None:
+    rows = ['a,"one\ntwo"', "", "", "b,x", ",", "   ", "c,y", ""]
+    write(tmp_path / "t.csv", ",".join(names), *([row.split(",")[0] for row in rows] if len(names) == 1 else rows))
+    table = pd.DataFrame(read(tmp_path / "t.csv", names))
+    assert table["id"].tolist() == ["a", "b", "c"]
+    assert table["line"].astype(int).tolist() == ([2, 6, 9] if len(names) == 2 else [2, 5, 8])
+    assert table.index.tolist() == [0, 1, 2]
+
+
+def test_errors_quote_a_word_of_a_table_and_no_sentence(tmp_path: Path) -> None:
+    table = pd.DataFrame({"film": ["f1", "f2 left base"], "split": ["trian", "Worse than before."], "line": [2, 3]})
+    for row, message in (
+        (0, "t.csv, line 2, film 'f1': split must be train, got 'trian'"),
+        (1, "t.csv, line 3, film 3 words: split must be train, got 3 words"),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            refuse_cells(table, pd.Series(table.index == row), "split", "train", "t.csv", ("film", "film"))
+    with pytest.raises(ValueError, match=r"must be four numbers, got '1', 2 words, None, '4'$"):
+        parse_box(["1", "left base", None, "4"], (9.0, 9.0))
+    write(tmp_path / "r.csv", "study_id,report,image", "s1,Severe edema, worse than before,s1.png")
+    with pytest.raises(ValueError, match=r"^r\.csv, line 2: more cells than the first line names \(3\); put") as caught:
+        read_rows(tmp_path / "r.csv", ("report",))
+    assert "worse" not in str(caught.value)
+
+
 def test_tables_in_a_foreign_encoding_or_empty_are_named(tmp_path: Path) -> None:
-    (tmp_path / "latin.csv").write_bytes("a\nSão\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"latin\.csv: not UTF-8"):
-        read_rows(tmp_path / "latin.csv", ("a",))
+    for name, read in (("a.csv", read_rows), ("b.csv", read_table), ("c.json", lambda path, _: read_json(path))):
+        (tmp_path / name).write_bytes("a\nSão\n".encode("latin-1"))
+        with pytest.raises(ValueError, match=rf"{name}: not UTF-8 \(invalid .* at byte 3\); save it as UTF-8$"):
+            read(tmp_path / name, ("a",))
     (tmp_path / "empty.csv").touch()
     with pytest.raises(ValueError, match=r"empty\.csv: missing column\(s\) \['a'\]"):
         read_rows(tmp_path / "empty.csv", ("a",))

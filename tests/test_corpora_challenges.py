@@ -1,6 +1,7 @@
 """RSNA pneumonia and SIIM pneumothorax, as tiny copies of the published layouts."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from lgdea_core.data.pairing import check_leaks
 
 RSNA_LABELS = "stage_2_train_labels.csv"
 BOXED = ["aa,100,200,300,400,1", "aa,600,200,300,400,1", "bb,,,,,0", "cc,,,,,0", "dd,10.5,20,30,40,1"]
+CONTRADICTION = ["bb,Normal", "bb,No Lung Opacity / Not Normal"]
 
 
 @pytest.fixture
@@ -68,8 +70,12 @@ def test_rsna_films_outside_the_mapping_are_counted(rsna: Path) -> None:
     path.write_text(json.dumps([{"subset_img_id": "aa", "img_id": "00000007_000.png"}]))
     assert load_corpus("rsna", rsna).exclusions == {"film not in the mapping to NIH, so it counts as a patient": 3}
     path.write_text(json.dumps([{"subset_img_id": "aa", "img_id": "a_0.png"}]))
-    with pytest.raises(ValueError, match=r"mappings_2018\.json: not in RSNA's layout, ValueError"):
+    with pytest.raises(ValueError, match=r"mappings_2018\.json: not in RSNA's layout, .* \(ValueError\); fetch"):
         load_corpus("rsna", rsna)
+    path.write_bytes(b'[{"img_id": "secret \xff"}]')
+    with pytest.raises(ValueError, match=r"mappings_2018\.json: not UTF-8 \(") as caught:
+        load_corpus("rsna", rsna)
+    assert "secret" not in str(caught.value)
 
 
 def test_rsna_keeps_its_split_though_all_it_shows_is_boxed(rsna: Path) -> None:
@@ -115,6 +121,26 @@ def test_rsna_bad_boxes_and_missing_films_are_problems(rsna: Path) -> None:
             r"line 7, patientId 'aa': Target must be 0 or 1 and the same in all rows",
         ),
         (
+            lambda root: write(root / RSNA_LABELS, "patientId,x,y,width,height,Target", *BOXED, "bb,10,10,50,50,0"),
+            ValueError,
+            r"stage_2_train_labels\.csv, line 7, patientId 'bb': Target must be 1 where the row has a box, got '0'",
+        ),
+        (
+            lambda root: write(root / "stage_2_detailed_class_info.csv", "patientId,class", "aa,Normal"),
+            ValueError,
+            r"class_info\.csv, line 2, patientId 'aa': class must be 'Lung Opacity' exactly where Target is 1 in",
+        ),
+        (
+            lambda root: write(root / "stage_2_detailed_class_info.csv", "patientId,class", "bb,Lung Opacity"),
+            ValueError,
+            r"class_info\.csv, line 2, patientId 'bb': class must be 'Lung Opacity' exactly where Target is 1 in",
+        ),
+        (
+            lambda root: write(root / "stage_2_detailed_class_info.csv", "patientId,class", *CONTRADICTION),
+            ValueError,
+            r"class_info\.csv, line 3, patientId 'bb': class must be the same in all rows of a film",
+        ),
+        (
             lambda root: write(root / "stage_2_detailed_class_info.csv", "patientId,class", "aa,Opaque"),
             ValueError,
             r"stage_2_detailed_class_info\.csv, line 2, patientId 'aa': class must be one of .* got 'Opaque'",
@@ -122,7 +148,7 @@ def test_rsna_bad_boxes_and_missing_films_are_problems(rsna: Path) -> None:
         (
             lambda root: write(root / "pneumonia-challenge-dataset-mappings_2018.json", '[{"img_id": "1_0.png"}]'),
             ValueError,
-            r"mappings_2018\.json: not in RSNA's layout, KeyError\('subset_img_id'\)",
+            r"mappings_2018\.json: not in RSNA's layout, .* \(KeyError\)",
         ),
         (lambda root: (root / RSNA_LABELS).unlink(), FileNotFoundError, r"no table at .*stage_2_train_labels\.csv"),
         (
@@ -158,7 +184,7 @@ def test_siim_layout_becomes_tables_with_one_mask_a_film(siim: Path) -> None:
     corpus = load_corpus("siim", siim)
     assert corpus.images["image_id"].tolist() == ["a.1", "a.2", "a.3"]
     assert [values(corpus, film)["pneumothorax"] for film in ("a.1", "a.2", "a.3")] == [1, 0, 0]
-    assert corpus.masks["path"].tolist() == ["masks-train-rle/a.1.png"]
+    assert [re.sub("[0-9a-f]{8}", "#", path) for path in corpus.masks["path"]] == ["masks-train-rle-#/a.1.png"]
     rows, columns = np.nonzero(read_mask(corpus.root / corpus.masks["path"].iloc[0]))
     assert list(zip(rows, columns, strict=True)) == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 1), (1023, 1)]
     assert set(corpus.studies["split"]) == {"train", "val", "test"}  # by film: four rows are three films
@@ -166,10 +192,10 @@ def test_siim_layout_becomes_tables_with_one_mask_a_film(siim: Path) -> None:
 
 
 def test_siim_masks_are_written_once_and_elsewhere_on_demand(siim: Path, tmp_path: Path) -> None:
+    mask = siim / load_corpus("siim", siim).masks["path"].iloc[0]
+    written = mask.stat().st_mtime_ns
     load_corpus("siim", siim)
-    written = (siim / "masks-train-rle/a.1.png").stat().st_mtime_ns
-    load_corpus("siim", siim)
-    assert (siim / "masks-train-rle/a.1.png").stat().st_mtime_ns == written
+    assert mask.stat().st_mtime_ns == written
     corpus = load_corpus("siim", siim / ".", mask_root=tmp_path.parent / f"{tmp_path.name}-elsewhere")
     assert Path(corpus.masks["path"].iloc[0]).is_absolute()
     assert read_mask(corpus.root / corpus.masks["path"].iloc[0]).sum() == 6
@@ -178,7 +204,29 @@ def test_siim_masks_are_written_once_and_elsewhere_on_demand(siim: Path, tmp_pat
 def test_siim_later_release_has_no_space_and_counts_first(siim: Path) -> None:
     write(siim / "stage_2_train.csv", "ImageId,EncodedPixels", "a.1,-1", "a.2,5 5", "a.3,-1")
     corpus = load_corpus("siim", siim)
-    assert corpus.masks["path"].tolist() == ["masks-stage_2_train/a.2.png"]
+    assert [re.sub("[0-9a-f]{8}", "#", path) for path in corpus.masks["path"]] == ["masks-stage_2_train-#/a.2.png"]
+
+
+def test_siim_masks_of_another_table_are_not_taken(siim: Path) -> None:
+    load_corpus("siim", siim)
+    write(siim / "train-rle.csv", "ImageId, EncodedPixels", "a.1,0 1", *SIIM_ROWS[2:])
+    corpus = load_corpus("siim", siim)
+    assert read_mask(siim / corpus.masks["path"].iloc[0]).sum() == 1
+    write(siim / "train-rle.csv", "ImageId, EncodedPixels", "a.1,0 nonsense", *SIIM_ROWS[2:])
+    write(siim / corpus.masks["path"].iloc[0], "older")
+    assert check_corpus("siim", siim, progress=False).problems == [
+        "train-rle.csv, line 2, film 'a.1': run lengths must be integers"
+    ]
+
+
+def test_siim_is_checked_without_writing_to_it(siim: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    before = sorted(siim.rglob("*"))
+    assert check_corpus("siim", siim, progress=False).problems == []
+    assert sorted(siim.rglob("*")) == before
+    occupied = tmp_path_factory.mktemp("masks") / "file"
+    occupied.touch()
+    with pytest.raises(OSError, match="file"):
+        load_corpus("siim", siim, mask_root=occupied)
 
 
 def slow_decode(runs: str) -> np.ndarray:

@@ -1,5 +1,7 @@
 """CheXpert and the retrieval sets drawn from it."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -161,6 +163,16 @@ def test_5x200_holds_films_of_one_finding_alone(tmp_path: Path) -> None:
     assert rows["Path"].is_unique
 
 
+def test_a_drawn_set_records_its_seed_and_checksums(tmp_path: Path) -> None:
+    many(tmp_path)
+    written = retrieval.write_set(tmp_path, "5x200", seed=7)
+    record = json.loads(written[-1].read_text())
+    assert (written[-1].name, record["set"], record["seed"]) == ("chexpert_5x200.json", "5x200", 7)
+    assert set(record["sha256"]) == {"train.csv", "chexpert_5x200.csv"}
+    for name, digest in record["sha256"].items():
+        assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
+
+
 def test_5x200_draws_as_mgcas_code_does(tmp_path: Path) -> None:
     many(tmp_path)
     table = pd.read_csv(tmp_path / "train.csv").fillna(0)
@@ -253,5 +265,5 @@ def test_the_command_writes_the_set(tmp_path: Path, capsys: pytest.CaptureFixtur
     many(tmp_path)
     assert retrieval.main([str(tmp_path), "8x200"]) == 0
     written = [Path(line).name for line in capsys.readouterr().out.split()]
-    assert written == ["chexpert_8x200_candidates.csv", "chexpert_8x200_query.csv"]
+    assert written == ["chexpert_8x200_candidates.csv", "chexpert_8x200_query.csv", "chexpert_8x200.json"]
     assert len((tmp_path / written[1]).read_text().splitlines()) == 81

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from layouts import film, write
+from layouts import film, write, write_ms_cxr
 from planted import config
 
 from lgdea_core.config import RunConfig
@@ -39,8 +39,9 @@ def graph(*objects: dict[str, Any]) -> str:
 
 @pytest.fixture
 def imagenome(tmp_path: Path) -> Path:
-    """Four films, all but the last with a scene graph; the MIMIC folder lies next to it."""
+    """Four films, all but the last with a scene graph; MIMIC's folder and MS-CXR's lie next to it."""
     root, mimic = tmp_path / "chest-imagenome", tmp_path / "mimic-cxr-jpg"
+    write_ms_cxr(tmp_path / "ms-cxr")
     metadata = ["dicom_id,subject_id,study_id,ViewPosition,Rows,Columns"]
     lists = {name: [",subject_id,study_id,dicom_id,path,ViewPosition"] for name in ("train", "valid", "test")}
     for name, (patient, study, part) in FILMS.items():
@@ -78,7 +79,6 @@ def test_region_boxes_count_in_the_published_film(imagenome: Path) -> None:
     assert set(corpus.regions["region"]) <= set(REGIONS)
     assert corpus.exclusions == {
         "film without a scene graph": 1,
-        "no MS-CXR table beside, so its patients are trained on": 1,
         "region box without area on its film": 6,
     }
 
@@ -97,11 +97,8 @@ def test_gold_and_ms_cxr_patients_stay_out_of_training(imagenome: Path) -> None:
     films = gzip.decompress(metadata.read_bytes()).decode().splitlines()
     write(metadata, *films, "cc-2,11000011,50000009,PA,2000,1000")  # another film of cc-1's patient
     write(imagenome / "silver_dataset/splits/images_to_avoid.csv", "dicom_id", "cc-2", "dd-1")
-    write(
-        imagenome.parent / "ms-cxr/MS_CXR_Local_Alignment_v1.0.0.csv",
-        "dicom_id,category_name,label_text,path,x,y,w,h,image_width,image_height",
-        "bb-1,Edema,edema,files/p10/p10000764/s57375967/bb-1.jpg,1,2,3,4,1000,2000",
-    )
+    row = "bb-1,Edema,edema,files/p10/p10000764/s57375967/bb-1.jpg,1,2,3,4,1000,2000"
+    write_ms_cxr(imagenome.parent / "ms-cxr", row)
     corpus = load_corpus("chest_imagenome", imagenome)
     assert corpus.images["image_id"].tolist() == ["aa-1", "dd-1"]
     assert corpus.exclusions["film of a gold patient, kept out of training"] == 1
@@ -178,7 +175,7 @@ def replace_in(path: Path, old: str, new: str) -> None:
         ),
         (
             lambda path: write(path.parents[1] / "splits/valid.csv", "dicom_id,subject_id,study_id", "zz-1,1,2"),
-            r"film 'zz-1' of .*splits is not in MIMIC's metadata \(1 such\)",
+            r"^valid\.csv, line 2, film 'zz-1': the film is not in MIMIC's metadata \(1 such\); fetch",
         ),
     ],
 )
@@ -187,6 +184,12 @@ def test_damage_is_named(imagenome: Path, damage: Callable[[Path], object], mess
     with pytest.raises(ValueError, match=message):
         load_corpus("chest_imagenome", imagenome)
     assert check_corpus("chest_imagenome", imagenome, progress=False).problems
+
+
+def test_a_film_that_is_not_there_is_named_by_its_list(imagenome: Path) -> None:
+    (imagenome.parent / "mimic-cxr-jpg/files/p10/p10000764/s57375967/bb-1.jpg").unlink()
+    problems = check_corpus("chest_imagenome", imagenome, progress=False).problems
+    assert problems == ["train.csv, line 3, film 'bb-1': row without a film"]
 
 
 def test_missing_films_are_named(imagenome: Path) -> None:

@@ -87,21 +87,28 @@ def test_covidx_takes_no_val_of_its_own_beside_a_published_one(covidx: Path) -> 
     assert corpus.exclusions["row without a film"] == 1
 
 
-def test_covidx_of_several_versions_must_be_named(covidx: Path) -> None:
+def test_covidx_of_several_versions_is_the_newest_unless_named(covidx: Path, caplog: pytest.LogCaptureFixture) -> None:
+    add_lists(covidx, "_COVIDx8B", train=TRAIN[:1], test=TEST[:1])
+    assert len(load_corpus("covidx", covidx).studies) == 7  # 9A's
+    assert "train_COVIDx9A.txt is read, not train_COVIDx8B.txt; name another version by `lists`" in caplog.text
+    assert len(load_corpus("covidx", covidx, lists="8B").studies) == 2
     add_lists(covidx, "", two_classes(TRAIN), two_classes(TEST))
-    with pytest.raises(
-        ValueError, match=r"holds the lists \['train\.txt', 'train_COVIDx9A\.txt'\]; name one by `lists`"
-    ):
-        load_corpus("covidx", covidx)
+    corpus = load_corpus("covidx", covidx)
+    assert set(corpus.studies["covidx_class"]) == {"positive", "negative"}
+    assert corpus.exclusions["version whose lists are not read"] == 2
+    assert check_corpus("covidx", covidx, progress=False).problems == []
     assert set(load_corpus("covidx", covidx, lists="9A").studies["covidx_class"]) == {"normal", "pneumonia", "COVID-19"}
     assert set(load_corpus("covidx", covidx, lists="").studies["covidx_class"]) == {"positive", "negative"}
 
 
 def test_covidx_counts_repeated_lines_and_missing_films(covidx: Path) -> None:
-    add_lists(covidx, train=[*TRAIN, TRAIN[0], "", "12 z.png normal rsna"])
+    add_lists(covidx, train=[*TRAIN, TRAIN[0], "", "12 z.png normal rsna", "7 b.png COVID-19 rsna"])
     report = check_corpus("covidx", covidx, progress=False)
     assert report.exclusions["further line of the same film"] == 1
-    assert report.problems == ["train_COVIDx9A.txt, line 9, film 'z.png': row without a film"]
+    assert report.problems == [
+        "train_COVIDx9A.txt, line 10, film 'b.png': another class than in the film's first line, which counts",
+        "train_COVIDx9A.txt, line 9, film 'z.png': row without a film",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -117,6 +124,11 @@ def test_covidx_counts_repeated_lines_and_missing_films(covidx: Path) -> None:
             lambda root: add_lists(root, train=[*TRAIN, "12 z.png positive rsna"]),
             ValueError,
             r"classes must be of one kind, got \['COVID-19', 'normal', 'pneumonia', 'positive'\]",
+        ),
+        (
+            lambda root: (root / "train_COVIDx9A.txt").write_bytes(b"S\xe3o a.png normal rsna\n"),
+            ValueError,
+            r"train_COVIDx9A\.txt: not UTF-8",
         ),
         (lambda root: (root / "test_COVIDx9A.txt").unlink(), FileNotFoundError, r"no list at .*test_COVIDx9A\.txt"),
         (
@@ -235,6 +247,20 @@ def test_vindr_of_kaggle_gets_a_test_split(kaggle: Path) -> None:
     assert load_corpus("vindr", kaggle).studies["split"].value_counts().to_dict() == {"train": 12, "val": 4, "test": 4}
 
 
+def test_vindr_annotations_of_an_image_without_labels_are_counted(vindr: Path) -> None:
+    write(vindr / "annotations/image_labels_train.csv", *LABELS["train"][:4])  # im2 is gone
+    report = check_corpus("vindr", vindr, progress=False)
+    assert report.exclusions["annotation of an image without labels"] == len(report.problems) == 4
+    assert report.problems[0] == "annotations_train.csv, line 6, image 'im2': annotation of an image without labels"
+
+
+def test_vindr_of_kaggle_knows_its_labels(kaggle: Path) -> None:
+    table = kaggle / "train.csv"
+    table.write_text(table.read_text().replace("im2,Lung Opacity", "im2,Lung Opacty"))
+    with pytest.raises(ValueError, match=r"^train\.csv, line 8, image 'im2': class_name must be one of VinDr's 28"):
+        load_corpus("vindr", kaggle)
+
+
 def test_vindr_bad_boxes_and_missing_films_are_problems(vindr: Path) -> None:
     with (vindr / "annotations/annotations_train.csv").open("a") as file:
         file.write("im1,R3,Lung Opacity,10,20,99,40\nim2,R3,Lung Opacity,,,,\n")
@@ -255,6 +281,11 @@ def test_vindr_bad_boxes_and_missing_films_are_problems(vindr: Path) -> None:
             lambda root: write(root / "annotations/image_labels_train.csv", *LABELS["train"][:2], "im1,R2,1,2,0"),
             ValueError,
             r"image_labels_train\.csv, line 3, image 'im1': Pulmonary fibrosis must be 0 or 1, got '2'",
+        ),
+        (
+            lambda root: write(root / "annotations/image_labels_test.csv", "image_id,Lung Opacty", "im3,0"),
+            ValueError,
+            r"image_labels_test\.csv, line 1: column\(s\) \['Lung Opacty'\] are none of VinDr's 28 labels",
         ),
         (
             lambda root: write(root / "annotations/annotations_test.csv", "image_id,x_min", "im3,1"),

@@ -3,16 +3,20 @@
 import csv
 import gzip
 import json
+import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from layouts import film, values, write
+from layouts import MS_CXR_HEADER, film, values, write, write_ms_cxr
 
 from lgdea_core.config import RunConfig
 from lgdea_core.data.check import check_corpus
+from lgdea_core.data.check import main as check_main
 from lgdea_core.data.corpora import assemble, load_corpus
 from lgdea_core.data.corpora.mimic_reports import report_sections, section_kind
 from lgdea_core.data.images import load_images
@@ -44,7 +48,6 @@ REPORT = """                                 FINAL REPORT
 
  No acute process.
 """
-MS_CXR_HEADER = "dicom_id,category_name,label_text,path,x,y,w,h,image_width,image_height"
 MS_CXR_ROWS = [
     'bb-1,Pleural Effusion,"small effusion,  left",files/p10/p10000764/s57375967/bb-1.jpg,100,200,50,60,1000,800',
     'bb-1,Pleural Effusion,"small effusion, left",files/p10/p10000764/s57375967/bb-1.jpg,300,200,50,60,1000,800',
@@ -58,7 +61,7 @@ def columns(*findings: str) -> str:
 
 @pytest.fixture
 def mimic(tmp_path: Path) -> Path:
-    """Seven films of five patients, two of them lateral; one report is missing, one has no section."""
+    """Seven films of five patients, two of them lateral; one report is missing, one has no section; none in MS-CXR."""
     root = tmp_path / "mimic-cxr-jpg"
     metadata = ["dicom_id,subject_id,study_id,PerformedProcedureStepDescription,ViewPosition,Rows,Columns,StudyDate"]
     split = ["dicom_id,study_id,subject_id,split"]
@@ -78,14 +81,13 @@ def mimic(tmp_path: Path) -> Path:
     )
     for patient, study in {(patient, study) for patient, study, _, _ in FILMS.values()} - {("11000011", "50000001")}:
         (root / "files" / f"p{patient[:2]}" / f"p{patient}" / f"s{study}.txt").write_text(REPORT)
+    write_ms_cxr(tmp_path / "ms-cxr")
     (root / "files/p12/p12000012/s50000002.txt").write_text("  WET READ: fine\n\n The lungs are clear.\n")
     return root
 
 
 def add_ms_cxr(root: Path, rows: list[str] = MS_CXR_ROWS, header: str = MS_CXR_HEADER, version: str = "1.0.0") -> Path:
-    path = root / f"MS_CXR_Local_Alignment_v{version}.csv"
-    write(path, header, *rows)
-    return path
+    return write_ms_cxr(root, *rows, header=header, version=version)
 
 
 def test_mimic_layout_becomes_tables(mimic: Path) -> None:
@@ -102,7 +104,6 @@ def test_mimic_layout_becomes_tables(mimic: Path) -> None:
     assert studies["report"].isna().to_dict()["s50000001"]
     assert corpus.exclusions == {
         "film of a view other than PA, AP": 2,
-        "no MS-CXR table beside, so its patients are trained on": 1,
         "study without a report": 1,
         "report without findings and impression": 1,
     }
@@ -161,7 +162,32 @@ def test_ms_cxr_patients_are_kept_out_of_training_and_counted(mimic: Path) -> No
     assert "p10000764" not in set(corpus.studies["patient_id"])
     assert corpus.studies.set_index("patient_id").loc["p12000012", "split"] == "test"  # an official test patient stays
     assert corpus.exclusions["study of an MS-CXR patient, kept out of training"] == 1
-    assert "no MS-CXR table beside, so its patients are trained on" not in corpus.exclusions
+
+
+@pytest.mark.parametrize("place", ["mimic", "mimic/ms-cxr", "ms-cxr", "ms-cxr/1.1.0"])
+def test_ms_cxr_is_found_wherever_downloads_put_it(mimic: Path, place: str) -> None:
+    shutil.rmtree(mimic.parent / "ms-cxr")
+    add_ms_cxr(mimic.parent / place.replace("mimic", mimic.name))
+    assert "p10000764" not in set(load_corpus("mimic_cxr", mimic).studies["patient_id"])
+
+
+def test_ms_cxr_is_found_in_physionets_own_tree(mimic: Path, tmp_path: Path) -> None:
+    root = tmp_path / "files/mimic-cxr-jpg/2.1.0"
+    root.parent.mkdir(parents=True)
+    mimic.rename(root)
+    add_ms_cxr(tmp_path / "files/ms-cxr/1.1.0", version="1.1.0")
+    assert "p10000764" not in set(load_corpus("mimic_cxr", root).studies["patient_id"])
+
+
+def test_mimic_without_ms_cxr_is_refused_unless_told(mimic: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.rmtree(mimic.parent / "ms-cxr")
+    with pytest.raises(FileNotFoundError, match=r"^no MS_CXR_.* in or next to it: its patients must not train\. Put"):
+        load_corpus("mimic_cxr", mimic)
+    assert "ms_cxr_table=None" in check_corpus("mimic_cxr", mimic, progress=False).problems[0]
+    corpus = load_corpus("mimic_cxr", mimic, ms_cxr_table=None)
+    assert "p10000764" in set(corpus.split("train").studies["patient_id"])
+    assert corpus.exclusions["ms_cxr_table=None, so MS-CXR's patients are trained on"] == 1
+    assert "do not judge by MS-CXR" in caplog.text
 
 
 def test_a_planted_ms_cxr_patient_in_pretraining_is_found(mimic: Path, tmp_path: Path) -> None:
@@ -330,7 +356,9 @@ def test_ms_cxr_json_and_csv_read_the_same(mimic: Path) -> None:
     ("row", "message"),
     [
         (MS_CXR_ROWS[2].replace("Lung Opacity", "Opacity"), r"v1\.0\.0\.csv, line 4: category_name must be one of"),
-        (MS_CXR_ROWS[2].replace("files/", "film/"), r"v1\.0\.0\.csv, line 4: path must be files/p10/.*got 'film/p12"),
+        (MS_CXR_ROWS[2].replace("files/", "film/"), r"v1\.0\.0\.csv, line 4: path must be files/p10/.*; if"),
+        (MS_CXR_ROWS[2].replace("dd-1,", "bb-1,"), r"v1\.0\.0\.csv, line 4: dicom_id must be that of the film in"),
+        (MS_CXR_ROWS[2].replace(",opacity", ", "), r"v1\.0\.0\.csv, line 4: label_text must be a phrase, but it is"),
         (MS_CXR_ROWS[2] + ",9,9", r"cannot be read as a table.*line 4"),
     ],
 )
@@ -340,6 +368,24 @@ def test_a_bad_ms_cxr_row_is_named(mimic: Path, row: str, message: str) -> None:
         load_corpus("ms_cxr", mimic.parent / "ms-cxr")
 
 
+def test_a_bad_ms_cxr_row_below_blank_lines_is_named(mimic: Path) -> None:
+    row = MS_CXR_ROWS[2].replace("Lung Opacity", "Opacity")
+    add_ms_cxr(mimic.parent / "ms-cxr", [MS_CXR_ROWS[0], "", "", row])
+    with pytest.raises(ValueError, match=r"v1\.0\.0\.csv, line 5: category_name must be one of"):
+        load_corpus("ms_cxr", mimic.parent / "ms-cxr")
+
+
+def test_the_words_of_a_shifted_ms_cxr_row_are_not_printed(mimic: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = mimic.parent / "ms-cxr"
+    path = "files/p12/p12000012/s50000002/dd-1.jpg"
+    row = f"dd-1,Edema,Severe edema, worse than before,{path},10,20,30,40,1000,800"  # no quotes, and no split
+    add_ms_cxr(root, [row], f"{MS_CXR_HEADER},split", "1.1.0")
+    with pytest.raises(ValueError, match=r"v1\.1\.0\.csv, line 2: path must be files/p10/") as caught:
+        load_corpus("ms_cxr", root)
+    assert check_main(["ms_cxr", str(root)]) == 1
+    assert not re.search("evere|worse", f"{caught.value} {capsys.readouterr().out}")
+
+
 def test_a_bad_ms_cxr_box_and_a_missing_film_are_problems(mimic: Path) -> None:
     root = mimic.parent / "ms-cxr"
     rows = [*MS_CXR_ROWS, MS_CXR_ROWS[2].replace("30,40", "3000,40"), MS_CXR_ROWS[2].replace("dd-1", "zz-9")]
@@ -347,17 +393,55 @@ def test_a_bad_ms_cxr_box_and_a_missing_film_are_problems(mimic: Path) -> None:
     problems = check_corpus("ms_cxr", root, progress=False).problems
     name = "MS_CXR_Local_Alignment_v1.0.0.csv"
     assert problems == [
-        f"{name}, line 6: row without a film",
-        f"{name}, line 5: box (10, 20, 3010, 60) reaches outside its 1000 x 800 frame: bad box",
+        f"{name}, line 6, film 'zz-9': row without a film",
+        f"{name}, line 5, film 'dd-1': box (10, 20, 3010, 60) reaches outside its 1000 x 800 frame: bad box",
     ]
 
 
+def first_of(content: dict[str, Any], part: str, **cells: object) -> None:
+    content[part][0] |= cells
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content.update(annotations=[]), r"v1\.0\.0\.json: no rows; fetch the table again"),
+        (lambda content: content.update(images=None), r"v1\.0\.0\.json: not in MS-CXR's layout \('NoneType'"),
+        (lambda content: content["annotations"].insert(1, 5), r"json, annotation 1: not in MS-CXR's layout"),
+        (lambda content: first_of(content, "annotations", label_text=None), r"annotation 0: .*label_text must be text"),
+        (
+            lambda content: first_of(content, "annotations", label_text=" "),
+            r"annotation 0: label_text must be a phrase",
+        ),
+        (lambda content: first_of(content, "annotations", bbox=[1, 2, 3]), r"annotation 0: .*four numbers, not 3"),
+        (lambda content: first_of(content, "annotations", bbox=None), r"annotation 0: not in MS-CXR's layout"),
+        (lambda content: first_of(content, "images", path=None), r"annotation 0: .*path must be text, not NoneType"),
+        (
+            lambda content: first_of(content, "annotations", bbox=[1, 2, 3, None]),
+            r"annotation 0, film 'bb-1': box \(1, 2, 4, nan\) must have positive width and height: bad box",
+        ),
+        (
+            lambda content: first_of(content, "images", width=None),
+            r"annotation 0, film 'bb-1': image_width and image_height must be positive numbers: bad box",
+        ),
+    ],
+)
+def test_a_broken_ms_cxr_json_is_named_by_its_annotation(
+    mimic: Path, damage: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    content = as_json(MS_CXR_ROWS)
+    damage(content)
+    root = mimic.parent / "json"
+    write(root / "MS_CXR_Local_Alignment_v1.0.0.json", json.dumps(content))
+    assert re.search(message, check_corpus("ms_cxr", root, progress=False).problems[0])
+
+
 def test_ms_cxr_json_that_refers_to_nothing_and_missing_tables_are_named(mimic: Path) -> None:
-    root = mimic.parent / "ms-cxr"
+    root = mimic.parent / "json"
     content = as_json(MS_CXR_ROWS)
     content["annotations"][1]["image_id"] = 77
     write(root / "MS_CXR_Local_Alignment_v1.0.0.json", json.dumps(content))
-    with pytest.raises(ValueError, match=r"v1\.0\.0\.json: .* key 77"):
+    with pytest.raises(ValueError, match=r"v1\.0\.0\.json, annotation 1: key 77"):
         load_corpus("ms_cxr", root)
     write(root / "MS_CXR_Local_Alignment_v1.0.0.json", "{", '"images": [')
     with pytest.raises(ValueError, match=r"v1\.0\.0\.json, line \d: not JSON"):

@@ -111,6 +111,46 @@ def test_patients_of_two_own_folders_are_not_taken_for_each_other() -> None:
         trained.refuse(make_corpus("folder", root="/data/north"))
 
 
+def of_patients(name: str, *patients: str, root: str = "/data/my-mimic") -> Corpus:
+    """These patients, all in split train."""
+    corpus = make_corpus(name, len(patients), root=root)
+    return replace(corpus, studies=corpus.studies.assign(patient_id=list(patients), split="train"))
+
+
+@pytest.mark.parametrize(
+    ("trained", "evaluated"),
+    [
+        (("folder", "p10000764"), ("ms_cxr", "p10000764")),
+        (("folder", "10000764"), ("ms_cxr", "p10000764")),  # as MIMIC's tables write it
+        (("mimic_cxr", "p10000764"), ("folder", "10000764")),
+        (("chexpert", "patient00002"), ("folder", "patient00002")),
+    ],
+)
+def test_published_patients_in_an_own_folder_are_found_by_their_ids(
+    trained: tuple[str, str], evaluated: tuple[str, str]
+) -> None:
+    patients = TrainingPatients.of(of_patients(trained[0], trained[1], "p19999999"))
+    expected = rf"^1 patient\(s\) are in training and in the evaluation on '{evaluated[0]}': '.*/p?\w*{evaluated[1]}';"
+    with pytest.raises(ValueError, match=expected):
+        patients.refuse(of_patients(evaluated[0], evaluated[1], "p18888888"))
+    patients.refuse(of_patients(evaluated[0], "p18888888"))
+
+
+def test_a_copy_of_an_own_folder_is_refused_or_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    trained = TrainingPatients.of(of_patients("folder", "p10000764", "7"))
+    with pytest.raises(ValueError, match=r"^1 patient\(s\) .* 'copy/p10000764'"):
+        trained.refuse(of_patients("folder", "p10000764", "7", root="/data/copy"))
+    assert "nobody" not in caplog.text
+    for evaluated in (of_patients("folder", "7", "8", root="/data/copy"), of_patients("nih", "7", "8")):
+        caplog.clear()
+        trained.refuse(evaluated)
+        assert "1 of its patients have the ids of patients of my-mimic, whom this model was trained on" in caplog.text
+    caplog.clear()
+    trained.refuse(of_patients("folder", "8", root="/data/copy"))
+    TrainingPatients.of(of_patients("nih", "7")).refuse(of_patients("openi", "7"))  # publishers share no numbers
+    assert not caplog.text
+
+
 def test_generated_patients_exist_in_their_own_world_only() -> None:
     trained = TrainingPatients.of(make_corpus("phantom", root="/data/phantom-20x64-seed0"))
     trained.refuse(make_corpus("phantom", root="/data/phantom-20x64-seed1000"))

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -43,7 +44,7 @@ class CheckReport:
 
 
 def check_corpus(name: str, root: Path, *, headers_only: bool = False, progress: bool = True) -> CheckReport:
-    """Load a corpus, decode every image and mask, and test every box.
+    """Load a corpus, decode every image and mask, and test every box; the download is not written to.
 
     Args:
         name: one of `CORPORA`.
@@ -51,20 +52,21 @@ def check_corpus(name: str, root: Path, *, headers_only: bool = False, progress:
         headers_only: trust an image whose header can be read.
         progress: show a bar.
     """
-    try:
-        corpus, problems = _load(name, root)
-    except (ValueError, FileNotFoundError) as error:
-        return CheckReport(problems=[str(error)])
-    problems += _box_problems(corpus)
-    if not headers_only:
-        problems += _image_problems(corpus, progress)
-        problems += _mask_problems(corpus)
+    with TemporaryDirectory() as scratch:
+        try:
+            corpus, problems = _load(name, root, Path(scratch))
+        except (ValueError, OSError) as error:
+            return CheckReport(problems=[str(error)])
+        problems += _box_problems(corpus)
+        if not headers_only:
+            problems += _image_problems(corpus, progress)
+            problems += _mask_problems(corpus)
     return CheckReport(counts=_counts(corpus), exclusions=dict(corpus.exclusions), problems=problems)
 
 
-def _load(name: str, root: Path) -> tuple[Corpus, list[str]]:
+def _load(name: str, root: Path, scratch: Path) -> tuple[Corpus, list[str]]:
     if name != "folder":
-        corpus = load_corpus(name, root)
+        corpus = load_corpus(name, root, **({"mask_root": scratch} if name == "siim" else {}))
         return corpus, list(getattr(corpus.exclusions, "defects", []))
     tables, problems = read_folder(root)  # its loader stops at the first problem; here all of them count
     corpus = Corpus(name=name, root=root, **{table: make_table(table, rows) for table, rows in tables.items()})
@@ -93,7 +95,7 @@ def _image_problems(corpus: Corpus, progress: bool) -> Iterator[str]:
     def problem(row: Any) -> str | None:
         try:
             height, width = read_image(corpus.root / row.path).shape
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, OSError) as error:
             return f"image {row.image_id!r}: {error}"
         if (height, width) != (row.height, row.width):
             return f"image {row.image_id!r}: {height} x {width} pixels, the table says {row.height} x {row.width}"
@@ -110,7 +112,7 @@ def _mask_problems(corpus: Corpus) -> Iterator[str]:
     for row in corpus.masks.itertuples():
         try:
             shape = read_mask(corpus.root / row.path).shape
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, OSError) as error:
             yield f"mask of image {row.image_id!r}: {error}"
             continue
         if shape != size_of[row.image_id]:

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import logging
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from lgdea_core.data.corpora import RELATIVES
+from lgdea_core.data.corpora import CORPORA, RELATIVES
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.pairing import check_leaks
 
@@ -23,6 +24,10 @@ PUBLISHERS = {
     "painted_nih": "nih",
 }
 """corpus -> the one whose patients, and ids of patients, it has"""
+PUBLISHED_ID = re.compile(
+    r"p1\d{7}|patient\d{5}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}|1\.2\.[\d.]{20,}"
+)
+"""a patient of MIMIC, CheXpert, RSNA, VinDr or SIIM, whoever wrote the id down: nobody else numbers people like this"""
 REMEDY = "judge this model on the split it was trained with, or train it again without them"
 
 
@@ -63,7 +68,9 @@ class TrainingPatients:
     def refuse(self, corpus: Corpus) -> None:
         """Refuse to judge the model on a corpus that holds a training patient, whatever its split is called.
 
-        Where ids cannot tell, as with the films of SIIM that are NIH's, the log warns.
+        A patient of an own folder is also looked for under the id alone, as "p10000764" and "10000764" are both
+        MIMIC's: folders may hold published films or be copies of each other. Where ids cannot tell, as with plain
+        numbers of two hospitals or the films of SIIM that are NIH's, the log warns.
 
         Raises:
             ValueError: from `check_leaks`, naming up to five such patients and their number.
@@ -71,7 +78,14 @@ class TrainingPatients:
         keys = set(patient_keys(corpus))
         known = set(self.hashes)
         trained = {key for key in keys if _hashed(self.salt, key) in known}
-        check_leaks(trained, keys, f"the evaluation on {corpus.name!r}", REMEDY)
+        sure, unsure = self._elsewhere(keys - trained)
+        check_leaks(trained | sure, keys, f"the evaluation on {corpus.name!r}", REMEDY)
+        if unsure:
+            logger.warning(
+                "corpus %s: %d of its patients have the ids of patients of %s, whom this model was trained on; nobody "
+                "can tell whether they are the same",
+                corpus.name, len(unsure), " and ".join(sorted(set(unsure.values()))),
+            )  # fmt: skip
         for source in _sources(sorted(keys)):
             others = [other for other in self.sources if other != source and _related(other, source)]
             if others:
@@ -79,6 +93,26 @@ class TrainingPatients:
                     "corpus %s: films of %s may show patients of %s, whom this model was trained on; ids do not tell",
                     corpus.name, source, " and ".join(others),
                 )  # fmt: skip
+
+    def _elsewhere(self, keys: set[str]) -> tuple[set[str], dict[str, str]]:
+        """Patients trained on under the same id in another source, one of the two an own folder.
+
+        The first are certain, for their id is of a publisher's form; of the others the source is given.
+        """
+        known, sure, unsure = set(self.hashes), set(), {}
+        for key in keys:
+            source, _, patient = key.partition("/")
+            for other in self.sources:
+                if not _may_hold(source, other):
+                    continue
+                for spelling in {patient, f"p{patient}", patient.removeprefix("p")}:
+                    if _hashed(self.salt, f"{other}/{spelling}") not in known:
+                        continue
+                    if PUBLISHED_ID.fullmatch(patient) or PUBLISHED_ID.fullmatch(spelling):
+                        sure.add(key)
+                    else:
+                        unsure[key] = other
+        return sure, {key: other for key, other in unsure.items() if key not in sure}
 
 
 def refuse_training_patients(model: object, corpus: Corpus) -> None:
@@ -123,6 +157,12 @@ def _publisher(name: str, patient: str, folder: str) -> str:
 
 def _sources(keys: list[str]) -> tuple[str, ...]:
     return tuple(sorted({key.partition("/")[0] for key in keys}))
+
+
+def _may_hold(one: str, other: str) -> bool:
+    """Whether one is an own folder that patients of the other may lie in; generated patients lie nowhere else."""
+    generated = one.startswith("phantom") or other.startswith("phantom")
+    return one != other and not generated and not {one, other} <= set(CORPORA)
 
 
 def _related(one: str, other: str) -> bool:

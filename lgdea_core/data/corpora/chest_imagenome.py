@@ -36,7 +36,7 @@ def load(root: Path, images: Path | None = None, ms_cxr_table: Path | Literal["b
         ms_cxr_table: as for `mimic_cxr`.
 
     Raises:
-        FileNotFoundError: a table is missing, or no film is there.
+        FileNotFoundError: a table is missing, MS-CXR's too, or no film is there.
         ValueError: a table lacks a column, a scene graph is not in the layout.
     """
     exclusions, films_root = Exclusions(), mimic_root(root, images)
@@ -63,15 +63,20 @@ def _films(root: Path, films_root: Path, exclusions: Exclusions) -> pd.DataFrame
     """Listed films with split and size; those of the gold set's patients only in test."""
     folder = root / "silver_dataset" / "splits"
     columns = ("dicom_id", "subject_id", "study_id")
-    lists = [read_table(folder / f"{name}.csv", columns).assign(split=split) for name, split in SPLITS.items()]
-    listed = pd.concat(lists)[["dicom_id", "split"]]
+    lists = [
+        read_table(folder / f"{name}.csv", columns).assign(split=split, table=f"{name}.csv")
+        for name, split in SPLITS.items()
+    ]
+    listed = pd.concat(lists)
+    listed["where"] = [f"{row.table}, line {row.line}, film {row.dicom_id!r}" for row in listed.itertuples()]
+    listed = listed[["dicom_id", "split", "where"]]
     gold = read_table(folder / "images_to_avoid.csv", ("dicom_id",))["dicom_id"]
     metadata = read_metadata(films_root)
     films = listed.merge(metadata, on="dicom_id", how="left")
-    unknown = films.loc[films["patient_id"].isna(), "dicom_id"]
+    unknown = films.loc[films["patient_id"].isna(), "where"]
     if len(unknown):
         raise ValueError(
-            f"film {unknown.iloc[0]!r} of {folder} is not in MIMIC's metadata ({len(unknown)} such); fetch it again"
+            f"{unknown.iloc[0]}: the film is not in MIMIC's metadata ({len(unknown)} such); fetch both again"
         )
     patients = metadata.loc[metadata["dicom_id"].isin(set(gold)), "patient_id"]  # all their films, listed there or not
     avoid = films["patient_id"].isin(set(patients)) & (films["split"] != "test")
@@ -81,5 +86,4 @@ def _films(root: Path, films_root: Path, exclusions: Exclusions) -> pd.DataFrame
 
 def _image(film: Any, films_root: Path, exclusions: Exclusions) -> dict[str, Any] | None:
     path = film_path(films_root, film.patient_id, film.study_id, film.dicom_id)
-    where = f"silver_dataset/splits, film {film.dicom_id!r}"
-    return film_row(film.dicom_id, film.study_id, films_root, path, film.view, where, exclusions)
+    return film_row(film.dicom_id, film.study_id, films_root, path, film.view, film.where, exclusions)

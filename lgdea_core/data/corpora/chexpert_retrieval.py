@@ -3,8 +3,9 @@
     python -m lgdea_core.data.corpora.chexpert_retrieval <CheXpert folder> 5x200 --seed 0
 
 draws a set from `train.csv` and writes its rows beside it: `chexpert_5x200.csv`, or `chexpert_8x200_query.csv` and
-`chexpert_8x200_candidates.csv` (the names of released code, whose files are read as well). From then on corpus
-`chexpert` keeps its patients out of training.
+`chexpert_8x200_candidates.csv` (the names of released code, whose files are read as well), and a record of the draw,
+`chexpert_5x200.json`: the seed, and the SHA-256 of `train.csv` and of each file written. From then on corpus `chexpert`
+keeps its patients out of training.
 
 A frontal film counts for a class whose label is 1 while the twelve other findings and devices ("No Finding" aside) are
 0 or blank; 200 films a class. 5x200 (Huang et al., GLoRIA, ICCV 2021): atelectasis, cardiomegaly, consolidation, edema,
@@ -18,6 +19,8 @@ publish yours. `evaluation.retrieval_task` scores both sets.
 """
 
 import argparse
+import hashlib
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,21 +82,28 @@ def _draw(films: pd.DataFrame, column: str, count: int, seed: int) -> pd.DataFra
 
 
 def write_set(root: Path, name: str, seed: int) -> list[Path]:
-    """Draw a set and write its files; returns them.
+    """Draw a set and write its files, and a record of seed and checksums; returns the paths of all.
 
     Raises:
         FileExistsError: one of them is there: a set is drawn once.
         ValueError: a class has too few films.
     """
     paths = {role: set_path(root, name, role) for role in ROLES[name]}
+    record = set_path(root, name, "").with_suffix(".json")
     for path in paths.values():
         if path.exists():
             raise FileExistsError(f"{path} is there already; delete it to draw the set anew")
     for role, rows in draw_set(root, name, seed).items():
-        part = paths[role].with_suffix(".part")
-        rows.to_csv(part, index=False)
-        part.replace(paths[role])
-    return list(paths.values())
+        _write(paths[role], rows.to_csv(index=False))
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (root / "train.csv", *paths.values())}
+    _write(record, json.dumps({"set": name, "seed": seed, "sha256": sums}, indent=1) + "\n")
+    return [*paths.values(), record]
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(text, encoding="utf-8", newline="")
+    part.replace(path)
 
 
 def load_5x200(root: Path) -> Corpus:

@@ -4,6 +4,8 @@
     train.txt, test.txt[, val.txt]               two classes: positive, negative (CXR-3; CXR-4 with val: 84,818 films)
     train/, test/[, val/]                        the films
 
+Of several versions' lists the newest are read: `train.txt` before 9B before 9A. The log and the exclusions say so.
+
 A line is `patient filename class source`, separated by spaces; a patient's name may hold spaces itself. Labels:
 "covid-19" is 1 or 0 for every class; "pneumonia" and "no finding" are stated for normal and pneumonia only (a positive
 test says nothing of the film). Column `covidx_class` keeps the word. Patients are told apart by source and name; a
@@ -21,7 +23,7 @@ from typing import Any
 
 import pandas as pd
 
-from lgdea_core.data.corpora.tables import Exclusions, film_row, make_table
+from lgdea_core.data.corpora.tables import Exclusions, film_row, make_table, read_text
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.pairing import split_by_patient
 from lgdea_core.vocabulary import NO_FINDING
@@ -45,20 +47,19 @@ def load(root: Path, lists: str | None = None, val_fraction: float = 0.1, seed: 
 
     Args:
         root: holds the lists and `train/`, `test/`.
-        lists: the version, "9A" for `train_COVIDx9A.txt`, "" for `train.txt`; None takes the only one that is there.
+        lists: the version, "9A" for `train_COVIDx9A.txt`, "" for `train.txt`; None takes the newest that is there.
         val_fraction: share of train's patients that becomes val, where no list says which (MGCA: a tenth).
         seed: of that choice.
 
     Raises:
         FileNotFoundError: no list of that version, or no film is there.
-        ValueError: several versions are there and none is named, or a line is not in the layout.
+        ValueError: a line is not in the layout; named by file and line.
     """
     exclusions = Exclusions()
-    rows = _rows(root, _suffix(root, lists))
+    rows = _rows(root, _newest(root, exclusions) if lists is None else lists and f"_COVIDx{lists}")
     if (rows["split"] == "val").any():
         val_fraction = 0.0  # the lists say which, even where none of these films is here
-    films = rows[~rows["image_id"].duplicated()]
-    exclusions.count("further line of the same film", len(rows) - len(films))
+    films = _first_lines(rows, exclusions)
     films = _without_test_patients(films, exclusions)
     images = [image for film in films.itertuples() if (image := _image(film, root, exclusions))]
     if not images:
@@ -76,14 +77,18 @@ def load(root: Path, lists: str | None = None, val_fraction: float = 0.1, seed: 
     return corpus
 
 
-def _suffix(root: Path, lists: str | None) -> str:
-    """What stands between `train` and `.txt`."""
-    found = sorted(path.stem.removeprefix("train") for path in root.glob("train*.txt"))
-    if lists is not None:
-        return lists and f"_COVIDx{lists}"
+def _newest(root: Path, exclusions: Exclusions) -> str:
+    """What stands between `train` and `.txt` in the newest version's list."""
+    found = sorted(path.stem.removeprefix("train") for path in root.glob("train_COVIDx*.txt"))
+    if (root / "train.txt").is_file() or not found:
+        found.append("")
     if len(found) > 1:
-        raise ValueError(f"{root} holds the lists {[f'train{name}.txt' for name in found]}; name one by `lists`")
-    return found[0] if found else ""
+        exclusions.count("version whose lists are not read", len(found) - 1)
+        logger.warning(
+            "corpus covidx: train%s.txt is read, not %s; name another version by `lists`",
+            found[-1], " or ".join(f"train{each}.txt" for each in found[:-1]),
+        )  # fmt: skip
+    return found[-1]
 
 
 def _rows(root: Path, suffix: str) -> pd.DataFrame:
@@ -104,7 +109,7 @@ def _read_list(path: Path, split: str) -> list[dict[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"no list at {path}; the layout needs {path.name}, see data/README.md")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         parts = line.strip().rsplit(maxsplit=3)
         if not parts:
             continue
@@ -125,6 +130,17 @@ def _read_list(path: Path, split: str) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _first_lines(rows: pd.DataFrame, exclusions: Exclusions) -> pd.DataFrame:
+    """A line for each film: its first."""
+    films = rows[~rows["image_id"].duplicated()]
+    first = rows["image_id"].map(films.set_index("image_id")["covidx_class"])
+    for row in rows[rows["covidx_class"] != first].itertuples():
+        exclusions.add("another class than in the film's first line, which counts", row.where, defect=True)
+    repeated = rows["image_id"].duplicated() & (rows["covidx_class"] == first)
+    exclusions.count("further line of the same film", int(repeated.sum()))
+    return films
 
 
 def _without_test_patients(films: pd.DataFrame, exclusions: Exclusions) -> pd.DataFrame:

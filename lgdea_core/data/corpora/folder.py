@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lgdea_core.data.corpora.tables import LABEL_VALUES, box_row, image_row, make_table, parse_box, read_rows
+from lgdea_core.data.corpora.tables import LABEL_VALUES, box_row, image_row, make_table, parse_box, quoted, read_rows
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.vocabulary import SPLITS
 
@@ -89,7 +89,7 @@ def _check_study(row: dict[str, str], where: str, seen: dict[str, str], split_of
         raise ValueError(f"{where}: the study is already in line {seen[row['study_id']]}; each study_id must be unique")
     seen[row["study_id"]] = row["line"]
     if row["split"] not in SPLITS:
-        raise ValueError(f"{where}: split must be one of {sorted(SPLITS)}, got {row['split']!r}")
+        raise ValueError(f"{where}: split must be one of {sorted(SPLITS)}, got {quoted(row['split'])}")
     split, line = split_of.setdefault(row["patient_id"], (row["split"], row["line"]))
     if split != row["split"]:
         raise ValueError(
@@ -132,7 +132,7 @@ def _read_labels(root: Path, tables: Tables) -> Iterator[Exception]:
         elif not row["finding"]:
             yield ValueError(f"{where}: finding is empty; name one or drop the row")
         elif row["value"] not in LABEL_VALUES:
-            yield ValueError(f"{where}: value must be 1, 0, -1 or empty, got {row['value']!r}")
+            yield ValueError(f"{where}: value must be 1, 0, -1 or empty, got {quoted(row['value'])}")
         else:
             value = LABEL_VALUES[row["value"]]
             tables["labels"].append({"study_id": row["study_id"], "finding": row["finding"].lower(), "value": value})

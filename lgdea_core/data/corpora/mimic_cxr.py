@@ -12,7 +12,7 @@ Labels were mined from the reports by CheXpert's labeller: 1 present, 0 denied, 
 687 studies of the 2.1.0 test file were labelled by a radiologist, "Airspace Opacity" being its "lung opacity".
 
 MS-CXR's boxes are drawn on these films, most of them of the training split. Its patients (851 in v1.1.0) are therefore
-left out of train and val wherever its table is found; those of the official test split stay.
+left out of train and val, and its table must be there; those of the official test split stay.
 
 Where Chest ImaGenome lies in a folder `chest-imagenome` in or next to this one, its region boxes come with the films
 (`scene_graphs`), which method `asg` needs. The split stays MIMIC's, and patients of its gold set are trained on.
@@ -69,10 +69,10 @@ def load(
         root: holds the tables and `files/`.
         views: of `ViewPosition` that are kept.
         ms_cxr_table: MS-CXR's csv or json, whose patients must not be trained on. "beside" takes the one in `root` or
-            in a folder `ms-cxr` in or next to it and warns where there is none; None keeps these patients.
+            in a folder `ms-cxr` in it, next to it or next to its parent; None keeps these patients.
 
     Raises:
-        FileNotFoundError: a table is missing, or no film is there.
+        FileNotFoundError: a table is missing, MS-CXR's too, or no film is there.
         ValueError: a table lacks a column, or a row has an unknown split or label; named by file and line.
     """
     exclusions = Exclusions()

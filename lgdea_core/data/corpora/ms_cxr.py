@@ -14,6 +14,7 @@ Improve Biomedical Vision-Language Processing", ECCV 2022.
 """
 
 import logging
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ logger = logging.getLogger("lgdea")
 COLUMNS = (
     "dicom_id", "category_name", "label_text", "path", "x", "y", "w", "h", "image_width", "image_height",
 )  # fmt: skip
-PATH = r"^files/p\d\d/(?P<patient_id>p\d+)/(?P<study_id>s\d+)/[^/]+\.jpg$"
+PATH = r"^files/p\d\d/(?P<patient_id>p\d+)/(?P<study_id>s\d+)/(?P<film>[^/]+)\.jpg$"
 FOLDER, MIMIC_FOLDER = "ms-cxr", "mimic-cxr-jpg"
 """names of this corpus's folder and of the films' one"""
 
@@ -42,7 +43,7 @@ def load(root: Path, images: Path | None = None) -> Corpus:
 
     Raises:
         FileNotFoundError: no table, or none of its films.
-        ValueError: a row has an unknown category or path; named by file and line.
+        ValueError: from `read_alignment`, naming file and line, or annotation of the json, counted from 0.
     """
     table = find_table(root)
     if table is None:
@@ -75,6 +76,28 @@ def find_table(*folders: Path) -> Path | None:
     return None
 
 
+def find_beside(root: Path) -> Path:
+    """The table in MIMIC's folder, or in `ms-cxr` in it, next to it or next to its parent (PhysioNet's own tree).
+
+    `ms-cxr` may hold the table or a folder for each version.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    folders = [root]
+    for place in (root, *root.absolute().parents[:2]):
+        folders += [place / FOLDER, *sorted((place / FOLDER).glob("*/"), reverse=True)]
+    path = find_table(*folders)
+    if path is None:
+        raise FileNotFoundError(
+            f"no MS_CXR_Local_Alignment_v*.csv or .json in {root} or in a folder {FOLDER} in or next to it: its "
+            "patients must not train. Put the table of MS-CXR there (one file, under MIMIC-CXR's credentials: "
+            "https://physionet.org/content/ms-cxr/), or keep them by load_corpus(..., ms_cxr_table=None) and never "
+            "judge by MS-CXR what is trained on them"
+        )
+    return path
+
+
 def mimic_root(root: Path, images: Path | None) -> Path:
     """The folder that holds MIMIC-CXR-JPG's `files/`: the given one, `root`, or `mimic-cxr-jpg` next to it."""
     if images is not None:
@@ -90,17 +113,17 @@ def withhold_patients(
     Args:
         films: has columns patient_id, study_id and split.
         root: of the corpus the films are of.
-        table: MS-CXR's; "beside" looks in `root` and in a folder `ms-cxr` in or next to it, and warns where there is
-            none; None keeps all films.
+        table: MS-CXR's; "beside" takes that of `find_beside`; None keeps all films, and warns.
         exclusions: counted in.
+
+    Raises:
+        FileNotFoundError: no table is beside.
     """
     if table is None:
+        exclusions.count("ms_cxr_table=None, so MS-CXR's patients are trained on", 1)
+        logger.warning("%s is read without MS-CXR's table: do not judge by MS-CXR what is trained on it", root)
         return films
-    path = find_table(root, root / FOLDER, root.parent / FOLDER) if table == "beside" else Path(table)
-    if path is None:
-        exclusions.count("no MS-CXR table beside, so its patients are trained on", 1)
-        logger.warning("no MS-CXR table beside %s: do not judge by MS-CXR what is trained on it", root)
-        return films
+    path = find_beside(root) if table == "beside" else Path(table)
     withheld = films["patient_id"].isin(read_patients(path)) & (films["split"] != "test")
     exclusions.count("study of an MS-CXR patient, kept out of training", films.loc[withheld, "study_id"].nunique())
     return films[~withheld]
@@ -115,48 +138,63 @@ def read_alignment(table: Path) -> pd.DataFrame:
     """Rows of a csv or json: `COLUMNS`, split (None before v1.1.0), patient_id, study_id, and `where` they stand.
 
     Raises:
-        ValueError: a row has an unknown category or path, or the json lacks a key.
+        ValueError: there is no row, or one has an unknown category or path, another film's id or no phrase; an
+            annotation of the json lacks a key. No cell is quoted: in a shifted row it is a report's.
     """
     rows = _from_json(table) if table.suffix == ".json" else read_table(table, COLUMNS)
+    if rows.empty:
+        raise ValueError(f"{table.name}: no rows; fetch the table again")
     if "line" in rows:
         rows = rows.assign(where=[f"{table.name}, line {line}" for line in rows["line"]])
     rows = rows.assign(split=rows.get("split"))
     rows = rows.assign(**rows["path"].str.extract(PATH), finding=rows["category_name"].str.lower())
     for wrong, column, expected in (
         (rows["patient_id"].isna(), "path", "files/p10/p10000032/s50414267/<dicom_id>.jpg"),
+        (rows["dicom_id"] != rows["film"], "dicom_id", "that of the film in column path"),
         (~rows["finding"].isin(MS_CXR_FINDINGS), "category_name", f"one of {MS_CXR_FINDINGS}"),
+        (rows["label_text"].str.strip() == "", "label_text", "a phrase, but it is blank"),
     ):
         if wrong.any():
-            row = rows[wrong].iloc[0]
-            raise ValueError(f"{row['where']}: {column} must be {expected}, got {row[column]!r}")
-    return rows
+            where = rows.loc[wrong, "where"].iloc[0]
+            raise ValueError(f"{where}: {column} must be {expected}; if the cells are shifted, fetch the table again")
+    return rows.assign(where=[f"{row.where}, film {row.film!r}" for row in rows.itertuples()])
 
 
 def _from_json(table: Path) -> pd.DataFrame:
-    content = read_json(table)
+    content, rows, where = read_json(table), [], table.name
     try:
         images = {image["id"]: image for image in content["images"]}
         names = {category["id"]: category["name"] for category in content["categories"]}
-        return pd.DataFrame([_flat(table.name, each, images, names) for each in content["annotations"]])
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{table.name}: not in MS-CXR's layout, key {error} is missing or refers to nothing"
-        ) from error
+        for number, annotation in enumerate(content["annotations"]):
+            where = f"{table.name}, annotation {number}"
+            rows.append({**_flat(annotation, images, names), "where": where})
+    except KeyError as error:
+        raise ValueError(f"{where}: key {error} is missing or refers to nothing; fetch the file again") from error
+    except (TypeError, ValueError) as error:  # a list, number or null in place of something else
+        raise ValueError(f"{where}: not in MS-CXR's layout ({error}); fetch the file again") from error
+    return pd.DataFrame(rows)
 
 
-def _flat(name: str, annotation: dict[str, Any], images: dict[int, Any], names: dict[int, str]) -> dict[str, Any]:
+def _flat(annotation: dict[str, Any], images: dict[int, Any], names: dict[int, str]) -> dict[str, Any]:
     """One annotation with the columns of the csv."""
     image = images[annotation["image_id"]]
-    return {
-        "dicom_id": Path(image["path"]).stem,
+    texts = {
         "category_name": names[annotation["category_id"]],
         "label_text": annotation["label_text"],
         "path": image["path"],
+    }
+    for key, text in texts.items():
+        if not isinstance(text, str):
+            raise TypeError(f"{key} must be text, not {type(text).__name__}")
+    if len(annotation["bbox"]) != 4:
+        raise ValueError(f"bbox must be four numbers, not {len(annotation['bbox'])}")
+    return {
+        "dicom_id": Path(image["path"]).stem,
+        **texts,
         **dict(zip("xywh", annotation["bbox"], strict=True)),
         "image_width": image["width"],
         "image_height": image["height"],
         "split": annotation.get("split", image.get("split")),
-        "where": f"{name}, annotation {annotation['id']}",
     }
 
 
@@ -170,10 +208,20 @@ def _films(rows: pd.DataFrame, films_root: Path, exclusions: Exclusions) -> list
 
 def _box(row: Any, exclusions: Exclusions) -> dict[str, Any] | None:
     try:
-        frame = (float(row.image_width), float(row.image_height))
+        frame = _frame(row)
         corners = parse_box((row.x, row.y, row.w, row.h), frame, as_xywh=True)
     except ValueError as error:
         exclusions.add("bad box", f"{row.where}: {error}", defect=True)
         return None
     phrase = " ".join(row.label_text.split())
     return box_row(row.dicom_id, row.study_id, phrase, row.finding, corners, frame, "ms_cxr")
+
+
+def _frame(row: Any) -> tuple[float, float]:
+    try:
+        frame = (float(row.image_width), float(row.image_height))
+    except (TypeError, ValueError):  # JSON may say null
+        frame = (math.nan, math.nan)
+    if not all(0 < side < math.inf for side in frame):
+        raise ValueError("image_width and image_height must be positive numbers")
+    return frame

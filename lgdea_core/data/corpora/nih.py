@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 
 from lgdea_core.data.corpora import rsna
-from lgdea_core.data.corpora.tables import Exclusions, box_row, film_row, make_table, parse_box, read_rows
+from lgdea_core.data.corpora.tables import Exclusions, box_row, film_row, make_table, parse_box, read_rows, read_text
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.pairing import split_by_patient
 from lgdea_core.vocabulary import NIH_FINDINGS, NO_FINDING
@@ -91,7 +91,7 @@ def _entries(root: Path, exclusions: Exclusions) -> list[dict[str, Any]]:
         image_id = Path(row["Image Index"]).stem
         image = film_row(image_id, image_id, root, path, row["View Position"], where, exclusions)
         if image is not None:
-            entries.append({**row, "image_id": image_id, "image": image})
+            entries.append({**row, "image_id": image_id, "image": image, "where": where})
     for name in files:
         exclusions.add("film without a row", f"{table.name}: film {name!r}", defect=True)
     if not entries:
@@ -132,7 +132,7 @@ def _column_pairs(table: pd.DataFrame, key: str, value: str) -> dict[str, str]:
 def _read_list(path: Path) -> set[str]:
     if not path.is_file():
         raise FileNotFoundError(f"no list at {path}; the official split is part of the download")
-    return set(path.read_text().split())
+    return set(read_text(path).split())
 
 
 def _study(entry: dict[str, Any], split: str, label_reports: bool) -> dict[str, Any]:
@@ -156,9 +156,12 @@ def label_sentences(finding_labels: str) -> str:
 def _labels(entry: dict[str, Any], exclusions: Exclusions) -> list[dict[str, Any]]:
     named = set(entry["Finding Labels"].split("|"))
     for label in sorted(named - set(NIH_FINDINGS) - {"No Finding"}):
-        exclusions.add(f"unknown label {label!r}", f"line {entry['line']}, film {entry['Image Index']!r}", defect=True)
+        exclusions.add(f"unknown label {label!r}", entry["where"], defect=True)
+    normal = "No Finding" in named
+    if normal and len(named) > 1:
+        exclusions.add("No Finding beside other labels, which count", entry["where"], defect=True)
     values = {finding: int(label in named) for label, finding in NIH_FINDINGS.items()}
-    values[NO_FINDING] = int("No Finding" in named)
+    values[NO_FINDING] = int(normal and len(named) == 1)
     return [
         {"study_id": entry["image_id"], "finding": finding, "value": float(value), "source": "nih"}
         for finding, value in values.items()

@@ -45,7 +45,9 @@ WHOSE = ("patientId", "patientId")
 FRAME = (1024.0, 1024.0)
 """width and height in which the boxes count, whatever the size of the file at hand"""
 FINDING = "lung opacity"
-NORMAL = {"Normal": 1.0, "No Lung Opacity / Not Normal": 0.0, "Lung Opacity": 0.0}
+OPAQUE = "Lung Opacity"
+"""class of the films with a box"""
+NORMAL = {"Normal": 1.0, "No Lung Opacity / Not Normal": 0.0, OPAQUE: 0.0}
 """class -> label "no finding\""""
 FRACTIONS = (0.7, 0.15, 0.15)
 """shares of train, val and test (GLoRIA, MGCA)"""
@@ -63,7 +65,7 @@ def load(root: Path, fractions: tuple[float, float, float] = FRACTIONS, seed: in
 
     Raises:
         FileNotFoundError: the label table is missing, or no film is there.
-        ValueError: a row has an unknown Target or class; named by file and line.
+        ValueError: a row has an unknown Target or class, or contradicts another; named by file and line.
     """
     exclusions = Exclusions()
     rows = read_labels(root / LABEL_FILE)
@@ -82,7 +84,7 @@ def load(root: Path, fractions: tuple[float, float, float] = FRACTIONS, seed: in
         root=root,
         studies=split_by_patient(make_table("studies", studies), fractions, seed),
         images=make_table("images", images),
-        labels=make_table("labels", _labels(rows, _classes(root))),
+        labels=make_table("labels", _labels(rows, _classes(root, rows))),
         boxes=make_table("boxes", read_boxes(rows.assign(image_id=rows["patientId"]), exclusions)),
         exclusions=exclusions,
     )
@@ -94,12 +96,14 @@ def read_labels(path: Path) -> pd.DataFrame:
     """Rows of `stage_2_train_labels.csv`, as text.
 
     Raises:
-        ValueError: `Target` is neither 0 nor 1, or a film has both; named by file and line.
+        ValueError: `Target` is neither 0 nor 1, a film has both, or 0 stands by a box; named by file and line.
     """
     rows = read_table(path, COLUMNS)
     first = rows["patientId"].map(rows.drop_duplicates("patientId").set_index("patientId")["Target"])
     wrong = ~rows["Target"].isin(("0", "1")) | (rows["Target"] != first)
     refuse_cells(rows, wrong, "Target", "0 or 1 and the same in all rows of a film", path.name, WHOSE)
+    boxed = (rows[list(COLUMNS[1:5])] != "").any(axis=1)
+    refuse_cells(rows, boxed & (rows["Target"] == "0"), "Target", "1 where the row has a box", path.name, WHOSE)
     return rows
 
 
@@ -135,20 +139,29 @@ def _patients(root: Path, films: list[str], exclusions: Exclusions) -> dict[str,
     if not path.is_file():
         exclusions.add("no mapping to NIH, so the split goes by film", MAPPING_FILE)
         return {}
+    content = read_json(path)
     try:
-        patient_of = {each["subset_img_id"]: str(int(each["img_id"].split("_")[0])) for each in read_json(path)}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path.name}: not in RSNA's layout, {error!r}; fetch it again") from error
+        patient_of = {each["subset_img_id"]: str(int(each["img_id"].split("_")[0])) for each in content}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path.name}: not in RSNA's layout, entries of img_id and subset_img_id ({type(error).__name__}); fetch "
+            "it again"
+        ) from error
     exclusions.count("film not in the mapping to NIH, so it counts as a patient", len(set(films) - set(patient_of)))
     return patient_of
 
 
-def _classes(root: Path) -> dict[str, float]:
+def _classes(root: Path, labels: pd.DataFrame) -> dict[str, float]:
     """Label "no finding" of each film; empty without the table."""
     if not (root / CLASS_FILE).is_file():
         return {}
     rows = read_table(root / CLASS_FILE, ("patientId", "class"))
     refuse_cells(rows, ~rows["class"].isin(NORMAL), "class", f"one of {tuple(NORMAL)}", CLASS_FILE, WHOSE)
+    target = rows["patientId"].map(dict(zip(labels["patientId"], labels["Target"], strict=True)))
+    wrong = target.notna() & ((rows["class"] == OPAQUE) != (target == "1"))
+    refuse_cells(rows, wrong, "class", f"{OPAQUE!r} exactly where Target is 1 in {LABEL_FILE}", CLASS_FILE, WHOSE)
+    first = rows["patientId"].map(rows.drop_duplicates("patientId").set_index("patientId")["class"])
+    refuse_cells(rows, rows["class"] != first, "class", "the same in all rows of a film", CLASS_FILE, WHOSE)
     return dict(zip(rows["patientId"], rows["class"].map(NORMAL), strict=True))
 
 

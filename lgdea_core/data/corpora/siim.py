@@ -7,15 +7,18 @@
 The run lengths are relative: each start counts from the end of the run before, column by column from the top left. 1
 means that radiologists drew a pneumothorax, 0 that they drew none. 12,954 rows are 12,047 films: the split goes by
 film, 70/15/15 (by row, as released code does it, the same film gets into train and test). Masks are written once as
-PNG, into the folder `masks-<table>`. Patients are not published: one may have several films.
+PNG, into the folder `masks-<table>-<start of its SHA-256>`: another table's are never taken for its own. Patients are
+not published: one may have several films.
 
 Licence: the challenge's terms (academic research and education). Cite the challenge, https://www.kaggle.com/c/
 siim-acr-pneumothorax-segmentation, and Filice et al., "Crowdsourcing pneumothorax annotations using machine learning
 annotations on the NIH chest X-ray dataset", Journal of Digital Imaging 2020.
 """
 
+import hashlib
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,7 @@ def load(
 
     Raises:
         FileNotFoundError: no table, or no film is there.
+        OSError: the masks' folder cannot be written; name another by `mask_root`.
         ValueError: runs that are no runs, leave the film, or contradict a negative row; named by file and line.
     """
     exclusions = Exclusions()
@@ -70,7 +74,7 @@ def load(
         studies=split_by_patient(make_table("studies", studies), fractions, seed),
         images=make_table("images", images),
         labels=make_table("labels", _labels(rows)),
-        masks=make_table("masks", _masks(rows, root, (mask_root or root) / f"masks-{table.stem}", table.name)),
+        masks=make_table("masks", _masks(rows, root, (mask_root or root) / _mask_folder(table), table.name)),
         exclusions=exclusions,
     )
     exclusions.log("siim")
@@ -101,6 +105,12 @@ def decode_runs(runs: str) -> Bool[np.ndarray, "1024 1024"]:
     Raises:
         ValueError: not an even number of non-negative integers, or the runs leave the film.
     """
+    counts = _counts(runs)
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(SIDE, SIDE).T
+
+
+def _counts(runs: str) -> np.ndarray:
+    """Lengths of background and mask in turn, which fill the film."""
     try:
         counts = np.array(runs.split(), dtype=np.int64)
     except ValueError:
@@ -110,8 +120,7 @@ def decode_runs(runs: str) -> Bool[np.ndarray, "1024 1024"]:
     rest = SIDE * SIDE - int(counts.sum())
     if rest < 0:
         raise ValueError(f"run lengths end {-rest} pixels behind the {SIDE} x {SIDE} film")
-    counts = np.append(counts, rest)
-    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(SIDE, SIDE).T
+    return np.append(counts, rest)
 
 
 def _film(row: Any, table: str, files: dict[str, Path], root: Path, exclusions: Exclusions) -> dict[str, Any] | None:
@@ -128,26 +137,33 @@ def _labels(rows: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
+def _mask_folder(table: Path) -> str:
+    return f"masks-{table.stem}-{hashlib.sha256(table.read_bytes()).hexdigest()[:8]}"
+
+
 def _masks(rows: pd.DataFrame, root: Path, folder: Path, table: str) -> list[dict[str, Any]]:
-    """One row per film with a mask, the union of its rows; files that are there are not written again."""
+    """One row per film with a mask, the union of its rows; all are checked, those not there yet are written."""
+    positive = rows[rows["EncodedPixels"] != NEGATIVE]
+    for row in positive.itertuples():
+        try:
+            _counts(row.EncodedPixels)
+        except ValueError as error:
+            raise ValueError(f"{table}, line {row.line}, film {row.ImageId!r}: {error}") from error
     masks = []
     folder.mkdir(parents=True, exist_ok=True)
-    for film, own in rows[rows["EncodedPixels"] != NEGATIVE].groupby("ImageId", sort=False):
+    for film, own in positive.groupby("ImageId", sort=False):
         path = folder / f"{film}.png"
         if not path.is_file():
-            _write_mask(own, path, table)
+            _write_mask(own["EncodedPixels"], path)
         shown = path.relative_to(root) if path.is_relative_to(root) else path.resolve()
         masks.append({"image_id": film, "study_id": film, "finding": FINDING, "path": shown.as_posix()})
     return masks
 
 
-def _write_mask(rows: pd.DataFrame, path: Path, table: str) -> None:
+def _write_mask(runs: Iterable[str], path: Path) -> None:
     mask = np.zeros((SIDE, SIDE), dtype=bool)
-    for row in rows.itertuples():
-        try:
-            mask |= decode_runs(row.EncodedPixels)
-        except ValueError as error:
-            raise ValueError(f"{table}, line {row.line}, film {row.ImageId!r}: {error}") from error
+    for each in runs:
+        mask |= decode_runs(each)
     part = path.with_suffix(f".{os.getpid()}.part")
     Image.fromarray(mask).save(part, format="PNG")
     part.replace(path)

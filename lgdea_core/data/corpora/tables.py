@@ -6,7 +6,7 @@ import logging
 import math
 import warnings
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +63,15 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a column is missing, the file is empty or not UTF-8.
+        ValueError: a column is missing, a row has too many cells, the file is empty or not UTF-8.
     """
     _check_there(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
-            reader.fieldnames = _check_columns(path, reader.fieldnames or (), columns)
-            return _rows(reader)
+            reader = csv.reader(file)
+            return _rows(reader, _check_columns(path, next(reader, []), columns), path)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
+        raise _foreign(path, error) from None
 
 
 def _check_there(path: Path) -> None:
@@ -99,7 +98,7 @@ def _check_columns(path: Path, header: Iterable[str], columns: Sequence[str]) ->
 def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """`read_rows` for tables of a hundred thousand rows: as one frame of text, the file may be gzipped.
 
-    Column `line` is where a row starts, as long as no line is blank; columns beside the wanted ones are kept.
+    Column `line` is where a row starts; blank rows are dropped, columns beside the wanted ones are kept.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -109,9 +108,11 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # a cell too many in every row
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+            table = pd.read_csv(
+                path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False, skip_blank_lines=False
+            )
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
+        raise _foreign(path, error) from None
     except (ValueError, pd.errors.ParserWarning, OSError, EOFError, zlib.error) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path.name} cannot be read as a table, fetch it again: {reason}") from error
@@ -119,7 +120,9 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     table = table.fillna("")
     breaks = sum(table[column].str.count("\n") for column in table)  # inside quoted cells
     lines = 2 + np.arange(len(table)) + (np.cumsum(breaks) - breaks).to_numpy(dtype=int)
-    return table.apply(lambda cells: cells.str.strip()).assign(line=lines)
+    table = table.apply(lambda cells: cells.str.strip())
+    filled = (table != "").any(axis=1)
+    return table.assign(line=lines)[filled].reset_index(drop=True)
 
 
 def refuse_cells(
@@ -136,12 +139,18 @@ def refuse_cells(
         whose: what a row is about, and the column that names it: ("film", "dicom_id").
 
     Raises:
-        ValueError: naming file, line and film of the first wrong cell, and what it holds.
+        ValueError: naming file, line and film of the first wrong cell, and what it holds (see `quoted`).
     """
     if wrong.any():
         row = table[wrong].iloc[0]
-        where = f"{name}, line {row['line']}, {whose[0]} {row[whose[1]]!r}"
-        raise ValueError(f"{where}: {column} must be {expected}, got {row[column]!r}")
+        where = f"{name}, line {row['line']}, {whose[0]} {quoted(row[whose[1]])}"
+        raise ValueError(f"{where}: {column} must be {expected}, got {quoted(row[column])}")
+
+
+def quoted(cell: object) -> str:
+    """A cell as an error may show it: a single word; of more their number, for in a shifted row they are a report's."""
+    words = len(str(cell).split())
+    return repr(cell) if words <= 1 else f"{words} words"
 
 
 def read_json(path: Path) -> Any:
@@ -149,21 +158,43 @@ def read_json(path: Path) -> Any:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not JSON; the message names file and line.
+        ValueError: it is not JSON, or not UTF-8; the message names file and line.
     """
-    _check_there(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path.name}, line {error.lineno}: not JSON; fetch the file again") from error
 
 
-def _rows(reader: csv.DictReader) -> list[dict[str, str]]:
+def read_text(path: Path) -> str:
+    """What a text file holds.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not UTF-8; the message names the file and none of its bytes.
+    """
+    _check_there(path)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _foreign(path, error) from None  # the error holds all bytes of the file
+
+
+def _foreign(path: Path, error: UnicodeDecodeError) -> ValueError:
+    return ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8")
+
+
+def _rows(reader: Iterator[list[str]], names: list[str], path: Path) -> list[dict[str, str]]:
     rows, line = [], reader.line_num + 1
-    for row in reader:
-        cells = {key: value.strip() for key, value in row.items() if isinstance(value, str)}  # extra cells: a list
-        if any(cells.values()):
-            rows.append({**cells, "line": str(line)})
+    for cells in reader:
+        cells = [cell.strip() for cell in cells]
+        if any(cells[len(names) :]):  # the cells behind an unquoted comma would stand in the wrong columns
+            raise ValueError(
+                f"{path.name}, line {line}: more cells than the first line names ({len(names)}); put a cell that holds "
+                "a comma in double quotes"
+            )
+        if any(cells):
+            rows.append({**dict.fromkeys(names, ""), **dict(zip(names, cells, strict=False)), "line": str(line)})
         line = reader.line_num + 1
     return rows
 
@@ -247,7 +278,7 @@ def parse_box(
     try:
         x_min, y_min, x_max, y_max = (float(cell) for cell in corners)
     except (TypeError, ValueError):  # JSON may say null
-        raise ValueError(f"box coordinates must be four numbers, got {list(corners)}") from None
+        raise ValueError(f"box coordinates must be four numbers, got {', '.join(map(quoted, corners))}") from None
     if as_xywh:
         x_max, y_max = x_min + x_max, y_min + y_max
     box = f"({x_min:g}, {y_min:g}, {x_max:g}, {y_max:g})"

@@ -42,6 +42,13 @@ CORNERS = ("x_min", "y_min", "x_max", "y_max")
 KAGGLE = "train.csv"
 AGREED = "agreed"
 """reader of a box that several agreed on"""
+NAMES = (
+    "aortic enlargement", "atelectasis", "calcification", "cardiomegaly", "clavicle fracture", "consolidation", "edema",
+    "emphysema", "enlarged pa", "ild", "infiltration", "lung opacity", "lung cavity", "lung cyst", "mediastinal shift",
+    "nodule/mass", "pleural effusion", "pleural thickening", "pneumothorax", "pulmonary fibrosis", "rib fracture",
+    "other lesion", "copd", "lung tumor", "pneumonia", "tuberculosis", "other disease", "other diseases", NO_FINDING,
+)  # fmt: skip
+"""VinDr's 28 labels in lower case, one of them in two spellings; Kaggle's 15 are among them"""
 RENAMED = {"pulmonary fibrosis": "fibrosis", "other disease": "other diseases"}
 """VinDr's name in lower case -> ours, where they differ; of "Other disease" the training table has the plural"""
 
@@ -56,12 +63,13 @@ def load(root: Path, val_fraction: float = 0.2, seed: int = 0) -> Corpus:
 
     Raises:
         FileNotFoundError: a table is missing, or no film is there.
-        ValueError: a label is neither 0 nor 1; named by file and line.
+        ValueError: a label is neither 0 nor 1, or none of VinDr's; named by file and line.
     """
     exclusions = Exclusions()
     kaggle = (root / KAGGLE).is_file()
     rows, votes = _read_kaggle(root) if kaggle else _read_physionet(root)
     listed = votes.drop_duplicates("image_id")
+    rows = _listed(rows, set(listed["image_id"]), exclusions)
     images = [image for film in listed.itertuples() if (image := _image(film, root, exclusions))]
     if not images:
         raise FileNotFoundError(f"no film of {root.name}'s tables under {root / 'train'}; unpack the images there")
@@ -84,15 +92,33 @@ def _read_physionet(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows of the annotation tables, and `votes`: image_id, finding, share, folder and where it is listed."""
     folder, rows, votes = root / "annotations", [], []
     for split in ("train", "test"):
-        table = folder / f"annotations_{split}.csv"
-        rows.append(read_table(table, ("image_id", "class_name", *CORNERS)).assign(table=table.name))
+        rows.append(_read_annotations(folder / f"annotations_{split}.csv"))
         votes.append(_votes_of_columns(folder / f"image_labels_{split}.csv", split))
     return pd.concat(rows, ignore_index=True), pd.concat(votes, ignore_index=True)
+
+
+def _listed(rows: pd.DataFrame, image_ids: set[str], exclusions: Exclusions) -> pd.DataFrame:
+    """Annotations without those of an image that no label table lists."""
+    known = rows["image_id"].isin(image_ids)
+    for row in rows[~known].itertuples():
+        where = f"{row.table}, line {row.line}, image {row.image_id!r}"
+        exclusions.add("annotation of an image without labels", where, defect=True)
+    return rows[known]
+
+
+def _read_annotations(path: Path, *columns: str) -> pd.DataFrame:
+    rows = read_table(path, ("image_id", "class_name", *columns, *CORNERS)).assign(table=path.name)
+    wrong = ~rows["class_name"].str.lower().isin(NAMES)
+    refuse_cells(rows, wrong, "class_name", "one of VinDr's 28 labels", path.name, ("image", "image_id"))
+    return rows
 
 
 def _votes_of_columns(path: Path, split: str) -> pd.DataFrame:
     rows = read_table(path, ("image_id",))
     names = [column for column in rows.columns if column not in ("image_id", "rad_id", "line")]
+    unknown = [name for name in names if name.lower() not in NAMES]
+    if unknown:
+        raise ValueError(f"{path.name}, line 1: column(s) {unknown} are none of VinDr's 28 labels; fetch it again")
     for name in names:
         wrong = ~rows[name].isin(("0", "1", "0.0", "1.0"))
         refuse_cells(rows, wrong, name, "0 or 1", path.name, ("image", "image_id"))
@@ -105,7 +131,7 @@ def _votes_of_columns(path: Path, split: str) -> pd.DataFrame:
 
 def _read_kaggle(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """As `_read_physionet`: a reader votes for a class by any row of it."""
-    rows = read_table(root / KAGGLE, ("image_id", "class_name", "rad_id", *CORNERS)).assign(table=KAGGLE)
+    rows = _read_annotations(root / KAGGLE, "rad_id")
     readers = rows.groupby("image_id", sort=False)["rad_id"].nunique()
     voted = rows.drop_duplicates(["image_id", "class_name", "rad_id"]).groupby(["image_id", "class_name"]).size()
     shares = voted.unstack(fill_value=0).reindex(readers.index).div(readers, axis=0)
