@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Bool, Float, Int, UInt8
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
 from lgdea_core.config import METHODS, RunConfig
 from lgdea_core.data.batches import pixel_values
@@ -33,6 +32,7 @@ from lgdea_core.encoders import (
 from lgdea_core.lesions import LesionQueries
 from lgdea_core.prototypes import assign, image_evidence_distribution, prototype_points
 from lgdea_core.regions import TagDecoder
+from lgdea_core.tokenizer import train_tokenizer
 from lgdea_core.vocabulary import ASG_TAGS
 
 logger = logging.getLogger("lgdea")
@@ -40,7 +40,6 @@ logger = logging.getLogger("lgdea")
 MAX_LOGIT_SCALE = 100.0
 """CLIP's bound on the learned factor."""
 PROCESSOR_FILE = "processor_config.json"
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 MODEL_CARD = """---
 {{ card_data }}
@@ -274,44 +273,6 @@ class LGDEAProcessor:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no processor there; give a folder written by `save_pretrained`")
         return cls(AutoTokenizer.from_pretrained(folder, trust_remote_code=False), **json.loads(path.read_text()))
-
-
-def train_tokenizer(texts: list[str], vocabulary: int = 4000) -> PreTrainedTokenizerFast:
-    """A lower-case WordPiece tokenizer learnt from these texts, with BERT's special tokens.
-
-    The same texts give the same tokens in every process: the trainer numbers inner letters in the order of a hash map,
-    and ties between merges follow these numbers, so the letters are numbered here.
-    """
-    tokenizer = _wordpiece(models.WordPiece(unk_token="[UNK]"))
-    split, normalise = tokenizer.pre_tokenizer.pre_tokenize_str, tokenizer.normalizer.normalize_str
-    words = {word for text in texts for word, _ in split(normalise(text))}
-    inner = [f"##{letter}" for letter in sorted({letter for word in words for letter in word[1:]})]
-    special = [*SPECIAL_TOKENS, *inner]
-    trainer = trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
-    learnt = models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]", continuing_subword_prefix="##")
-    tokenizer = _wordpiece(learnt)  # a new one: there inner letters are no special tokens
-    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
-    )
-    tokenizer.decoder = decoders.WordPiece()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-    )
-
-
-def _wordpiece(model: models.WordPiece) -> Tokenizer:
-    tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    return tokenizer
 
 
 def build_model(config: RunConfig, texts: list[str]) -> tuple[LGDEAModel, LGDEAProcessor]:

@@ -15,7 +15,8 @@ from lgdea_core.config import RunConfig
 from lgdea_core.data.images import crop_image
 from lgdea_core.encoders import ImageEmbeddings, ImageTower, sine_positions, smooth_maximum
 from lgdea_core.lesions import LesionQueries
-from lgdea_core.model import LGDEAModel, LGDEAProcessor, build_model, train_tokenizer
+from lgdea_core.model import LGDEAModel, LGDEAProcessor, build_model
+from lgdea_core.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORTS = ["There is a small left pleural effusion.", "No edema. Heart size is normal.", "Right upper lobe opacity."]
@@ -269,9 +270,7 @@ def test_constant_image_is_standardised_without_division_by_zero(tiny: tuple) ->
 def test_the_same_texts_give_the_same_tokens_in_every_process() -> None:
     # hash maps are seeded by process: a checkpoint resumed with another vocabulary would read other words
     texts = ["small left pleural effusion", "no pneumothorax or effusion", "mild enlargement of the cardiac silhouette"]
-    code = (
-        f"from lgdea_core.model import train_tokenizer\nprint(sorted(train_tokenizer({texts!r}).get_vocab().items()))"
-    )
+    code = f"from lgdea_core.tokenizer import train_tokenizer\nprint(sorted(train_tokenizer({texts!r}).get_vocab().items()))"
     runs = [
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
         for _ in range(3)

@@ -18,9 +18,10 @@ from lgdea_core.data.phantom import PhantomConfig, build_phantom
 from lgdea_core.data.regions import crop_boxes, moved_boxes, shuffle_regions
 from lgdea_core.evaluation.regions import evaluate_regions, retrieval_hits, tag_logits
 from lgdea_core.evidence.extract import extract_evidence
-from lgdea_core.model import build_model, train_tokenizer
+from lgdea_core.model import build_model
 from lgdea_core.regions import TagDecoder, pool_regions
 from lgdea_core.stages import Inputs, fresh_model, inputs_of, prepare_training
+from lgdea_core.tokenizer import train_tokenizer
 from lgdea_core.vocabulary import ASG_TAGS, REGIONS
 
 
