@@ -270,7 +270,7 @@ def test_constant_image_is_standardised_without_division_by_zero(tiny: tuple) ->
 def test_the_same_texts_give_the_same_tokens_in_every_process() -> None:
     # hash maps are seeded by process: a checkpoint resumed with another vocabulary would read other words
     texts = ["small left pleural effusion", "no pneumothorax or effusion", "mild enlargement of the cardiac silhouette"]
-    code = f"from lgdea_core.tokenizer import train_tokenizer\nprint(sorted(train_tokenizer({texts!r}).get_vocab().items()))"
+    code = f"from lgdea_core import tokenizer\nprint(sorted(tokenizer.train_tokenizer({texts!r}).get_vocab().items()))"
     runs = [
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
         for _ in range(3)
