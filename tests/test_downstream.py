@@ -24,6 +24,7 @@ from lgdea_core.evaluation.supervised import Fit, Schedule
 from lgdea_core.experiments import downstream, tables
 from lgdea_core.experiments.downstream import (
     KEY,
+    PROTOCOLS,
     Job,
     Pretrained,
     downstream_summary,
@@ -111,6 +112,31 @@ def test_probes_learn_from_the_share_and_are_scored_on_readable_test_films(
     assert [call.kwargs["seed"] for call in seen.call_args_list] == [4, 1004, 2004]
     drawn = [tuple(call.args[0].patients) for call in seen.call_args_list]
     assert len(set(drawn)) == 3
+
+
+@pytest.mark.parametrize(("protocol", "of_decoder"), list(zip(*PROTOCOLS.values(), strict=True)))
+def test_the_protocol_decides_what_learns(
+    tower: ImageTower, protocol: str, of_decoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe, tuned = spy_on(monkeypatch, "linear_probe", PROBED), spy_on(monkeypatch, "fine_tune", PROBED)
+    decoder = spy_on(monkeypatch, "segment", SEGMENTED)
+    probe_scores(films(), ProbeTask(findings=FINDINGS), tower, protocol, (0.1,), seed=4)
+    schedule = Schedule(learning_rate=1e-3, weight_decay=0.0, batch_size=8)
+    task = SegmentationTask(truth="boxes", finding="mass", schedule=schedule)
+    segmentation_scores(films(), task, tower, of_decoder, (0.1,), seed=4)
+    assert decoder.call_args.args[0] is tower
+    assert decoder.call_args.kwargs == {"seed": 4, "tuned": protocol != "frozen"}
+    if protocol == "frozen":
+        tuned.assert_not_called()
+        assert probe.call_args.args[0].inputs.shape == (6, tower.width)
+        return
+    probe.assert_not_called()
+    assert tuned.call_args.args[0] is tower
+    shares = tuned.call_args.args[1:4]
+    assert [part.inputs.shape for part in shares] == [(6, 32, 32), (30, 32, 32), (29, 32, 32)]  # crops, not features
+    assert all(part.inputs.dtype == torch.uint8 for part in shares)
+    assert tuned.call_args.args[4] == FINDINGS
+    assert tuned.call_args.kwargs == {"seed": 4, "classes": False}
 
 
 def test_a_finding_that_is_not_mentioned_is_absent_where_the_task_says_so(
