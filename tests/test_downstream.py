@@ -33,6 +33,7 @@ from lgdea_core.experiments.downstream import (
     minutes_of,
     missing_jobs,
     pretrained,
+    probe_intervals,
     run_jobs,
 )
 from lgdea_core.experiments.plans import ASG_ABLATIONS, SEEDS, TOWERS, asg
@@ -240,6 +241,19 @@ def test_summary_and_curves_of_the_rows_so_far(table_folder: Path) -> None:
     found = downstream_summary("linear_probe").set_index(["method", "protocol"])
     assert found.loc[("random", "frozen"), ["seeds", "auc"]].tolist() == [3, "0.700 ± 0.100"]
     assert {place: len(table) for place, table in label_curves().items()} == {("auc", "nih"): 3}
+
+
+def test_every_row_of_a_probe_is_shown_with_its_interval_and_the_findings_it_is_of(table_folder: Path) -> None:
+    assert probe_intervals("nih").empty
+    models = pretrained(asg(seeds=(1,), variants=()))
+    [job] = missing_jobs("linear_probe", models[:1], ["nih"], "frozen", None)[0]
+    whole = {"low": 0.55, "high": 0.65, "n": 114, "findings": 8}
+    rows = [row_of(job, ratio, seed=seed, **whole) for ratio in (1.0, 0.1) for seed in (2, 1)]
+    tables.add_rows(table_folder / "asg_linear_probe.csv", rows, KEY)
+    found = probe_intervals("nih")
+    assert found.index.tolist() == [(0.1, "random", 1), (0.1, "random", 2), (1.0, "random", 1), (1.0, "random", 2)]
+    assert found.iloc[0].to_dict() == {"auc": 0.6} | whole
+    assert probe_intervals("rsna").empty
 
 
 def test_a_random_tower_has_the_weights_a_training_of_its_seed_starts_from() -> None:
