@@ -227,6 +227,19 @@ def train_variant(
     return Trained(state=state, history=history, processor=processor, data=data, config=config)
 
 
+def short_asg_config(config: RunConfig, steps: int) -> RunConfig:
+    """Configuration of a short training of `asg` beside a run: ASG's own of the run's preset, on all pairs.
+
+    Args:
+        config: of the run; its preset, corpus and seed count.
+        steps: optimiser updates, at most the preset's.
+    """
+    data = {"corpus": config.data.corpus, "root": config.data.root, "paired_ratio": 1.0}
+    own = RunConfig.from_preset(config.preset, method="asg", seed=config.seed, **data)
+    steps = min(steps, own.train.total_steps)
+    return replace_fields(own, text_steps=0, pair_steps=steps, relation_steps=0)
+
+
 def train_asg(
     run: Run, inputs: Inputs, evidence: pd.DataFrame, *, shuffled_regions: bool = False, progress: bool = True
 ) -> Trained:

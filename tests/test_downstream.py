@@ -24,6 +24,7 @@ from lgdea_core.evaluation.supervised import Fit, Schedule
 from lgdea_core.experiments import downstream, tables
 from lgdea_core.experiments.downstream import (
     KEY,
+    PROTOCOLS,
     Job,
     Pretrained,
     downstream_summary,
@@ -32,6 +33,7 @@ from lgdea_core.experiments.downstream import (
     minutes_of,
     missing_jobs,
     pretrained,
+    probe_intervals,
     run_jobs,
 )
 from lgdea_core.experiments.plans import ASG_ABLATIONS, SEEDS, TOWERS, asg
@@ -111,6 +113,31 @@ def test_probes_learn_from_the_share_and_are_scored_on_readable_test_films(
     assert [call.kwargs["seed"] for call in seen.call_args_list] == [4, 1004, 2004]
     drawn = [tuple(call.args[0].patients) for call in seen.call_args_list]
     assert len(set(drawn)) == 3
+
+
+@pytest.mark.parametrize(("protocol", "of_decoder"), list(zip(*PROTOCOLS.values(), strict=True)))
+def test_the_protocol_decides_what_learns(
+    tower: ImageTower, protocol: str, of_decoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe, tuned = spy_on(monkeypatch, "linear_probe", PROBED), spy_on(monkeypatch, "fine_tune", PROBED)
+    decoder = spy_on(monkeypatch, "segment", SEGMENTED)
+    probe_scores(films(), ProbeTask(findings=FINDINGS), tower, protocol, (0.1,), seed=4)
+    schedule = Schedule(learning_rate=1e-3, weight_decay=0.0, batch_size=8)
+    task = SegmentationTask(truth="boxes", finding="mass", schedule=schedule)
+    segmentation_scores(films(), task, tower, of_decoder, (0.1,), seed=4)
+    assert decoder.call_args.args[0] is tower
+    assert decoder.call_args.kwargs == {"seed": 4, "tuned": protocol != "frozen"}
+    if protocol == "frozen":
+        tuned.assert_not_called()
+        assert probe.call_args.args[0].inputs.shape == (6, tower.width)
+        return
+    probe.assert_not_called()
+    assert tuned.call_args.args[0] is tower
+    shares = tuned.call_args.args[1:4]
+    assert [part.inputs.shape for part in shares] == [(6, 32, 32), (30, 32, 32), (29, 32, 32)]  # crops, not features
+    assert all(part.inputs.dtype == torch.uint8 for part in shares)
+    assert tuned.call_args.args[4] == FINDINGS
+    assert tuned.call_args.kwargs == {"seed": 4, "classes": False}
 
 
 def test_a_finding_that_is_not_mentioned_is_absent_where_the_task_says_so(
@@ -214,6 +241,19 @@ def test_summary_and_curves_of_the_rows_so_far(table_folder: Path) -> None:
     found = downstream_summary("linear_probe").set_index(["method", "protocol"])
     assert found.loc[("random", "frozen"), ["seeds", "auc"]].tolist() == [3, "0.700 ± 0.100"]
     assert {place: len(table) for place, table in label_curves().items()} == {("auc", "nih"): 3}
+
+
+def test_every_row_of_a_probe_is_shown_with_its_interval_and_the_findings_it_is_of(table_folder: Path) -> None:
+    assert probe_intervals("nih").empty
+    models = pretrained(asg(seeds=(1,), variants=()))
+    [job] = missing_jobs("linear_probe", models[:1], ["nih"], "frozen", None)[0]
+    whole = {"low": 0.55, "high": 0.65, "n": 114, "findings": 8}
+    rows = [row_of(job, ratio, seed=seed, **whole) for ratio in (1.0, 0.1) for seed in (2, 1)]
+    tables.add_rows(table_folder / "asg_linear_probe.csv", rows, KEY)
+    found = probe_intervals("nih")
+    assert found.index.tolist() == [(0.1, "random", 1), (0.1, "random", 2), (1.0, "random", 1), (1.0, "random", 2)]
+    assert found.iloc[0].to_dict() == {"auc": 0.6} | whole
+    assert probe_intervals("rsna").empty
 
 
 def test_a_random_tower_has_the_weights_a_training_of_its_seed_starts_from() -> None:

@@ -16,6 +16,7 @@ from lgdea_core.evidence.triplets import (
     HOMELESS,
     HOMES,
     IMPLIED_PLACES,
+    NOT_OF_LUNGS,
     TRIPLET_COLUMNS,
     image_tags,
     places_in,
@@ -106,6 +107,31 @@ def test_places_where_an_observation_cannot_lie_are_passed_over() -> None:
     assert regions("enlarged cardiomediastinum", "absent", "cardiac silhouette", None, shared) == ["mediastinum"]
 
 
+@pytest.mark.parametrize(
+    ("report", "observation", "expected"),
+    [
+        ("There is a mid right clavicle fracture.", "fracture", "right clavicle"),
+        ("Fracture of the base of the right scapula.", "fracture", "-"),
+        ("A right upper extremity PICC terminates in the SVC.", "line", "-"),
+        ("Right chest port with catheter tip at the low SVC.", "tip", "svc"),
+        ("Catheter over the left upper lung.", "line", "left upper lung zone"),
+        ("The osseous structures and upper abdomen are normal.", "fracture", "-"),
+        ("Right upper abdominal clips.", "hardware", "abdomen"),
+    ],
+)
+def test_bones_and_lines_are_no_part_of_a_lung_unless_the_report_says_so(
+    report: str, observation: str, expected: str
+) -> None:
+    evidence, _ = extract_evidence(pd.DataFrame({"study_id": ["s"], "report": [report]}), progress=False)
+    found = triplets(evidence)
+    assert found.loc[found["observation"] == observation, "region"].fillna("-").tolist() == [expected]
+
+
+def test_bones_and_lines_have_no_default() -> None:
+    for observation in NOT_OF_LUNGS:
+        assert regions(observation, "absent") == [None]
+
+
 def test_an_observation_of_neither_table_lies_where_the_report_says() -> None:
     assert regions("pericardial calcium", phrase="calcium over the heart") == ["cardiac silhouette"]
     assert regions("pericardial calcium", laterality="left") == [None]
@@ -142,7 +168,7 @@ def test_every_region_has_a_synonym_and_every_synonym_a_region() -> None:
 def test_every_observation_of_the_lexicon_is_decided_once() -> None:
     assert set(HOMES) | HOMELESS == set(OBSERVATIONS)
     assert not set(HOMES) & HOMELESS
-    assert set(HOMES) >= DIFFUSE
+    assert set(HOMES) >= DIFFUSE | NOT_OF_LUNGS
     for homes in HOMES.values():
         assert all(set(sided(home, "bilateral")) <= set(REGIONS) and sided(home, "bilateral") for home in homes)
 

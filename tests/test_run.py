@@ -14,6 +14,9 @@ sys.path.insert(0, str(ROOT / "notebooks"))
 
 import run  # noqa: E402  (notebooks/run.py)
 
+from lgdea_core.config import RunConfig  # noqa: E402
+from lgdea_core.region_detector import RegionDetector  # noqa: E402
+
 COMMON = """preset: str | None = None  # None: LGDEA_PRESET or demo
 run: str | None = None
 corpus: str | None = None
@@ -231,6 +234,13 @@ def test_a_corpus_without_boxes_and_with_few_labels_gets_through_all_notebooks(r
     recalls = {"recall_at_1", "recall_at_5", "recall_at_10", "median_rank"}
     assert scored_metrics(bare) == {"auc_tail", *recalls, *(f"{name}_text_to_image" for name in recalls)}
     assert (bare / "figures/05_comparison.png").is_file()
+    assert set(pd.read_csv(bare / "asg_regions.csv")["task"]) == {"tags"}, "no region boxes"
+    detector = tmp_path / "detector"
+    RegionDetector.of(RunConfig.from_preset("ci", method="asg")).save_pretrained(detector)
+    assert run.main([*arguments, "--notebooks", "07", "-p", "region_detector", str(detector)]) == 0
+    found = pd.read_csv(bare / "asg_regions.csv")
+    assert set(found["task"]) == {"regions", "tags"}
+    assert set(found["boxes"]) == {"detected"}
 
 
 def scored_metrics(folder: Path) -> set[str]:

@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 
 from lgdea_core import stages
 from lgdea_core.artifacts import start_run
-from lgdea_core.config import RunConfig
+from lgdea_core.config import RunConfig, replace_fields
 from lgdea_core.data.leaks import TrainingPatients
 from lgdea_core.evaluation import harness
 from lgdea_core.evaluation.grounding import METRICS
@@ -306,6 +306,19 @@ def test_labels_are_one_row_a_study(inputs: stages.Inputs) -> None:
     table = label_table(inputs.corpus)
     assert len(table) == STUDIES
     assert (table.sum(axis=1) == 1).all()
+
+
+def test_a_short_training_of_asg_has_the_papers_constants_at_preset_paper() -> None:
+    own = RunConfig.from_preset("paper", method="asg", corpus="openi", root="/films", seed=3)
+    run = RunConfig.from_preset("paper", corpus="openi", root="/films", seed=3, paired_ratio=0.1)
+    short = stages.short_asg_config(run, 120)
+    assert short == replace_fields(own, pair_steps=120)
+    assert (short.model.image_tower, short.train.batch_size, short.train.warmup_share) == (
+        "facebook/deit-base-patch16-224", 288, 0.4,
+    )  # fmt: skip
+    run = RunConfig.from_preset("ci", seed=3, paired_ratio=0.1)
+    whole = {"method": "asg", "paired_ratio": 1.0, "text_steps": 0, "pair_steps": 30, "relation_steps": 0}
+    assert stages.short_asg_config(run, 120) == replace_fields(run, **whole)
 
 
 def test_a_real_corpus_without_a_folder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

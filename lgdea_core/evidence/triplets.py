@@ -46,6 +46,12 @@ TRIPLET_COLUMNS = (
 SIDES = ("right", "left")
 
 LUNG = ("lung", "upper lung zone", "mid lung zone", "lower lung zone", "apical zone", "hilar structures")
+BONES = ("spine", "clavicle", "mediastinum", "upper mediastinum")
+"""The sternum stands before the mediastinum; ribs and shoulders have no region."""
+OUTSIDE_LUNGS = (
+    *BONES, "trachea", "carina", "aortic arch", "svc", "cavoatrial junction", "right atrium", "cardiac silhouette",
+    "hilar structures", "costophrenic angle", "hemidiaphragm", "abdomen",
+)  # fmt: skip
 PLEURA = (*LUNG, "costophrenic angle", "hemidiaphragm")
 PROJECTED = (*PLEURA, "cardiac silhouette", "mediastinum", "upper mediastinum", "aortic arch")
 """What lies in a lung may be seen over the heart or the mediastinum."""
@@ -62,18 +68,24 @@ HOMES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("edema", "emphysema", "hyperinflate", "aerate", "marking", "fibrosis"), PLEURA),
     **dict.fromkeys(("atelectasis", "collapse", "consolidation", "pneumonia", "aspiration", "infiltration"), PROJECTED),
     **dict.fromkeys(("lung opacity", "nodule", "mass", "lung lesion", "scar"), PROJECTED),
+    **dict.fromkeys(("fracture", "deformity"), BONES),
+    **dict.fromkeys(("line", "tip"), OUTSIDE_LUNGS),
 }
-"""Observation -> regions it can lie in, without their sides; the first is its default. Effusion sinks to the
-costophrenic angle of an upright patient; free air may lie anywhere along the pleura, so a pneumothorax takes the whole
-lung; congestion shows at the hila; a hiatal hernia stands in the mediastinum, behind the heart."""
+"""Observation -> regions it can lie in, without their sides; the first is its default, but for `NOT_OF_LUNGS`. Effusion
+sinks to the costophrenic angle of an upright patient; free air may lie anywhere along the pleura, so a pneumothorax
+takes the whole lung; congestion shows at the hila; a hiatal hernia stands in the mediastinum, behind the heart."""
+
+NOT_OF_LUNGS = frozenset({"fracture", "deformity", "line", "tip"})
+"""Observations that have homes but no default. "Mid clavicle", "upper extremity" and "base of the scapula" name no part
+of a lung: they lie in one only where the phrase says lung or lobe."""
 
 DIFFUSE = frozenset({"edema", "emphysema", "hyperinflate", "aerate", "marking", "engorgement"})
 """Observations of both sides unless the report says one."""
 
 HOMELESS = frozenset(
     {
-        NO_FINDING, "calcification", "deformity", "device", "dilation", "distention", "drainage", "fracture",
-        "hardware", "lesion", "line", "obscure", "pacemaker", "stent", "support devices", "tip", "tube", "wire",
+        NO_FINDING, "calcification", "device", "dilation", "distention", "drainage", "hardware", "lesion", "obscure",
+        "pacemaker", "stent", "support devices", "tube", "wire",
     }
 )  # fmt: skip
 """Observations that occur in too many places to have a default: they, and any in neither table, lie wherever the
@@ -171,13 +183,16 @@ def regions_of(
 ) -> tuple[tuple[str | None, str], ...]:
     """Regions of one finding with the rule that gave them; at least one pair, whose region may be None."""
     home = HOMES.get(observation, ())
+    default = () if observation in NOT_OF_LUNGS else home[:1]
+    if observation in NOT_OF_LUNGS and re.search("lung|lobe", phrase.lower()):
+        home += LUNG
     whole = status == "absent" or observation == NO_FINDING or observation in DIFFUSE
     side = laterality or ("bilateral" if whole else None)
     stated = [region_and_side(region)] if region else []
     places = {
         "stated": [(name, "bilateral" if laterality == "bilateral" else own) for name, own in stated],
         "words": [(name, own or side) for name, own in places_in(phrase)],
-        "default": [(name, side) for name in home[:1]],
+        "default": [(name, side) for name in default],
     }
     for rule, found in places.items():
         names = {one for name, of in found if not home or name in home for one in sided(name, of)}

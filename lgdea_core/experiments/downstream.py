@@ -256,6 +256,16 @@ def label_curves() -> dict[tuple[str, str], pd.DataFrame]:
     return curves
 
 
+def probe_intervals(corpus: str) -> pd.DataFrame:
+    """Every row of the frozen towers of a corpus, variants left out: AUC, its 95 % interval, and how much it is of.
+
+    Columns `low` and `high` are over the test patients of that row, `findings` is how many the AUC is the mean of.
+    """
+    rows = label_curves().get(("auc", corpus), downstream_table("linear_probe").iloc[:0])
+    ordered = rows.reindex(columns=["label_ratio", "method", "seed", "auc", "low", "high", "n", "findings"])
+    return ordered.sort_values(["label_ratio", "method", "seed"]).set_index(["label_ratio", "method", "seed"])
+
+
 def downstream_summary(experiment: str) -> pd.DataFrame:
     """`mean_and_sd` over seeds of every measure, and how many seeds; empty without rows."""
     table = downstream_table(experiment)
