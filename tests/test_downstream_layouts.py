@@ -141,12 +141,13 @@ def test_a_probe_learns_what_the_layout_says(corpus: str, published: Callable[[s
     assert row["low"] == row["high"] == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corpus", sorted(set(SEGMENTATION_TASKS) - {"phantom"}))
 def test_a_decoder_learns_what_the_layout_says(
     corpus: str, published: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = SEGMENTATION_TASKS[corpus]
-    quick = replace(task, schedule=replace(task.schedule, learning_rate=1e-2, max_epochs=6))
+    quick = replace(task, schedule=replace(task.schedule, learning_rate=1e-2, max_epochs=15))
     monkeypatch.setitem(SEGMENTATION_TASKS, corpus, quick)
     published(corpus)
     row = row_of("segmentation", corpus)
