@@ -71,6 +71,7 @@ class LGDEAConfig:
     text_temperature: float = 0.1
     image_temperature: float = 0.1
     temperature: float = 0.1
+    """of the contrastive terms; where it is learned, its start"""
     local_temperature: float = 0.1
     """temperature of phrase-to-patch scores"""
     presence_threshold: float = 0.6

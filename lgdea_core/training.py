@@ -187,7 +187,8 @@ def _check_regions(config: RunConfig, data: TrainingData) -> None:
     if not np.isfinite(data.regions.boxes[data.seed_pairs[:, 0]]).any():
         raise ValueError(
             f"method {config.method!r} aligns regions, but no paired image has a region box; lay Chest ImaGenome "
-            "beside MIMIC-CXR (data/README.md), take boxes from `region_detector.detect_regions`, or set arsa=0"
+            "beside MIMIC-CXR (data/README.md), let a detector find them (`region_detector.with_detected_regions`), "
+            "or set arsa=0"
         )
     if not any(len(data.regions.links[report]) for report in data.seed_pairs[:, 1]):
         raise ValueError(

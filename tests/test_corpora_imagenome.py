@@ -139,6 +139,12 @@ def test_mimic_reads_the_same_boxes_for_its_own_split(imagenome: Path) -> None:
     assert len(load_corpus("mimic_cxr", mimic).regions) == 4
     (mimic / "chest-imagenome").rename(imagenome.parent / "elsewhere")
     assert load_corpus("mimic_cxr", mimic).regions.empty
+    (imagenome.parent / "chest-imagenome").mkdir()
+    (imagenome.parent / "elsewhere").rename(imagenome.parent / "chest-imagenome/1.0.0")  # PhysioNet's own tree
+    assert len(load_corpus("mimic_cxr", mimic).regions) == 4
+    (imagenome.parent / "chest-imagenome/1.0.0/silver_dataset/scene_graph").rename(imagenome.parent / "gone")
+    with pytest.raises(FileNotFoundError, match=r"chest-imagenome: no silver_dataset/scene_graph; unpack scene_graph"):
+        load_corpus("mimic_cxr", mimic)
 
 
 def test_asg_trains_on_mimic_with_these_boxes(imagenome: Path, tmp_path: Path) -> None:

@@ -117,6 +117,7 @@ def of_patients(name: str, *patients: str, root: str = "/data/my-mimic") -> Corp
     return replace(corpus, studies=corpus.studies.assign(patient_id=list(patients), split="train"))
 
 
+@pytest.mark.parametrize("root", ["/data/my-mimic", "/data/folder"])  # the second is where `folder` lies by default
 @pytest.mark.parametrize(
     ("trained", "evaluated"),
     [
@@ -127,13 +128,13 @@ def of_patients(name: str, *patients: str, root: str = "/data/my-mimic") -> Corp
     ],
 )
 def test_published_patients_in_an_own_folder_are_found_by_their_ids(
-    trained: tuple[str, str], evaluated: tuple[str, str]
+    trained: tuple[str, str], evaluated: tuple[str, str], root: str
 ) -> None:
-    patients = TrainingPatients.of(of_patients(trained[0], trained[1], "p19999999"))
+    patients = TrainingPatients.of(of_patients(trained[0], trained[1], "p19999999", root=root))
     expected = rf"^1 patient\(s\) are in training and in the evaluation on '{evaluated[0]}': '.*/p?\w*{evaluated[1]}';"
     with pytest.raises(ValueError, match=expected):
-        patients.refuse(of_patients(evaluated[0], evaluated[1], "p18888888"))
-    patients.refuse(of_patients(evaluated[0], "p18888888"))
+        patients.refuse(of_patients(evaluated[0], evaluated[1], "p18888888", root=root))
+    patients.refuse(of_patients(evaluated[0], "p18888888", root=root))
 
 
 def test_a_copy_of_an_own_folder_is_refused_or_warned_of(caplog: pytest.LogCaptureFixture) -> None:

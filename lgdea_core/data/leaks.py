@@ -162,7 +162,7 @@ def _sources(keys: list[str]) -> tuple[str, ...]:
 def _may_hold(one: str, other: str) -> bool:
     """Whether one is an own folder that patients of the other may lie in; generated patients lie nowhere else."""
     generated = one.startswith("phantom") or other.startswith("phantom")
-    return one != other and not generated and not {one, other} <= set(CORPORA)
+    return one != other and not generated and not {one, other} <= set(CORPORA) - {"folder"}
 
 
 def _related(one: str, other: str) -> bool:

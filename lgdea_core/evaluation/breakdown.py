@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from lgdea_core.data.corpus import Corpus
+from lgdea_core.data.corpus import Corpus, label_table, patients_of
 from lgdea_core.data.images import boxes_mask, boxes_to_frame, crop_frame, crop_to_original
 from lgdea_core.evaluation.bootstrap import Keys, Values, bootstrap_mean
 from lgdea_core.evaluation.classification import auc_table
 from lgdea_core.evaluation.grounding import grounding_table
-from lgdea_core.evaluation.harness import label_table, patients_of
 from lgdea_core.grounding import patch_maps
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 from lgdea_core.stages import Inputs

@@ -11,10 +11,9 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from lgdea_core.data.corpus import Corpus
+from lgdea_core.data.corpus import Corpus, label_table
 from lgdea_core.data.images import ImageStore
 from lgdea_core.encoders import ImageTower
-from lgdea_core.evaluation.harness import label_table
 from lgdea_core.evaluation.linear_probe import (
     LabelledImages,
     ProbeScore,

@@ -164,7 +164,10 @@ def zero_shot_table(
     """
     chosen, asked = load_prompt_set(prompts), asked_findings(part, label_set)
     findings = [finding for finding in asked if chosen.covers(finding)]
-    if missing := sorted(set(asked) - set(findings)):
+    missing = sorted(set(asked) - set(findings))
+    if missing and label_set:
+        raise ValueError(f"prompt set {prompts} has no prompts for {', '.join(missing)} of label set {label_set}")
+    if missing:
         logger.info("corpus %s: prompt set %s has no prompts for %s", part.name, prompts, ", ".join(missing))
     image_ids, truth, patients = _labelled(part, findings)
     if not findings or not image_ids:

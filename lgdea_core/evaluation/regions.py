@@ -11,11 +11,12 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from lgdea_core.data.batches import report_sentences
+from lgdea_core.data.corpus import patients_of
 from lgdea_core.data.leaks import refuse_training_patients
 from lgdea_core.data.regions import RegionData
 from lgdea_core.evaluation.bootstrap import bootstrap_mean
 from lgdea_core.evaluation.classification import auc_table
-from lgdea_core.evaluation.harness import METRIC_COLUMNS, MIN_POSITIVES, evaluation_part, patients_of
+from lgdea_core.evaluation.harness import METRIC_COLUMNS, MIN_POSITIVES, evaluation_part
 from lgdea_core.inference import IMAGES_AT_ONCE, evaluating
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 from lgdea_core.regions import pool_regions

@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from lgdea_core.artifacts import project_root
 from lgdea_core.config import RunConfig
+from lgdea_core.data.corpus import label_table
 from lgdea_core.data.images import load_images
 from lgdea_core.data.leaks import refuse_training_patients
 from lgdea_core.data.pairing import Pools
@@ -23,7 +24,7 @@ from lgdea_core.evaluation.breakdown import (
     swap_table,
 )
 from lgdea_core.evaluation.grounding import score_maps
-from lgdea_core.evaluation.harness import GROUNDING_METRICS, label_table, phrase_samples
+from lgdea_core.evaluation.harness import GROUNDING_METRICS, phrase_samples
 from lgdea_core.evaluation.prompts import load_prompt_set
 from lgdea_core.evaluation.zero_shot import combine_channels, zero_shot_scores
 from lgdea_core.experiments.cells import RESAMPLES, Cell

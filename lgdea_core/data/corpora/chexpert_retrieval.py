@@ -173,7 +173,7 @@ def _read_texts(root: Path, name: str) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame(columns=["study_id", "patient_id", "report", "role", "finding"], dtype=object)
     rows = read_table(path, (NAMED, "Text"))
-    rows = rows.assign(study_id=[f"text query {number}" for number in range(1, len(rows) + 1)], role=TEXT_QUERY)
+    rows = rows.assign(study_id=[f"text-query-{number}" for number in range(1, len(rows) + 1)], role=TEXT_QUERY)
     refuse_cells(rows, ~rows[NAMED].isin(classes), NAMED, f"one class of {classes}", path.name, ("study", "study_id"))
     refuse_cells(rows, rows["Text"] == "", "Text", "a sentence", path.name, ("study", "study_id"))
     return rows.assign(patient_id=rows["study_id"], report=rows["Text"], finding=rows[NAMED].map(CHEXPERT_LABELS))

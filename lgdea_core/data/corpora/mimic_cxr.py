@@ -31,7 +31,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from lgdea_core.data.corpora.mimic_reports import report_sections
-from lgdea_core.data.corpora.ms_cxr import withhold_patients
+from lgdea_core.data.corpora.ms_cxr import folders_beside, withhold_patients
 from lgdea_core.data.corpora.scene_graphs import FOLDER as SCENE_GRAPHS
 from lgdea_core.data.corpora.scene_graphs import read_regions
 from lgdea_core.data.corpora.tables import (
@@ -168,10 +168,15 @@ def _cut_reports(root: Path, studies: pd.DataFrame, exclusions: Exclusions) -> I
 
 
 def _regions(films: pd.DataFrame, root: Path, exclusions: Exclusions) -> pd.DataFrame:
-    """Boxes of Chest ImaGenome, where it lies in `root` or next to it."""
-    for folder in (root / SCENE_GRAPHS, root.parent / SCENE_GRAPHS):
-        if folder.is_dir():
+    """Boxes of Chest ImaGenome, where it lies beside, as MS-CXR may."""
+    there = [folder for folder in folders_beside(root, SCENE_GRAPHS) if folder.is_dir()]
+    for folder in there:
+        if (folder / "silver_dataset" / "scene_graph").is_dir():
             return read_regions(films, folder, exclusions)
+    if there:
+        raise FileNotFoundError(
+            f"{there[0]}: no silver_dataset/scene_graph; unpack scene_graph.zip there, or move the folder elsewhere"
+        )
     return empty_table("regions")
 
 

@@ -15,6 +15,7 @@ Improve Biomedical Vision-Language Processing", ECCV 2022.
 
 import logging
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,10 +85,7 @@ def find_beside(root: Path) -> Path:
     Raises:
         FileNotFoundError: there is none.
     """
-    folders = [root]
-    for place in (root, *root.absolute().parents[:2]):
-        folders += [place / FOLDER, *sorted((place / FOLDER).glob("*/"), reverse=True)]
-    path = find_table(*folders)
+    path = find_table(root, *folders_beside(root, FOLDER))
     if path is None:
         raise FileNotFoundError(
             f"no MS_CXR_Local_Alignment_v*.csv or .json in {root} or in a folder {FOLDER} in or next to it: its "
@@ -96,6 +94,13 @@ def find_beside(root: Path) -> Path:
             "judge by MS-CXR what is trained on them"
         )
     return path
+
+
+def folders_beside(root: Path, name: str) -> Iterator[Path]:
+    """Where what belongs to MIMIC may lie: `name`, and its versions' folders, in `root` or next to it or its parent."""
+    for place in (root, *root.absolute().parents[:2]):
+        yield place / name
+        yield from sorted((place / name).glob("*/"), reverse=True)
 
 
 def mimic_root(root: Path, images: Path | None) -> Path:

@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lgdea_core.data.corpora.tables import Exclusions, film_row, make_table, read_table
+from lgdea_core.data.corpora.tables import Exclusions, film_row, make_table, quoted, read_table
 from lgdea_core.data.corpus import Corpus, empty_table
 from lgdea_core.data.pairing import split_by_patient
 from lgdea_core.vocabulary import NO_FINDING
@@ -160,7 +160,7 @@ def _refuse(rows: pd.DataFrame, wrong: pd.Series, column: str, expected: str) ->
     """Nothing where no cell of a column is wrong; the error does not quote it: in a shifted row it may be a report."""
     if wrong.any():
         row = rows[wrong].iloc[0]
-        where = f"{row['table']}, line {row['line']}, study {row['StudyID']!r}"
+        where = f"{row['table']}, line {row['line']}, study {quoted(row['StudyID'])}"
         raise ValueError(f"{where}: {column} must be {expected}, which the cell is not; fetch the table again")
 
 
@@ -206,7 +206,7 @@ def parse_labels(cell: str) -> frozenset[str] | None:
 def _image(film: Any, root: Path, exclusions: Exclusions) -> dict[str, Any] | None:
     places = [root / place.format(folder=film.ImageDir) / film.ImageID for place in PLACES]
     path = next((path for path in places if path.is_file()), places[0])
-    where = f"{film.table}, line {film.line}, study {film.study_id!r}"
+    where = f"{film.table}, line {film.line}, study {quoted(film.study_id)}"
     return film_row(film.image_id, film.study_id, root, path, VIEWS[film.Projection], where, exclusions)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from tqdm.auto import tqdm
 
 from lgdea_core.data.corpora.tables import Exclusions, parse_box, read_json
 from lgdea_core.data.corpus import COLUMNS
@@ -43,7 +44,7 @@ def _graph_path(root: Path, image_id: str) -> Path:
 
 
 def _regions(films: pd.DataFrame, root: Path, exclusions: Exclusions) -> Iterator[tuple[Any, ...]]:
-    for film in films.itertuples():
+    for film in tqdm(films.itertuples(), total=len(films), unit="film", desc="scene graphs", delay=3):
         path = _graph_path(root, film.dicom_id)
         if not path.is_file():  # a few published films have none
             exclusions.add("film without a scene graph", path.name)
