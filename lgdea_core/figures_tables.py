@@ -223,7 +223,9 @@ def figure_paper_table(rows: pd.DataFrame, caption: str = "") -> Figure:
     settings = list(dict.fromkeys(rows["setting"]))
     across = 2 if len(panels) in (2, 4) else min(3, len(panels))
     down, tallest = -(-len(panels) // across), max(names[part.index].nunique() for _, part in panels)
-    figure = Figure(figsize=(4.2 * across, (0.24 * tallest + 0.9) * down + 0.8), layout="constrained")
+    labels = {name: textwrap.fill(name, 26) for name in names}
+    high = 0.11 + 0.13 * max(label.count("\n") + 1 for label in labels.values())  # inches of the longest label
+    figure = Figure(figsize=(4.2 * across, (high * tallest + 0.9) * down + 0.8), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False).ravel()
     for axis, ((corpus, measure), part) in zip(axes, panels, strict=False):
         systems = list(dict.fromkeys(names[part.index]))
@@ -232,7 +234,7 @@ def figure_paper_table(rows: pd.DataFrame, caption: str = "") -> Figure:
             if row["origin"] == PUBLISHED:
                 style["markerfacecolor"] = "none"
             axis.errorbar(row["value"], systems.index(name), xerr=row["sd"], **style)
-        axis.set_yticks(range(len(systems)), [textwrap.fill(name, 26) for name in systems], fontsize=7)
+        axis.set_yticks(range(len(systems)), [labels[name] for name in systems], fontsize=7)
         axis.set(xlabel=measure, xlim=_range(measure, part, "value"), ylim=(len(systems) - 0.5, -0.5))
         axis.set_title(f"{corpus}: {', '.join(dict.fromkeys(part['origin']))}", fontsize=8)
         axis.grid(color="#EEEEEE", linewidth=0.6)

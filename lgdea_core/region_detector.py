@@ -87,8 +87,10 @@ class RegionDetector(nn.Module):
         """Write configuration and weights (safetensors) into a folder, which is made."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG_FILE).write_text(json.dumps(asdict(self.config), indent=2) + "\n")
         save_model(self, str(folder / WEIGHTS_FILE))
+        (folder / CONFIG_FILE).write_text(
+            json.dumps(asdict(self.config), indent=2) + "\n"
+        )  # last: it marks a whole one
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> "RegionDetector":

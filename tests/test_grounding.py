@@ -65,8 +65,8 @@ def test_prototype_map_is_one_where_patch_and_phrase_are_assigned_alike(fresh: t
     text, image = (torch.softmax(patches[0] @ model.prototype_points.T / tau, dim=1).detach().numpy()
                    for tau in (model.config.text_temperature, model.config.image_temperature))  # fmt: skip
     np.testing.assert_allclose(maps[0, 0].ravel(), np.sqrt(image) @ np.sqrt(text[0]), atol=1e-5)
-    if model.config.text_temperature == model.config.image_temperature:
-        assert maps[0, 0, 0, 0] == pytest.approx(1, abs=1e-5)
+    assert model.config.text_temperature == model.config.image_temperature
+    assert maps[0, 0, 0, 0] == pytest.approx(1, abs=1e-5)
 
 
 def test_gradcam_lies_in_the_unit_interval_and_follows_the_phrase(fresh: tuple) -> None:

@@ -193,6 +193,8 @@ def test_a_map_protocol_is_named_in_its_metrics_and_changes_the_maps(
     patches = (processor.image_size // 4) ** 2
     assert len(np.unique(sample.similarity_map[np.isfinite(sample.similarity_map)])) <= patches, "nothing in between"
     assert not tables["smooth"]["estimate"].equals(tables["biovil"]["estimate"])
+    with pytest.raises(ValueError, match="no map protocol 'afloc'; there are smooth, biovil"):
+        harness.phrase_grounding_table(model, processor, inputs, part, maps="afloc", **options)
 
 
 def test_evaluation_without_boxes_or_labels_leaves_those_tasks_out(

@@ -201,7 +201,7 @@ def asked_findings(part: Corpus, label_set: str | None) -> list[str]:
     Raises:
         ValueError: no such set, or the corpus has no labels for one of its findings.
     """
-    there = label_table(part).columns.tolist()
+    there = sorted(part.labels["finding"].unique())
     if label_set is None:
         return there
     if label_set not in LABEL_SETS:
@@ -237,6 +237,8 @@ def phrase_grounding_table(
     "macro" is the mean over findings with at least `MIN_POSITIVES` phrases, "all" that over all phrases. Under another
     map protocol than the default a metric is named after it, too: "cnr_signed, biovil maps".
     """
+    if maps not in MAP_PROTOCOLS:
+        raise ValueError(f"no map protocol {maps!r}; there are {', '.join(MAP_PROTOCOLS)}")
     if part.boxes.empty:
         logger.info("corpus %s: no boxes in this split, so no phrase grounding", part.name)
         return pd.DataFrame(columns=list(METRIC_COLUMNS))
