@@ -13,6 +13,7 @@ import pytest
 from lgdea_core.data.phantom import PhantomConfig, build_phantom
 from lgdea_core.data.regions import crop_boxes
 from lgdea_core.experiments.cells import (
+    FURTHER_MEASURES,
     KEY,
     MEASURES,
     REGION_MEASURES,
@@ -215,7 +216,7 @@ def test_every_ablation_trains_and_leaves_a_row(name: str) -> None:
     assert row["variant"] == name
     assert (row["films"], row["reports"]) == ("generated", "generated")
     assert row["steps"] == 30
-    assert all(np.isfinite(row[measure]) for measure in MEASURES)
+    assert all(np.isfinite(row[measure]) for measure in MEASURES | FURTHER_MEASURES)
     assert (cell.folder / "model" / "model.safetensors").is_file()
     assert not (cell.folder / "training").exists()
 

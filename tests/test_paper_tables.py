@@ -7,7 +7,7 @@ import pytest
 
 from lgdea_core.experiments import paper_tables
 from lgdea_core.experiments.__main__ import _parser
-from lgdea_core.experiments.cells import KEY
+from lgdea_core.experiments.cells import FURTHER_MEASURES, KEY, MEASURES
 from lgdea_core.experiments.paper_tables import (
     COLUMNS,
     MAKERS,
@@ -47,6 +47,12 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows = [row("lgdea", 1, 0.7), row("lgdea", 2, 0.8), row("lgdea", 1, 0.6, ratio=0.05)]
     pd.DataFrame(rows).to_csv(folder / "limited_pairing.csv", index=False)
     return folder
+
+
+def test_every_measure_of_a_row_is_in_a_table_of_the_papers_under_its_name() -> None:
+    shown = [measure for measures in paper_tables.TASKS.values() for measure in measures]
+    assert sorted(shown) == sorted(MEASURES | FURTHER_MEASURES)
+    assert set(paper_tables.NAMES | paper_tables.FURTHER_NAMES) == set(shown)
 
 
 def test_published_numbers_are_complete_and_have_a_source() -> None:

@@ -25,12 +25,33 @@ from lgdea_core.figures_tables import MEASURE_NAMES, PUBLISHED, figure_paper_tab
 COLUMNS = ("system", "backbone", "corpus", "reports", "setting", "measure", "value", "sd", "seeds", "origin", "source")
 """`seeds` and `sd` are empty where a paper gives none; one seed has no sd. `reports` says what ours learnt from."""
 NAMES = MEASURE_NAMES | {"auc_global": "AUC, global score"}
+FURTHER_NAMES = {
+    "cnr_absolute": "CNR (absolute)",
+    "miou_afloc": "mIoU (AFLoc)",
+    "pixel_auc": "pixel AUC",
+    "ap": "zero-shot AP",
+    "f1_oracle": "F1 (oracle threshold)",
+    "accuracy_oracle": "accuracy (oracle threshold)",
+    "f1_validation": "F1 (validation threshold)",
+    "accuracy_validation": "accuracy (validation threshold)",
+    "recall_at_1": "recall@1",
+    "recall_at_10_text_to_image": "recall@10, text to image",
+}
+"""The same of `cells.FURTHER_MEASURES`."""
 HEADLINE_RATIOS = (0.1, 1.0)
 """Paired ratios of the three tasks' tables; `pairing_ratios` has all."""
 TASKS = {
-    "grounding": ("cnr", "miou", "pointing"),
-    "retrieval": ("precision_at_5", "recall_at_10"),
-    "zero_shot": ("auc", "auc_global"),
+    "grounding": ("cnr", "cnr_absolute", "miou", "miou_afloc", "pointing", "pixel_auc"),
+    "retrieval": ("precision_at_5", "recall_at_1", "recall_at_10", "recall_at_10_text_to_image"),
+    "zero_shot": (
+        "auc",
+        "auc_global",
+        "ap",
+        "f1_oracle",
+        "accuracy_oracle",
+        "f1_validation",
+        "accuracy_validation",
+    ),
 }
 """table -> columns of limited_pairing.csv"""
 PROBES = {
@@ -162,7 +183,7 @@ def experiment_rows(table: pd.DataFrame, file: str, measures: Sequence[str]) -> 
             "source": _source(file, group),
         }
         measured = [name for name in measures if name in group and group[name].notna().any()]
-        rows += [shared | {"measure": NAMES[name]} | _spread(group[name]) for name in measured]
+        rows += [shared | {"measure": (NAMES | FURTHER_NAMES)[name]} | _spread(group[name]) for name in measured]
     return pd.DataFrame(rows)
 
 
