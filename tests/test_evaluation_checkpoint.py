@@ -1,12 +1,15 @@
 """Published checkpoints: tiny models of the same classes, saved as folders, through the three tasks."""
 
 import json
+import runpy
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from planted import FINDINGS, SIDES, PlantedWorld
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
@@ -148,6 +151,96 @@ def test_what_cannot_be_laid_onto_the_film_is_refused(tmp_path: Path) -> None:
     resnet.save_pretrained(tmp_path / "resnet")
     with pytest.raises(ValueError, match="ResNetModel has no get_image_features; give a dual encoder"):
         load_published(str(tmp_path / "resnet"))
+
+
+# ---- code and weights of a folder
+
+
+def copied(folder: Path, to: Path, weights: dict[str, torch.Tensor] | None = None) -> Path:
+    """A copy of a checkpoint, with other weights where they are given."""
+    shutil.copytree(folder, to)
+    if weights is not None:
+        save_file(weights, to / "model.safetensors", metadata={"format": "pt"})
+    return to
+
+
+def with_own_code(folder: Path, file: str, **entries: object) -> tuple[Path, Path]:
+    """Python code in the folder, named in one of its configurations; and the mark that it leaves when it is run."""
+    mark = folder / "mark"
+    code = folder / "own.py"
+    code.write_text(f"open({str(mark)!r}, 'w').close()\nclass Own: pass\n")
+    content = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(content | entries))
+    return code, mark
+
+
+@pytest.mark.parametrize("model_type", ["clip", "unheard_of"])
+def test_a_model_that_brings_code_is_refused_and_the_code_not_run(
+    model_type: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = copied(folders["clip"], tmp_path / "own")
+    auto_map = {"AutoConfig": "own.Own", "AutoModel": "own.Own"}
+    code, mark = with_own_code(folder, "config.json", model_type=model_type, auto_map=auto_map)
+    message = r"own: config.json asks for code of its own \(auto_map: AutoConfig, AutoModel\), which is never run; save"
+    with pytest.raises(ValueError, match=message):
+        load_published(str(folder))
+    assert not mark.exists()
+    runpy.run_path(str(code))
+    assert mark.exists(), "the code leaves its mark, were it run"
+
+
+@pytest.mark.parametrize(
+    ("file", "auto_map"),
+    [
+        ("tokenizer_config.json", {"AutoTokenizer": ["own.Own", None]}),
+        ("preprocessor_config.json", {"AutoImageProcessor": "own.Own"}),
+    ],
+)
+def test_code_of_tokenizer_and_image_processor_is_not_run(
+    file: str, auto_map: dict, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = copied(folders["clip"], tmp_path / "own")
+    _, mark = with_own_code(folder, file, auto_map=auto_map)
+    model, processor = load_published(str(folder))
+    assert not mark.exists()
+    for part in (model.image_processor, processor.tokenizer):
+        assert type(part).__module__.startswith("transformers.")
+
+
+def test_position_ids_of_older_versions_of_transformers_change_nothing(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    weights = load_file(folders["clip"] / "model.safetensors")
+    buffers = {"text_model.embeddings.position_ids": 24, "vision_model.embeddings.position_ids": 17}
+    assert not set(buffers) & set(weights)
+    old = weights | {name: torch.arange(length).unsqueeze(0) for name, length in buffers.items()}
+    crops, read, embeds = PlantedWorld(3, seed=1).images, [], []
+    for folder in (folders["clip"], copied(folders["clip"], tmp_path / "old", old)):
+        model, processor = load_published(str(folder))
+        # clones: where a weight lies in the file, hence in memory, changes the rounding
+        model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
+        read.append([*model.state_dict().values(), *model.buffers()])
+        embeds.append((model.encode_crops(crops).image_embeds, encode_tokens(model, *processor.tokens(["left mass"]))))
+    assert len(read[0]) == len(weights) + len(buffers)
+    for pair in (*zip(*read, strict=True), *zip(*embeds, strict=True)):
+        assert torch.equal(*pair)
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        (["visual_projection.weight"], r"of CLIPModel are missing \(1, such as visual_projection.weight\) and would"),
+        (["text_model.final_layer_norm.bias", "logit_scale"], r"of CLIPModel are missing \(2, such as logit_scale\)"),
+    ],
+)
+def test_a_checkpoint_without_all_its_weights_is_refused(
+    lost: list[str], message: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    weights = load_file(folders["clip"] / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if name not in lost}
+    assert len(kept) == len(weights) - len(lost)
+    with pytest.raises(ValueError, match=message):
+        load_published(str(copied(folders["clip"], tmp_path / "part", kept)))
 
 
 @pytest.mark.slow

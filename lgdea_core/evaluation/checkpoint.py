@@ -16,7 +16,14 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, BaseImageProcessor, PreTrainedTokenizerBase
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    AutoTokenizer,
+    BaseImageProcessor,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from lgdea_core.config import PRESETS, RunConfig, replace_fields
 from lgdea_core.encoders import ImageEmbeddings
@@ -118,18 +125,31 @@ class PublishedProcessor:
 def load_published(name: str) -> tuple[PublishedModel, PublishedProcessor]:
     """A published checkpoint, ready for evaluation.
 
+    No code of a checkpoint is run: one whose `config.json` names its own is refused, as transformers would read it by
+    another class where it knows the model type; a tokenizer or image processor that does is read by transformers'
+    classes. Position ids, which older versions of transformers saved among the weights, are not weights.
+
     Args:
         name: hub id, or a folder with weights (safetensors), configuration, tokenizer and image processor.
 
     Raises:
-        ValueError: the model has no image and text features in one space, or its vision tower or image processor is of
-            a kind whose patches cannot be laid onto the film.
+        ValueError: the checkpoint asks for code of its own or lacks a weight; or the model has no image and text
+            features in one space, or its vision tower or image processor is of a kind whose patches cannot be laid
+            onto the film.
         OSError: nothing to load there, from transformers.
     """
-    model = AutoModel.from_pretrained(name, trust_remote_code=False, use_safetensors=True).eval().requires_grad_(False)
+    _refuse_own_code(name)
+    options = {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
+    model, loading = AutoModel.from_pretrained(name, **options)
+    model.eval().requires_grad_(False)
     for wanted in ("get_image_features", "get_text_features", "vision_model"):
         if not hasattr(model, wanted):
             raise ValueError(f"{name}: {type(model).__name__} has no {wanted}; give a dual encoder such as CLIPModel")
+    if missing := sorted(loading["missing_keys"]):
+        raise ValueError(
+            f"{name}: tensors of {type(model).__name__} are missing ({len(missing)}, such as {missing[0]}) and would "
+            "be random; give a complete checkpoint"
+        )
     kind = model.config.vision_config.model_type
     if not any(isinstance(getattr(model.vision_model, part, None), nn.Module) for part in _POOLINGS):
         raise ValueError(f"{name}: vision tower {kind!r} has none of {', '.join(_POOLINGS)}; give a ViT such as CLIP's")
@@ -141,6 +161,15 @@ def load_published(name: str) -> tuple[PublishedModel, PublishedProcessor]:
 
 
 _POOLINGS = ("head", "pooler", "post_layernorm")
+
+
+def _refuse_own_code(name: str) -> None:
+    asked = PreTrainedConfig.get_config_dict(name)[0].get("auto_map")
+    if asked:
+        raise ValueError(
+            f"{name}: config.json asks for code of its own (auto_map: {', '.join(sorted(asked))}), which is never run; "
+            "save the weights by a class of transformers, such as CLIPModel, or remove auto_map if one fits them as is"
+        )
 
 
 def _input_side(image_processor: BaseImageProcessor) -> int:
