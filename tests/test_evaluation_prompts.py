@@ -120,6 +120,29 @@ def test_sets_of_templates_cover_long_tails(name: str) -> None:
     assert all(load_prompt_set(name).covers(finding) for finding in every)
 
 
+@pytest.mark.parametrize(
+    ("name", "positive", "negative"),
+    [
+        ("chexzero", ("lung opacity",), ("no lung opacity",)),
+        ("carzero", ("There is Lung Opacity",), ()),
+        ("biovil", *load_prompt_set("biovil").texts("pneumonia")),
+    ],
+)
+def test_rsna_is_asked_for_opacity_or_by_biovil_for_pneumonia_as_the_files_say(
+    name: str, positive: tuple[str, ...], negative: tuple[str, ...]
+) -> None:
+    chosen = load_prompt_set(name)
+    assert chosen.texts(RSNA_FINDING) == (positive, negative)
+    assert "RSNA's label is 'lung opacity' here" in chosen.note
+
+
+def test_no_set_asks_for_normal_films_so_none_tells_the_three_classes_of_covidx_apart() -> None:
+    for name in prompt_set_names():
+        shown = {finding for finding, value in covidx.LABELS["normal"].items() if value == 1}
+        assert shown
+        assert not any(load_prompt_set(name).covers(finding) for finding in shown)
+
+
 # ---- published sets
 
 
@@ -129,6 +152,7 @@ def test_the_sets_there_are_name_their_sources() -> None:
         found = load_prompt_set(name)
         assert found.name == name
         assert "github.com/" in found.source or name == "compositional"
+        assert found.licence.startswith(("MIT", "no licence file found"))
         assert len(found.note) > 40
 
 
@@ -186,8 +210,8 @@ def test_a_finding_without_prompts_is_refused_by_set_and_reason() -> None:
 
 
 SMALL = {
-    "source": "s", "channels": {"global": "none"}, "ensemble": "mean_score", "join": "sum", "normalise": "none",
-    "findings": {"mass": {"positive": ["a mass"]}},
+    "source": "s", "licence": "l", "channels": {"global": "none"}, "ensemble": "mean_score", "join": "sum",
+    "normalise": "none", "findings": {"mass": {"positive": ["a mass"]}},
 }  # fmt: skip
 
 
@@ -200,6 +224,7 @@ SMALL = {
         ({"normalise": "classes"}, "normalise"),
         ({"threshold": 0.5}, "threshold"),
         ({"source": ""}, "source"),
+        ({"licence": ""}, "licence"),
         ({"findings": {"mass": {"positive": []}}}, "positive"),
         ({"findings": {}}, "covers nothing"),
         ({"channels": {"global": "difference"}}, r"a contrast needs negative prompts; none for \['mass'\]"),

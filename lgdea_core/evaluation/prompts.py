@@ -92,6 +92,8 @@ class PromptSet(_Part):
     name: str
     source: str = Field(min_length=1)
     """publication, repository and file the prompts and the score are taken from"""
+    licence: str = Field(min_length=1)
+    """of the texts, as the repository states it"""
     note: str = ""
     """what the source leaves open, and what in the file is ours"""
     channels: dict[Channel, Contrast] = Field(min_length=1)
