@@ -26,8 +26,8 @@ from lgdea_core.data.corpora.tables import (
     CHEXPERT_LABELS,
     Exclusions,
     film_row,
-    label_table,
     make_table,
+    melt_labels,
     read_table,
     refuse_cells,
 )
@@ -148,7 +148,7 @@ def _labels(films: pd.DataFrame, uncertain: str, exclusions: Exclusions) -> pd.D
         exclusions.add("labels differ from those of the study's first film", where, defect=True)
     studies = films.drop_duplicates("study_id")
     parts = [
-        label_table(studies[studies["table"] == table], CHEXPERT_LABELS, table, source)
+        melt_labels(studies[studies["table"] == table], CHEXPERT_LABELS, table, source)
         for table, source in (("train.csv", "chexpert"), ("valid.csv", "radiologist"))
     ]
     labels = pd.concat(parts, ignore_index=True)

@@ -39,8 +39,8 @@ from lgdea_core.data.corpora.tables import (
     Exclusions,
     film_row,
     join_sections,
-    label_table,
     make_table,
+    melt_labels,
     read_table,
     refuse_cells,
 )
@@ -183,13 +183,13 @@ def _regions(films: pd.DataFrame, root: Path, exclusions: Exclusions) -> pd.Data
 def _labels(root: Path, known: set[str]) -> pd.DataFrame:
     """CheXpert's labels, with a radiologist's in place of them where 2.1.0 has any."""
     table = _read(root, "chexpert", ("study_id", *CHEXPERT_LABELS))
-    mined = label_table(_known(table, known), CHEXPERT_LABELS, f"{STEM}chexpert.csv", "chexpert")
+    mined = melt_labels(_known(table, known), CHEXPERT_LABELS, f"{STEM}chexpert.csv", "chexpert")
     path = root / RADIOLOGIST_LABELS
     if not path.is_file():
         return mined
     columns = {RENAMED.get(column, column): finding for column, finding in CHEXPERT_LABELS.items()}
     table = _known(read_table(path, ("study_id", *columns)), known)
-    read = label_table(table, columns, path.name, "radiologist")
+    read = melt_labels(table, columns, path.name, "radiologist")
     return pd.concat([mined[~mined["study_id"].isin(set(read["study_id"]))], read], ignore_index=True)
 
 

@@ -230,7 +230,7 @@ def film_row(
     return None
 
 
-def label_table(table: pd.DataFrame, findings: Mapping[str, str], name: str, source: str) -> pd.DataFrame:
+def melt_labels(table: pd.DataFrame, findings: Mapping[str, str], name: str, source: str) -> pd.DataFrame:
     """Table labels from a published one with a column for each finding; a blank cell is NaN, "not mentioned".
 
     Args:
