@@ -72,6 +72,23 @@ class EvidenceIndex:
         counts.data[:] = 1.0
         return counts
 
+    def known(
+        self, reports: Int[np.ndarray, "n"], observations: Int[np.ndarray, "m"]
+    ) -> Float[np.ndarray, "n m"]:
+        """1 where a report states or denies an observation, 0 where it hedges it or does not speak of it.
+
+        Observations that are no findings (whole reports) count as known.
+
+        Args:
+            reports: rows of the membership matrices.
+            observations: positions in `observation_names`.
+        """
+        unlisted = len(_POSITION)
+        status = np.ones((len(reports), unlisted + 1), dtype=np.float32)
+        status[:, :unlisted] = self.report_findings[reports].toarray()
+        columns = [_POSITION.get(self.observation_names[index], unlisted) for index in observations]
+        return (status[:, columns] != 0).astype(np.float32)
+
     def _same_side(self, wanted: Int[np.ndarray, "n"]) -> Float[np.ndarray, "statements n"]:
         """1 where a statement and a wanted one are of one observation and do not name opposite sides."""
         kinds, sides = self.statement_observation, np.array([side for _, side, _ in self.statements])
