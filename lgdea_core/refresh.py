@@ -132,13 +132,13 @@ class RelationState:
     def statement_posterior(
         self, images: Int[np.ndarray, "n"], statements: Int[np.ndarray, "m"]
     ) -> Float[np.ndarray, "n m"]:
-        """Of an image's relations to reports that know of it, the share of those making a statement, or nearly so (E)."""
+        """Share of an image's relations to reports that make a statement, or nearly so, of those that tell (E)."""
         return self.posterior[self._rows(images)][:, statements]
 
     def observation_known(
         self, images: Int[np.ndarray, "n"], observations: Int[np.ndarray, "m"]
     ) -> Float[np.ndarray, "n m"]:
-        """Share of an image's relations that go to reports which state or deny an observation (E)."""
+        """How far an image's related reports tell whether an observation is there (E); see `EvidenceIndex.known`."""
         return self.known[self._rows(images)][:, observations]
 
 
@@ -190,7 +190,7 @@ def _posterior(
 ) -> tuple[Float[np.ndarray, "unpaired statements"], Float[np.ndarray, "unpaired observations"]]:
     """What `statement_posterior` and `observation_known` read.
 
-        known[u, o] = sum_r P[u, r] k[r, o],  k = 1 where the report states or denies o
+        known[u, o] = sum_r P[u, r] k[r, o],  k of `EvidenceIndex.known`
         posterior[u, t] = sum_r P[u, r] h[r, t] / known[u, o(t)],  h = 1 where it makes statement t,
             `same_observation` where it makes another of the same observation
 

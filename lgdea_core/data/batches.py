@@ -107,7 +107,7 @@ class Batch:
     phrase_targets: Float[Tensor, "reports phrases"]
     """1 there too, and `LossConfig.same_observation` where the report states the phrase's observation elsewhere"""
     phrase_known: Float[Tensor, "reports phrases"]
-    """1 where the report states or denies the phrase's observation: where it is silent, its film may well show it"""
+    """how far the report tells whether the phrase's observation is there, see `EvidenceIndex.known`"""
     localised: Float[Tensor, "phrases"]
     """0 for "no finding", which has no place in the image"""
     sentence_tokens: Int[Tensor, "sentences tokens3"] | None = None
