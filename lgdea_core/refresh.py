@@ -103,6 +103,7 @@ class RelationState:
     evidence: Float[np.ndarray, "unpaired prototypes"]
     weights: Float[np.ndarray, "unpaired"]
     posterior: Float[np.ndarray, "unpaired statements"]
+    known: Float[np.ndarray, "unpaired observations"]
     stats: dict[str, Any]
 
     def _rows(self, images: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
@@ -131,8 +132,14 @@ class RelationState:
     def statement_posterior(
         self, images: Int[np.ndarray, "n"], statements: Int[np.ndarray, "m"]
     ) -> Float[np.ndarray, "n m"]:
-        """Share of an image's relations that go to reports making a statement, or nearly so (E)."""
+        """Share of an image's relations to reports that make a statement, or nearly so, of those that tell (E)."""
         return self.posterior[self._rows(images)][:, statements]
+
+    def observation_known(
+        self, images: Int[np.ndarray, "n"], observations: Int[np.ndarray, "m"]
+    ) -> Float[np.ndarray, "n m"]:
+        """How far an image's related reports tell whether an observation is there (E); see `EvidenceIndex.known`."""
+        return self.known[self._rows(images)][:, observations]
 
 
 def refresh_relations(
@@ -165,30 +172,43 @@ def refresh_relations(
         "effective_reports": float(choice.entropy.exp().mean()),
         "agreement": float(agreement.mean()),
     }
+    posterior, known = _posterior(relations, data, config.loss.same_observation)
     return RelationState(
         relations=relations,
         unpaired_images=data.unpaired_images,
         unpaired_reports=data.unpaired_reports,
         evidence=choice.evidence_distribution.numpy().astype(np.float32),
         weights=np.clip(agreement / mean, 0, LARGEST_CONFIDENCE).astype(np.float32),
-        posterior=_posterior(relations, data, config.loss.same_observation),
+        posterior=posterior,
+        known=known,
         stats=stats,
     )
 
 
 def _posterior(
     relations: Relations, data: TrainingData, same_observation: float
-) -> Float[np.ndarray, "unpaired statements"]:
-    """What `statement_posterior` reads; `same_observation`: what another place of the same observation counts."""
+) -> tuple[Float[np.ndarray, "unpaired statements"], Float[np.ndarray, "unpaired observations"]]:
+    """What `statement_posterior` and `observation_known` read.
+
+        known[u, o] = sum_r P[u, r] k[r, o],  k of `EvidenceIndex.known`
+        posterior[u, t] = sum_r P[u, r] h[r, t] / known[u, o(t)],  h = 1 where it makes statement t,
+            `same_observation` where it makes another of the same observation
+
+    Dividing leaves out the reports that are silent: not speaking of a finding is no denial.
+    """
     evidence = data.evidence
     statements = torch.from_numpy(evidence.report_statements[data.unpaired_reports].toarray())
     observations = torch.from_numpy(evidence.report_observations[data.unpaired_reports].toarray())
     kinds = torch.from_numpy(evidence.statement_observation)
-    parts = []
+    speaks = torch.from_numpy(evidence.known(data.unpaired_reports, np.arange(len(evidence.observation_names))))
+    posteriors, knowns = [], []
     for _, rows in relations.blocks():
         rows = rows.cpu().float()
-        parts.append(torch.maximum(rows @ statements, same_observation * (rows @ observations)[:, kinds]))
-    return torch.cat(parts).numpy()
+        made = torch.maximum(rows @ statements, same_observation * (rows @ observations)[:, kinds])
+        known = rows @ speaks
+        posteriors.append((made / known[:, kinds].clamp(min=1e-12)).clamp(max=1))
+        knowns.append(known)
+    return torch.cat(posteriors).numpy(), torch.cat(knowns).numpy()
 
 
 def describe(graphs: Graphs, propagation: Propagation) -> dict[str, Any]:
