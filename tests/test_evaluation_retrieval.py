@@ -9,6 +9,7 @@ from torchmetrics.functional.retrieval import retrieval_hit_rate, retrieval_prec
 
 from lgdea_core.evaluation.retrieval import (
     chance_precision,
+    commonest_precision,
     finding_sets,
     nearest,
     nearest_in,
@@ -63,6 +64,25 @@ def test_random_ranking_has_chance_precision() -> None:
     ranking = np.stack([generator.permutation(300)[:10] for _ in range(300)])
     expected = chance_precision(classes, classes).mean()
     assert precision_at_k(ranking, classes, classes, 10).mean() == pytest.approx(expected, abs=0.03)
+
+
+def test_precision_of_the_commonest_class_by_hand() -> None:
+    pool = [0b01, 0b10, 0b10, 0, 0b10, 0b01]  # the commonest is 0b10, which three candidates have
+    assert commonest_precision(pool, pool, 1).tolist() == [0, 1, 1, 0, 1, 0]
+    assert commonest_precision(pool, pool, 3).mean() == pytest.approx(1 / 2)
+    assert commonest_precision(pool, pool, 5).tolist() == pytest.approx([0, 3 / 5, 3 / 5, 0, 3 / 5, 0])
+    assert commonest_precision([0b01, 0b11], pool, 5).tolist() == [0, 0]
+    assert commonest_precision([0b01, 0], [0, 0b01, 0b01, 0], 2).tolist() == [0, 1]  # equally common: the first
+
+
+def test_what_ranks_the_commonest_class_first_has_its_precision() -> None:
+    classes = np.random.default_rng(0).choice([0, 1, 2], size=60, p=[0.5, 0.3, 0.2])
+    commonest = np.bincount(classes).argmax()
+    ranking = np.tile(np.argsort(classes != commonest, kind="stable")[:10], (60, 1))
+    classes = classes.tolist()
+    expected = commonest_precision(classes, classes, 10)
+    assert precision_at_k(ranking, classes, classes, 10).tolist() == expected.tolist()
+    assert expected.mean() > chance_precision(classes, classes).mean()
 
 
 def test_ranks_equal_a_slow_search_and_torchmetrics() -> None:

@@ -22,7 +22,7 @@ from lgdea_core.evaluation.harness import evaluate
 from lgdea_core.evaluation.prompts import load_prompt_set
 from lgdea_core.evaluation.resamples import median_resamples, pool_precision_resamples, resample_counts
 from lgdea_core.evaluation.retrieval import chance_median_rank, chance_recall
-from lgdea_core.evaluation.retrieval_task import precision_rows, recall_rows, retrieval_table, text_rows
+from lgdea_core.evaluation.retrieval_task import commonest_rows, precision_rows, recall_rows, retrieval_table, text_rows
 from lgdea_core.inference import decoder_scores, encode_image_pool, encode_tokens
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 
@@ -98,6 +98,17 @@ def test_a_precision_needs_a_pool_of_twice_its_k() -> None:
     assert precision_rows("", *fewer, **OPTIONS) == []
     many = unit(0, 200), unit(1, 200), classes * 10, classes * 10, np.arange(200)
     assert "precision_at_100" in estimates(precision_rows("", *many, **OPTIONS))
+
+
+def test_the_commonest_findings_stand_beside_the_precision_at_the_same_k() -> None:
+    classes = ["edema"] * 8 + ["mass"] * 7 + ["nodule"] * 5
+    rows = commonest_rows(classes, np.arange(20), **OPTIONS)
+    assert estimates(rows) == pytest.approx(
+        {"precision_at_5_commonest": 8 / 20, "precision_at_10_commonest": 8 / 20 * 8 / 10}
+    )
+    assert {(row["n"], row["pool"]) for row in rows} == {(20, 20)}
+    assert all(row["low"] < row["estimate"] < row["high"] for row in rows)
+    assert commonest_rows(classes[:9], np.arange(9), **OPTIONS) == []
 
 
 # ---- texts that are nobody's
@@ -225,6 +236,7 @@ def test_5x200_with_reports_is_glorias_task_too(tmp_path: Path, evaluated: Evalu
     table = evaluated("chexpert_5x200", prompts="chexzero").table
     assert {"precision_at_10", "recall_at_1", "recall_at_10_text_to_image", "median_rank"} <= set(table.index)
     assert table.loc["precision_at_5_chance", "estimate"] == pytest.approx(0.2)
+    assert table.loc["precision_at_5_commonest", "estimate"] == pytest.approx(1 / 5 * 4 / 5)  # four reports a class
     assert table.loc["recall_at_1", ["n", "pool"]].tolist() == [20, 19]  # of two films one report
     assert table.loc["recall_at_1_text_to_image", ["n", "pool"]].tolist() == [19, 20]
     assert table.loc["precision_at_5_prompt_to_image", ["n", "pool"]].tolist() == [5, 20]

@@ -11,6 +11,7 @@ from lgdea_core.experiments.cells import FURTHER_MEASURES, KEY, MEASURES
 from lgdea_core.experiments.paper_tables import (
     COLUMNS,
     MAKERS,
+    caption_of,
     experiment_rows,
     missing_rows,
     origin_of,
@@ -18,10 +19,11 @@ from lgdea_core.experiments.paper_tables import (
     write_paper_tables,
 )
 from lgdea_core.experiments.worlds import WORLDS
-from lgdea_core.figures_tables import PUBLISHED
+from lgdea_core.figures_tables import PUBLISHED, figure_paper_table
 
 NAMES = {
     "grounding",
+    "grounding_controls",
     "retrieval",
     "zero_shot",
     "pairing_ratios",
@@ -50,7 +52,8 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_measure_of_a_row_is_in_a_table_of_the_papers_under_its_name() -> None:
-    shown = [measure for measures in paper_tables.TASKS.values() for measure in measures]
+    tables = [*paper_tables.TASKS.values(), set(paper_tables.CONTROLLED) - set(paper_tables.TASKS["grounding"])]
+    shown = [measure for measures in tables for measure in measures]
     assert sorted(shown) == sorted(MEASURES | FURTHER_MEASURES)
     assert set(paper_tables.NAMES | paper_tables.FURTHER_NAMES) == set(shown)
 
@@ -133,6 +136,22 @@ def test_rows_of_real_films_join_the_tasks_with_what_their_reports_are(tables: P
     [ours] = paper_tables.paper_tables()["zero_shot"].query("corpus == 'nih'").to_dict("records")
     assert (ours["origin"], ours["reports"]) == ("ours, real films", "sentences written from labels")
     assert (ours["setting"], ours["value"]) == ("25 % of pairs, preset demo", 0.55)
+
+
+def test_controls_of_grounding_stand_beside_their_measures_where_rows_have_them(tables: Path) -> None:
+    path = tables / "limited_pairing.csv"
+    assert paper_tables.paper_tables()["grounding_controls"].empty, "rows of older code"
+    assert missing_rows("grounding_controls")[0].endswith(
+        "has no row with controls of grounding: all are of older code"
+    )
+    values = {name: number / 10 for number, name in enumerate(paper_tables.CONTROLLED)}
+    pd.concat([pd.read_csv(path), pd.DataFrame([row("clip", 1, 0.5) | values])]).to_csv(path, index=False)
+    found = paper_tables.paper_tables()["grounding_controls"]
+    assert set(found["system"]) == {"clip"}
+    assert found["measure"].tolist()[:3] == ["CNR (signed)", "CNR (signed), films swapped", "CNR (signed), image-blind"]
+    assert found["value"].tolist() == pytest.approx(list(values.values()))
+    assert not any("older code" in line for line in missing_rows("grounding_controls"))
+    assert len(figure_paper_table(found, caption_of("grounding_controls")).axes) == len(values)
 
 
 def test_ablations_stand_beside_the_method_as_it_is_at_their_ratio(tables: Path) -> None:

@@ -187,8 +187,9 @@ def test_a_map_protocol_is_named_in_its_metrics_and_changes_the_maps(
         maps: harness.phrase_grounding_table(model, processor, inputs, part, maps=maps, **options)
         for maps in ("smooth", "biovil")
     }
-    assert set(tables["smooth"]["metric"]) == set(METRICS)
-    assert set(tables["biovil"]["metric"]) == {f"{metric}, biovil maps" for metric in METRICS}
+    controlled = {f"{metric}_{name}" for metric in harness.GROUNDING_METRICS for name in ("blind", "swapped")}
+    assert set(tables["smooth"]["metric"]) == {*METRICS, *controlled}
+    assert set(tables["biovil"]["metric"]) == {f"{metric}, biovil maps" for metric in (*METRICS, *controlled)}
     sample = next(harness.phrase_samples(model, processor, inputs, part, maps="biovil", progress=False))
     patches = (processor.image_size // 4) ** 2
     assert len(np.unique(sample.similarity_map[np.isfinite(sample.similarity_map)])) <= patches, "nothing in between"

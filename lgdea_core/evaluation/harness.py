@@ -1,7 +1,8 @@
 """The three tasks of the papers on one split: zero-shot classification, phrase grounding, retrieval."""
 
+import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from tqdm.auto import tqdm
 from lgdea_core.data.corpus import Corpus, label_table, patients_of
 from lgdea_core.data.images import boxes_mask, boxes_to_frame, crop_frame, crop_to_original
 from lgdea_core.data.leaks import refuse_training_patients
+from lgdea_core.evaluation.blind import BoxPriors, blind_map, box_priors, other_films
 from lgdea_core.evaluation.classification import (
     ORACLE_METRICS,
     VALIDATION_METRICS,
@@ -21,7 +23,7 @@ from lgdea_core.evaluation.classification import (
     validation_thresholds,
     whole_set_rows,
 )
-from lgdea_core.evaluation.grounding import METRICS, grounding_table, score_maps
+from lgdea_core.evaluation.grounding import grounding_table, score_maps
 from lgdea_core.evaluation.prompts import DEFAULT_PROMPTS, load_prompt_set
 from lgdea_core.evaluation.retrieval_task import retrieval_table
 from lgdea_core.evaluation.zero_shot import combine_channels, zero_shot_scores
@@ -35,7 +37,9 @@ logger = logging.getLogger("lgdea")
 MIN_POSITIVES = 10
 """Fewest positives of a finding that get an AUC, and fewest phrases of one that enter the macro mean of grounding."""
 GROUNDING_METRICS = ("cnr_signed", "miou_biovil_t", "pointing")
-"""The headlines among `grounding.METRICS`."""
+"""The headlines among `grounding.METRICS`, and those that have the controls of `blind`."""
+SAMPLES_AT_ONCE = 64
+"""Samples whose maps, in pixels of the film, are held at once."""
 RANKED = 5
 RECALLED = 10
 DEFAULT_MAPS = "smooth"
@@ -81,7 +85,7 @@ def evaluate(
         labels: name of a published label set, to which zero-shot classification is held; all labels where None.
         maps: how patches become maps, one of `grounding.MAP_PROTOCOLS`.
         resamples: bootstrap draws.
-        seed: fixes the draws.
+        seed: fixes the draws, and which film stands in for which.
         progress: show bars.
 
     Returns:
@@ -234,6 +238,10 @@ def phrase_grounding_table(
 ) -> pd.DataFrame:
     """All of `grounding.METRICS` for every (image, phrase) with boxes; boxes of one phrase are one.
 
+    `<metric>_blind` and `<metric>_swapped`, of each of `GROUNDING_METRICS`, are the controls of module `blind` on the
+    same samples: a map of other patients' boxes, and the model's map of the phrase on another patient's film. One that
+    the patients do not allow has no rows, which the log says.
+
     "macro" is the mean over findings with at least `MIN_POSITIVES` phrases, "all" that over all phrases. Under another
     map protocol than the default a metric is named after it, too: "cnr_signed, biovil maps".
     """
@@ -242,12 +250,16 @@ def phrase_grounding_table(
     if part.boxes.empty:
         logger.info("corpus %s: no boxes in this split, so no phrase grounding", part.name)
         return pd.DataFrame(columns=list(METRIC_COLUMNS))
-    samples = list(phrase_samples(model, processor, inputs, part, maps=maps, progress=progress))
-    scores = score_maps([sample.similarity_map for sample in samples], [sample.mask for sample in samples])
+    priors, others = box_priors(part), other_films(part, seed)
+    if priors is None:
+        logger.info("corpus %s: boxes of one patient only, so no image-blind control of grounding", part.name)
+    if not others:
+        logger.info("corpus %s: one patient has most films with boxes, so no grounding with films swapped", part.name)
+    samples = phrase_samples(model, processor, inputs, part, maps=maps, others=others, progress=progress)
+    scores = _scores(samples, priors)
+    findings, patients = scores.pop("finding"), pd.Series(patients_of(part, scores.pop("study_id")))
     if maps != DEFAULT_MAPS:
-        scores = scores.rename(columns={metric: f"{metric}, {maps} maps" for metric in METRICS})
-    findings = pd.Series([sample.finding for sample in samples])
-    patients = pd.Series(patients_of(part, pd.Series([sample.study_id for sample in samples])))
+        scores = scores.add_suffix(f", {maps} maps")
     options = {"resamples": resamples, "seed": seed}
     table = grounding_table(scores, findings.tolist(), patients.tolist(), **options)
     every = grounding_table(scores, ["all"] * len(scores), patients.tolist(), **options)
@@ -265,10 +277,12 @@ class PhraseSample(NamedTuple):
 
     study_id: str
     finding: str
-    similarity_map: Float[np.ndarray, "height width"]
-    """original pixels"""
     mask: Bool[np.ndarray, "height width"]
     """union of the phrase's boxes"""
+    similarity_map: Float[np.ndarray, "height width"]
+    """original pixels"""
+    swapped_map: Float[np.ndarray, "height width"] | None = None
+    """the phrase's map of another film, laid onto this one"""
 
 
 def phrase_samples(
@@ -278,23 +292,44 @@ def phrase_samples(
     part: Corpus,
     *,
     maps: str = DEFAULT_MAPS,
+    others: Mapping[str, str] | None = None,
     progress: bool = True,
 ) -> Iterator[PhraseSample]:
-    """Similarity map, by a protocol of `MAP_PROTOCOLS`, and box mask of every distinct (image, phrase)."""
+    """Similarity map, by a protocol of `MAP_PROTOCOLS`, and box mask of every distinct (image, phrase).
+
+    `others`, from `blind.other_films`, names the film of each `swapped_map`; without it there is none.
+    """
     protocol = MAP_PROTOCOLS[maps]
     sizes = part.images.set_index("image_id")[["height", "width"]]
     groups = part.boxes.groupby("image_id", sort=False)
     for image_id, boxes in tqdm(groups, unit="image", desc="grounding", disable=not progress):
         height, width = (int(value) for value in sizes.loc[image_id])
         phrases = boxes["phrase"].drop_duplicates().tolist()
-        grids = patch_maps(model, processor, inputs.crops((image_id,)), phrases, scaled=protocol.scaled)[0]
+        films = (image_id, others[image_id]) if others else (image_id,)
+        grids = patch_maps(model, processor, inputs.crops(films), phrases, scaled=protocol.scaled)
         frame = crop_frame(height, width, processor.image_size)
-        for phrase, grid in zip(phrases, grids, strict=True):
+        for number, phrase in enumerate(phrases):
             own = boxes[boxes["phrase"] == phrase]
             mask = boxes_mask(boxes_to_frame(own, height, width), height, width)
             first = own.iloc[0]
-            similarity_map = crop_to_original(grid, frame, protocol.interpolation)
-            yield PhraseSample(first["study_id"], first["finding"], similarity_map, mask)
+            laid = [crop_to_original(grid, frame, protocol.interpolation) for grid in grids[:, number]]
+            yield PhraseSample(first["study_id"], first["finding"], mask, *laid)
+
+
+def _scores(samples: Iterator[PhraseSample], priors: BoxPriors | None) -> pd.DataFrame:
+    """Columns study_id, finding, `grounding.METRICS`, and `<metric>_<control>` where there is such a control."""
+    blocks = []
+    while block := list(itertools.islice(samples, SAMPLES_AT_ONCE)):
+        masks, names = [sample.mask for sample in block], [sample.study_id for sample in block]
+        tables = [score_maps([sample.similarity_map for sample in block], masks, names=names)]
+        if priors is not None:
+            blind = [blind_map(priors, sample.study_id, sample.finding, sample.similarity_map) for sample in block]
+            tables.append(score_maps(blind, masks, GROUNDING_METRICS, names).add_suffix("_blind"))
+        if block[0].swapped_map is not None:
+            swapped = [sample.swapped_map for sample in block]
+            tables.append(score_maps(swapped, masks, GROUNDING_METRICS, names).add_suffix("_swapped"))
+        blocks.append(pd.concat(tables, axis=1).assign(finding=[sample.finding for sample in block]))
+    return pd.concat(blocks).rename_axis("study_id").reset_index()
 
 
 def headlines(metrics: pd.DataFrame) -> pd.DataFrame:

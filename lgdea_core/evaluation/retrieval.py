@@ -5,6 +5,7 @@ They return one value per query, which `bootstrap.bootstrap_mean` turns into an 
 """
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
@@ -101,6 +102,25 @@ def chance_precision(
     query_codes, candidate_codes = _codes(query_classes, candidate_classes)
     shares = np.bincount(candidate_codes, minlength=query_codes.max(initial=0) + 1) / max(1, len(candidate_codes))
     return shares[query_codes]
+
+
+def commonest_precision(
+    query_classes: Sequence[Hashable], candidate_classes: Sequence[Hashable], k: int
+) -> Float[np.ndarray, " queries"]:
+    """Precision at `k` of answering every query with candidates of the pool's commonest class, for each query.
+
+        [class of the query = c] * min(n_c, k) / k,   n_c candidates of the commonest class c
+
+    What one gets without looking at the query; a random order gets less as soon as one class is common. Of classes
+    equally common the first in the pool counts.
+
+    Args:
+        query_classes: of each query.
+        candidate_classes: of each candidate; at least one.
+        k: answers to a query.
+    """
+    [(commonest, count)] = Counter(candidate_classes).most_common(1)
+    return np.array([query == commonest for query in query_classes], dtype=float) * min(count, k) / k
 
 
 def retrieval_ranks(

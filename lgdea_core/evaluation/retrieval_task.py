@@ -16,6 +16,7 @@ rank by the model's own score of a whole text, without the local channel that GL
 
 import logging
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from lgdea_core.evaluation.retrieval import (
     chance_median_rank,
     chance_precision,
     chance_recall,
+    commonest_precision,
     finding_sets,
     nearest,
     precision_at_k,
@@ -61,8 +63,9 @@ def retrieval_table(
 
     recall_at_K: image to text over de-duplicated texts, `recall_at_K_text_to_image` the other way, and `median_rank`
     likewise. precision_at_K: image to the reports of labelled studies, right where the present findings are the very
-    same. With roles, `precision_at_K_image_to_image`, `_text_to_image` and `_prompt_to_image` as the module says; pairs
-    are then those of candidates alone. A precision needs a pool of twice its K. `pool` counts the candidates: distinct
+    same; `precision_at_K_commonest` is what reports with the pool's commonest findings get, returned to every image.
+    With roles, `precision_at_K_image_to_image`, `_text_to_image` and `_prompt_to_image` as the module says; pairs are
+    then those of candidates alone. A precision needs a pool of twice its K. `pool` counts the candidates: distinct
     texts, images, or reports of labelled studies.
 
     Intervals resample the query's patient (of a text, that of its first study). A prompt or a sentence of ConVIRT's is
@@ -99,6 +102,7 @@ def pair_rows(
     if labelled.sum() >= LEAST_PAIRS:
         sets = finding_sets(labels.loc[images["study_id"][labelled]].to_numpy(dtype=float))
         rows += precision_rows("", embeds[labelled], reports[labelled], sets, sets, patients[labelled], **options)
+        rows += commonest_rows(sets, patients[labelled], **options)
     return rows
 
 
@@ -152,6 +156,15 @@ def precision_rows(
     for k in usable:
         values = precision_at_k(ranking, query_classes, candidate_classes, k)
         rows += _beside_chance(f"precision_at_{k}{suffix}", bootstrap_mean(values, patients, **options), chance, pool)
+    return rows
+
+
+def commonest_rows(classes: Sequence[Hashable], patients: np.ndarray, *, resamples: int, seed: int) -> Rows:
+    """Mean of `commonest_precision` where queries and candidates are the same studies, at the K of `precision_rows`."""
+    rows, pool = [], len(classes)
+    for k in _usable(pool):
+        values = commonest_precision(classes, classes, k)
+        rows.append(_row(f"precision_at_{k}_commonest", bootstrap_mean(values, patients, resamples, seed), pool))
     return rows
 
 
@@ -250,12 +263,14 @@ def _usable(pool: int) -> list[int]:
 
 
 def _beside_chance(metric: str, interval: Interval, chance: Interval, pool: int) -> Rows:
-    """The row of a metric, and that of a random order; `n` counts queries."""
-    return [
-        {"metric": name, "estimate": each.estimate, "low": each.low, "high": each.high}
-        | {"n": interval.n, "positives": interval.n, "pool": pool}
-        for name, each in ((metric, interval), (f"{metric}_chance", chance))
-    ]
+    """The row of a metric, and that of a random order for as many queries."""
+    return [_row(metric, interval, pool), _row(f"{metric}_chance", replace(chance, n=interval.n), pool)]
+
+
+def _row(metric: str, interval: Interval, pool: int) -> dict[str, Any]:
+    """A line of `retrieval_table`; `n` counts queries."""
+    bounds = {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
+    return {"metric": metric, **bounds, "n": interval.n, "positives": interval.n, "pool": pool}
 
 
 def _read_text(report: str) -> str:
