@@ -143,10 +143,12 @@ def carzero_terms(model: LGDEAModel, batch: Batch, teacher: LGDEAModel) -> Terms
     """CARZero (Lai et al., CVPR 2024; laihaoran/CARZero): similarity is a decoder's answer, contrasted both ways.
 
         a[i, r] = decoder(report_r, [image_i, patches_i]),  b[i, r] = decoder(image_i, [report_r, tokens_r])
-        cross   = 1/2 InfoNCE(a) + 1/2 InfoNCE(b)
+        cross   = 1/2 InfoNCE(a) + 1/2 InfoNCE(b),  beside L_ita of the global embeddings
 
     Simplified: reports as they are, where CARZero has a language model rewrite them as prompts; as many layers as
-    `decoder_layers`, and a head of one hidden layer where it has three.
+    `decoder_layers`, and a head of one hidden layer where it has three. L_ita is ours and stands in for CARZero's
+    pretrained towers: towers that start from nothing give every query the same answer, which `cross` alone leaves late
+    or never.
     """
     pairs = batch.pairs
     images = model.encode_images(batch.pixel_values[:pairs])
@@ -155,7 +157,8 @@ def carzero_terms(model: LGDEAModel, batch: Batch, teacher: LGDEAModel) -> Terms
     from_images, _ = model.ask_images(reports.text_embeds, images)
     from_texts = model.ask_texts(images, reports, mask)
     losses = [contrastive_loss(logits, batch.same_report) for logits in (from_images, from_texts)]
-    return {"cross": 0.5 * sum(losses)}
+    ita = relation_contrastive_loss(images.image_embeds, reports.text_embeds, batch.same_report, model.logit_scale)
+    return {"cross": 0.5 * sum(losses), "ita": ita}
 
 
 def token_alignment_loss(

@@ -44,8 +44,6 @@ def held_out_local_recall(world: PlantedWorld, model: LGDEAModel, processor: LGD
     return float((encode_image_pool(model, world.images, queries).responses.argmax(axis=1) == world.labels).mean())
 
 
-LEARNING_SLOWLY = {"carzero": {"pair_steps": 110}}
-"""Methods with a decoder of random weights before the score."""
 LEARN_FINDINGS = ("medclip", "medklip")
 """Methods that are taught findings and statements, not which report is whose; see test_baselines."""
 
@@ -56,7 +54,7 @@ def test_training_learns_true_pairs_and_nothing_from_shuffled_ones(method: str, 
     world, unseen = PlantedWorld(160, seed=0), PlantedWorld(64, seed=1)
     recall, local = {}, {}
     for shuffled in (False, True):
-        run = config(method, **LEARNING | LEARNING_SLOWLY.get(method, {}))
+        run = config(method, **LEARNING)
         model, processor = world.model(run)
         data = world.training(160, processor.tokenizer, shuffled=shuffled)
         state, _ = training.train(run, data, model, tmp_path / str(shuffled), progress=False)
