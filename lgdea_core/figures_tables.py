@@ -96,7 +96,7 @@ def figure_ablation(
     table: pd.DataFrame,
     whole: pd.DataFrame,
     variants: Sequence[str] = (),
-    control: str = "shuffled pairs",
+    controls: Sequence[str] = (),
     caption: str = "",
 ) -> Figure:
     """Every variant as a point with its bar, the method as it is as a line with its band; controls are hollow.
@@ -106,7 +106,7 @@ def figure_ablation(
             Variants of any method: where a variant has several, each has its own line and name.
         whole: the same columns, rows of the one method as it is.
         variants: all there should be, top to bottom; ones that lack rows are named in the caption.
-        control: the variant that must fail.
+        controls: the variants that must fail.
         caption: world, preset and paired ratio.
 
     Raises:
@@ -125,7 +125,7 @@ def figure_ablation(
         for place, (variant, method) in enumerate(lines):
             rows = table[(table["variant"] == variant) & (table["method"] == method)]
             own, style = mean_and_sd(rows, ["variant"], column), _style(0) | {"linestyle": ""}
-            style["markerfacecolor"] = "white" if variant == control else COLOURS[0]
+            style["markerfacecolor"] = "white" if variant in controls else COLOURS[0]
             axis.errorbar(own["mean"], [place] * len(own), xerr=own["sd"], **style)
         axis.set(xlabel=name, xlim=_range(name, both, column))
         axis.grid(axis="x", color="#DDDDDD", linewidth=0.6)

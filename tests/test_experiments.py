@@ -28,6 +28,8 @@ from lgdea_core.experiments.plans import (
     ABLATIONS,
     COMPARED,
     CONTROL,
+    CONTROLS,
+    PAIRS_CONTROL,
     PAPER_TERMS,
     SEEDS,
     ablation,
@@ -45,6 +47,7 @@ from lgdea_core.experiments.tables import (
     summary,
 )
 from lgdea_core.experiments.worlds import REAL
+from lgdea_core.schedule import phase_at
 from lgdea_core.stages import inputs_of
 
 
@@ -87,10 +90,53 @@ def test_the_papers_terms_are_all_that_is_left_of_them() -> None:
     assert cell.config.graph.mode == "graph"
 
 
+@pytest.mark.parametrize(
+    ("variant", "differs"),
+    [
+        ("without local losses", {"loss.local": 0, "loss.local_unpaired": 0, "graph.mode": "graph"}),
+        ("without lesion contrast", {"loss.lesion": 0}),
+        ("without text phase", {"loss.text": 0, "train.text_steps": 0, "train.pair_steps": 260}),
+        ("without consistency", {"loss.consistency": 0}),
+        ("without same observation", {"loss.same_observation": 0}),
+    ],
+)
+def test_a_variant_lacks_its_part_and_nothing_else(variant: str, differs: dict[str, object]) -> None:
+    whole = limited_pairing(seeds=(1,), ratios=(0.1,), methods=("lgdea",))[0].config
+    [cell] = ablation(seeds=(1,), variants=(variant,))
+    parts = [
+        (f"{part}.{field.name}", getattr(getattr(config, part), field.name))
+        for config in (whole, cell.config)
+        for part in ("data", "model", "graph", "loss", "train")
+        for field in dataclasses.fields(getattr(config, part))
+    ]
+    before, after = dict(parts[: len(parts) // 2]), dict(parts[len(parts) // 2 :])
+    assert {name: after[name] for name in after if after[name] != before[name]} == differs
+    assert "relations" in {phase_at(step, "lgdea", cell.config.train) for step in range(500)}
+
+
+def test_the_extensions_are_left_out_one_by_one() -> None:
+    """Every term that the paper's terms lack has a variant of its own that lacks it, too."""
+    plan = [cell for cell in ablation(seeds=(1,)) if cell.variant != "paper's terms"]
+    for term in PAPER_TERMS:
+        assert sum(getattr(cell.config.loss, term) == 0 for cell in plan) == 1, term
+
+
+def test_the_control_on_pairs_alone_relates_nothing_and_is_of_lgdea() -> None:
+    plan = ablation(seeds=(1,), variants=CONTROLS)
+    assert [cell.variant for cell in plan] == [CONTROL] * len(COMPARED) + [PAIRS_CONTROL]
+    [alone] = [cell for cell in plan if cell.variant == PAIRS_CONTROL]
+    [without] = ablation(seeds=(1,), variants=("without unpaired images",))
+    assert alone.shuffled
+    assert alone.config == without.config
+    assert alone.config.train.relation_steps == 0
+    assert list(ABLATIONS)[-2:] == list(CONTROLS)
+
+
 def test_every_method_has_its_control_and_nothing_else_among_the_ablations() -> None:
     plan = ablation(seeds=(1, 2))
     assert len({cell.key for cell in plan}) == len(plan)
-    controls = {(cell.config.method, cell.config.seed) for cell in plan if cell.shuffled}
+    controls = {(cell.config.method, cell.config.seed) for cell in plan if cell.variant == CONTROL}
+    assert {cell.variant for cell in plan if cell.shuffled} == set(CONTROLS)
     assert controls == {(method, seed) for method in COMPARED for seed in (1, 2)}
     assert {cell.variant for cell in plan if cell.config.method != "lgdea"} == {CONTROL}
     whole = {cell.config.method: cell.config for cell in limited_pairing(seeds=(1,), ratios=(0.1,))}
