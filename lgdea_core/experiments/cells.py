@@ -16,12 +16,12 @@ from lgdea_core.config import RunConfig, replace_fields
 from lgdea_core.data.batches import TrainingData, report_sentences
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.pairing import Pools
+from lgdea_core.data.texts import one_text, pad_tokens
 from lgdea_core.evaluation.harness import evaluate
 from lgdea_core.evaluation.regions import evaluate_regions
 from lgdea_core.evidence.extract import extract_evidence
 from lgdea_core.evidence.index import index_reports
 from lgdea_core.experiments.worlds import REAL, WORLDS, world_inputs
-from lgdea_core.model import LGDEAProcessor
 from lgdea_core.refresh import refresh_relations
 from lgdea_core.relations import relation_quality
 from lgdea_core.schedule import phase_at
@@ -108,7 +108,7 @@ class Cell:
     oracle: bool = False
     """relations are the true pairs, which no method may know: an upper bound"""
     whole_reports: bool = False
-    """a report is one phrase, without evidence extraction"""
+    """a report is one phrase, without evidence extraction; relations by the graph alone"""
     known_reports: bool = False
     """copies of the paired reports take the place of the unpaired ones"""
     shuffled_regions: bool = False
@@ -117,6 +117,12 @@ class Cell:
     """the row has ASG's own measures, too"""
     intervals: bool = False
     """the row has the 95 % interval and the number of samples of every measure"""
+
+    def __post_init__(self) -> None:
+        if self.whole_reports and self.config.graph.mode != "graph":
+            raise ValueError(
+                f"whole reports: mode {self.config.graph.mode!r} would ask every report of every image; take mode graph"
+            )
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -170,7 +176,7 @@ def train_cell(cell: Cell) -> tuple[Inputs, Trained]:
     shown = with_shuffled_regions(inputs, config.seed) if cell.shuffled_regions else inputs
     data = prepare_training(config, shown, evidence, processor, shuffled=cell.shuffled)
     if cell.whole_reports:
-        data = _with_whole_reports(data, inputs, processor)
+        data = with_whole_reports(data, inputs.reports(inputs.pools.report_ids))
     oracle = oracle_relations(inputs, data) if cell.oracle else None
     folder = cell.folder / "training"
     state, history = train(config, data, model, folder, fixed_graph=oracle, progress=False)
@@ -231,12 +237,22 @@ def oracle_relations(inputs: Inputs, data: TrainingData) -> sparse.csr_array:
     return sparse.csr_array((np.ones(len(pairs)), tuple(pairs.T)), shape=shape)
 
 
-def _with_whole_reports(data: TrainingData, inputs: Inputs, processor: LGDEAProcessor) -> TrainingData:
-    """The training data with each report as its only phrase."""
-    texts = [" ".join(report_sentences(report)) for report in inputs.reports(inputs.pools.report_ids)]
-    index = index_reports(texts, inputs.pools.report_ids)
-    tokens, mask = processor.tokens(list(index.phrases))
-    return replace(data, evidence=index, phrase_tokens=tokens, phrase_mask=mask)
+def with_whole_reports(data: TrainingData, reports: list[str]) -> TrainingData:
+    """The training data with each report as its only phrase, which makes a statement of its own.
+
+    A refresh reads it whole, up to `max_tokens`; in a batch a random part of its sentences stands for it, as for every
+    report, so that single sentences come into distribution, as the prompts are that the local terms are judged by.
+
+    Args:
+        data: of any evidence.
+        reports: texts in the order of its reports.
+    """
+    index = index_reports([" ".join(report_sentences(report)) for report in reports], data.evidence.report_ids)
+    held_by = index.report_phrases.tocsc()
+    first = held_by.indices[held_by.indptr[:-1]]  # reports of the same words share their phrase
+    whole = [one_text(data.sentences[report], data.special_ids, data.max_tokens) for report in first]
+    tokens, mask = pad_tokens(whole, data.special_ids[2])
+    return replace(data, evidence=index, phrase_tokens=tokens, phrase_mask=mask, phrase_report=first)
 
 
 def _region_measures(inputs: Inputs, trained: Trained) -> dict[str, float]:

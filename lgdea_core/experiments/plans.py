@@ -54,7 +54,7 @@ ABLATIONS = {
     "without unpaired images": Variant(without_relations=True),
     "without unpaired reports": Variant(switches={"known_reports": True}),
     "without prototypes": Variant(changes=SILENT | {"mode": "affinity"}),
-    "whole reports": Variant(switches={"whole_reports": True}),
+    "whole reports": Variant(changes={"mode": "graph"}, switches={"whole_reports": True}),
     "relations: graph": Variant(changes={"mode": "graph"}),
     "relations: affinity": Variant(changes={"mode": "affinity"}),
     "relations: affinity, sharpness matched": Variant(
@@ -72,10 +72,11 @@ ABLATIONS = {
 }
 """name -> what is left out or replaced; `CONTROLS` must fail.
 
-"relations: graph" is the paper's form of the relations. "without local losses" compares with it: the affinity would
-read the local head, which nothing trains there but "consistency", on itself; maps are then the global head's. "without
-prototypes" compares with "relations: affinity". "without text phase" places the prototypes before its first step, when
-the text tower has learnt nothing."""
+"relations: graph" is the paper's form of the relations. Two others have it and compare with it: "whole reports", as the
+affinity would ask every report of every image, and "without local losses", as it would read the local head that nothing
+trains there but "consistency", on itself; maps are then the global head's. "without prototypes" compares with
+"relations: affinity". "without text phase" places the prototypes before its first step, when the text tower has learnt
+nothing."""
 
 
 TOWERS = ("clip", "asg", "lgdea", "lgdea+asg")
