@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 import torch
+from filelock import FileLock
 from tqdm.auto import tqdm
 
 from lgdea_core.artifacts import project_root
@@ -48,9 +49,21 @@ def add_row(path: Path, row: dict[str, Any], key: Sequence[str] = KEY) -> None:
 
 
 def add_rows(path: Path, rows: Sequence[dict[str, Any]], key: Sequence[str] = KEY) -> None:
-    """Add several rows at once, as `add_row` does: all of them or none."""
+    """Add several rows at once, as `add_row` does: all of them or none.
+
+    Several processes may add to one table: each waits for its turn to read, add and replace.
+    """
+    with _alone_with(path):
+        _write(path, read_table(path, key), rows, key)
+
+
+def _alone_with(path: Path) -> FileLock:
+    """What a process holds while it changes a table; the empty file beside it stays, for others may wait on it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    old = read_table(path, key)
+    return FileLock(path.with_name(f".{path.name}.lock"))
+
+
+def _write(path: Path, old: pd.DataFrame, rows: Sequence[dict[str, Any]], key: Sequence[str]) -> None:
     new = pd.DataFrame(rows)
     table = pd.concat([old, new], ignore_index=True) if len(old) else new
     part = path.with_name(path.name + ".part")
