@@ -212,6 +212,19 @@ def test_relation_curves_move_one_setting_and_hold_the_others() -> None:
     ]  # fmt: skip
 
 
+def test_relations_of_shuffled_pairs_are_a_line_where_their_mode_was_swept() -> None:
+    wrong = relation_base("demo") | {"world": "phantom", "paired_ratio": 0.1, "seed": 1, "preset": "demo"}
+    rows = [
+        wrong | {"relations": f"{mode}, shuffled pairs", "precision_at_1": height, "label_auc": 0.5}
+        for mode, height in (("graph", 0.06), ("graph*affinity", 0.08))
+    ]
+    figure = figure_relation_curves(pd.concat([relations(), pd.DataFrame(rows)]), relation_base("demo"))
+    found = [
+        [line.get_ydata()[0] for line in axis.lines if line.get_label() == "shuffled pairs"] for axis in figure.axes[:4]
+    ]
+    assert found == [[0.06], [0.06], [], [0.08]]  # the third sweeps the affinity, which has no seeds
+
+
 def test_relation_curves_name_sweeps_and_controls_that_are_missing() -> None:
     table = relations((1,))
     table = table[(table["relations"] != "random") & (table["pair_steps"] != 60)]

@@ -24,7 +24,8 @@ from lgdea_core.experiments.plans import (
     limited_pairing,
     real,
 )
-from lgdea_core.experiments.relations import measure_relations, missing_relations
+from lgdea_core.experiments.relations import KEY as RELATION_KEY
+from lgdea_core.experiments.relations import measure_relations, missing_relations, relations_summary
 from lgdea_core.experiments.tables import estimated_minutes, missing_cells, read_table, run_cells, summary, table_path
 from lgdea_core.experiments.worlds import GENERATED, REAL
 
@@ -62,6 +63,9 @@ def run_real(arguments: argparse.Namespace) -> None:
 
 def run_relations(arguments: argparse.Namespace) -> None:
     """Train the warm models that the table of relations lacks, and measure them."""
+    if arguments.summary:
+        _say_summary(relations_summary(read_table(table_path("relations"), RELATION_KEY)), "relations")
+        return
     configs = [
         RunConfig.from_preset(arguments.preset, paired_ratio=ratio, seed=seed)
         for ratio in arguments.ratios
@@ -201,6 +205,7 @@ def _parser() -> argparse.ArgumentParser:
     relations = _command(experiments, "relations", run_relations, "what relations know after the warm-up, by setting")
     _ratios(relations, (0.1,))
     _world(relations)
+    _summary(relations)
 
     asked = _command(experiments, "hard", run_hard, "the hard set, asked of the models that limited_pairing left")
     _methods(asked)

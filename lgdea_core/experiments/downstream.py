@@ -28,7 +28,7 @@ from lgdea_core.evaluation.linear_probe import ProbeScore
 from lgdea_core.evaluation.segmentation import SegmentationScore
 from lgdea_core.evaluation.supervised import FROZEN
 from lgdea_core.experiments.cells import Cell
-from lgdea_core.experiments.tables import add_rows, mean_and_sd, read_table, side_by_side, table_path
+from lgdea_core.experiments.tables import add_rows, over_seeds, read_table, side_by_side, table_path
 from lgdea_core.experiments.worlds import build_world
 from lgdea_core.grounding import load
 from lgdea_core.stages import DATA_VARIABLE
@@ -267,10 +267,5 @@ def probe_intervals(corpus: str) -> pd.DataFrame:
 
 
 def downstream_summary(experiment: str) -> pd.DataFrame:
-    """`mean_and_sd` over seeds of every measure, and how many seeds; empty without rows."""
-    table = downstream_table(experiment)
-    if table.empty:
-        return table
-    groups = table.groupby([name for name in KEY if name != "seed"])
-    columns = [name for name in MEASURES if name in table]
-    return pd.concat([groups["seed"].nunique().rename("seeds"), groups[columns].agg(mean_and_sd)], axis=1).reset_index()
+    """`tables.over_seeds` of every measure."""
+    return over_seeds(downstream_table(experiment), KEY, MEASURES)

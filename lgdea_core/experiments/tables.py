@@ -72,13 +72,24 @@ def _write(path: Path, old: pd.DataFrame, rows: Sequence[dict[str, Any]], key: S
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """`mean_and_sd` over seeds of every measure, and how many seeds; empty without rows."""
+    """`over_seeds` of every measure of the trainings."""
+    measures = {*MEASURES, *REGION_MEASURES}
+    return over_seeds(table, KEY, [name for name in table if name in measures or name.startswith("relation_")])
+
+
+def over_seeds(table: pd.DataFrame, key: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    """`mean_and_sd` of columns over rows that differ in their seed alone, and how many seeds; empty without rows.
+
+    Args:
+        table: has the columns.
+        key: what tells two rows apart.
+        columns: which; ones that the table lacks are left out.
+    """
     if table.empty:
         return table
-    groups = table.groupby([name for name in KEY if name != "seed"], sort=True)
-    measures = {*MEASURES, *REGION_MEASURES}
-    columns = [name for name in table.columns if name in measures or name.startswith("relation_")]
-    return pd.concat([groups["seed"].nunique().rename("seeds"), groups[columns].agg(mean_and_sd)], axis=1).reset_index()
+    groups = table.groupby([name for name in key if name != "seed"], sort=True)
+    measured = groups[[name for name in columns if name in table]].agg(mean_and_sd)
+    return pd.concat([groups["seed"].nunique().rename("seeds"), measured], axis=1).reset_index()
 
 
 def mean_and_sd(values: pd.Series) -> str:
