@@ -117,6 +117,31 @@ def test_a_plan_has_minutes_and_trains_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("words", [("limited_pairing", "--ratios", "0.1"), ("relations",), ("label_draws",), ("hard",)])
+def test_a_plan_of_a_preset_that_nobody_has_timed_says_so(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if words == ("hard",):
+        keep_model(cells()[0])
+    lines = run(capsys, monkeypatch, *words, "--seeds", "1", "--preset", "ci", "--plan").splitlines()
+    planned = [line for line in lines if line.startswith("no estimate  ")]
+    [total] = [line for line in lines if "models to do" in line]
+    assert total.startswith(f"{len(planned)} models to do, no estimate, ")
+    assert planned
+    assert not any(" min" in line for line in lines)
+
+
+def test_a_plan_with_a_method_that_was_timed_says_how_many_were_not(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = dict(zip(KEY, cells()[1].key, strict=True)) | {"seconds": 90}
+    add_row(tables.table_path("limited_pairing"), timed)
+    words = ("limited_pairing", "--ratios", "0.1", "--seeds", "1", "--preset", "ci", "--plan", "--workers", "1")
+    lines = run(capsys, monkeypatch, *words).splitlines()
+    assert [line.strip().split("  ")[0] for line in lines[:-1]] == ["1.5 min", "no estimate", "no estimate"]
+    assert lines[-1].startswith("3 models to do, about 2 min and 2 without an estimate, 1 at a time")
+
+
 def test_the_plan_of_the_hard_set_says_what_is_missing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

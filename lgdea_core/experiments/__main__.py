@@ -26,7 +26,15 @@ from lgdea_core.experiments.plans import (
 )
 from lgdea_core.experiments.relations import KEY as RELATION_KEY
 from lgdea_core.experiments.relations import measure_relations, missing_relations, relations_summary
-from lgdea_core.experiments.tables import estimated_minutes, missing_cells, read_table, run_cells, summary, table_path
+from lgdea_core.experiments.tables import (
+    estimated_minutes,
+    guessed_seconds,
+    missing_cells,
+    read_table,
+    run_cells,
+    summary,
+    table_path,
+)
 from lgdea_core.experiments.worlds import GENERATED, REAL
 
 Run = Callable[[argparse.Namespace], None]
@@ -85,7 +93,7 @@ def run_hard(arguments: argparse.Namespace) -> None:
     common = {"seeds": arguments.seeds, "preset": arguments.preset}
     cells = _planned(limited_pairing, ratios=arguments.ratios, methods=arguments.methods, **common)
     todo, untrained = hard.missing_measures(cells)
-    _say_plan([(hard.MINUTES_A_MODEL, _named(cell)) for cell in todo], 1, "hard_set")
+    _say_plan([(_guess(hard.SECONDS_A_MODEL, arguments), _named(cell)) for cell in todo], 1, "hard_set")
     for cell in untrained:
         _say(f"no model in {cell.folder / 'model'}; make it with\n    {hard.how_to_train(cell)}")
     if not arguments.plan:
@@ -122,7 +130,7 @@ def run_label_draws(arguments: argparse.Namespace) -> None:
         return
     models = downstream.pretrained(asg(arguments.seeds, arguments.methods, arguments.variants, arguments.preset))
     todo, untrained = label_draws.missing_draws(models, arguments.label_ratio, arguments.draws)
-    minutes = label_draws.SECONDS_A_TOWER * arguments.draws / 12 / 60
+    minutes = _guess(label_draws.SECONDS_A_TOWER * arguments.draws / 12, arguments)
     _say_plan([(minutes, str(work)) for work in todo], arguments.workers, label_draws.TABLE)
     _say_untrained(untrained)
     if todo and not arguments.plan:
@@ -163,13 +171,22 @@ def _named(cell: Cell) -> str:
     return "  ".join(str(part) for part in cell.key if part != "")
 
 
-def _say_plan(lines: Iterable[tuple[float, str]], workers: int, table: str) -> None:
-    """One line for each model with its minutes, then their sum."""
+def _guess(seconds: float, arguments: argparse.Namespace) -> float | None:
+    """Minutes, or None where the guess was not taken on the preset."""
+    guess = guessed_seconds(arguments.preset, seconds)
+    return None if guess is None else guess / 60
+
+
+def _say_plan(lines: Iterable[tuple[float | None, str]], workers: int, table: str) -> None:
+    """One line for each model with its minutes, then their sum; None has no estimate, and the sum says how many."""
     lines = list(lines)
     for minutes, name in lines:
-        _say(f"{minutes:6.1f} min  {name}")
-    total = sum(minutes for minutes, _ in lines) / workers
-    _say(f"{len(lines)} models to do, about {total:.0f} min, {workers} at a time -> {table_path(table)}")
+        _say(f"{'no estimate' if minutes is None else f'{minutes:7.1f} min'}  {name}")
+    known = [minutes for minutes, _ in lines if minutes is not None]
+    total = f"about {sum(known) / workers:.0f} min" if known or not lines else "no estimate"
+    if known and len(known) < len(lines):
+        total += f" and {len(lines) - len(known)} without an estimate"
+    _say(f"{len(lines)} models to do, {total}, {workers} at a time -> {table_path(table)}")
 
 
 def _say_summary(rows: pd.DataFrame, table: str) -> None:

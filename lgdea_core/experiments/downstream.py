@@ -28,7 +28,7 @@ from lgdea_core.evaluation.linear_probe import ProbeScore
 from lgdea_core.evaluation.segmentation import SegmentationScore
 from lgdea_core.evaluation.supervised import FROZEN
 from lgdea_core.experiments.cells import Cell
-from lgdea_core.experiments.tables import add_rows, over_seeds, read_table, side_by_side, table_path
+from lgdea_core.experiments.tables import add_rows, guessed_seconds, over_seeds, read_table, side_by_side, table_path
 from lgdea_core.experiments.worlds import build_world
 from lgdea_core.grounding import load
 from lgdea_core.stages import DATA_VARIABLE
@@ -217,16 +217,19 @@ def missing_jobs(
     return [job for job in jobs if job.model.ready], untrained
 
 
-def minutes_of(jobs: Sequence[Job]) -> list[float]:
-    """Minutes each job should take: the median of the rows of its corpus and share, else `SECONDS`."""
+def minutes_of(jobs: Sequence[Job]) -> list[float | None]:
+    """Minutes each job should take: the median of the rows of its corpus, share and preset, else `SECONDS` or None."""
     if not jobs:
         return []
     table = downstream_table(jobs[0].experiment)
-    measured = table.groupby(["corpus", "label_ratio"])["seconds"].median() if "seconds" in table else {}
-    return [
-        sum(float(measured.get((job.corpus, ratio), SECONDS[job.experiment])) for ratio in job.ratios) / 60
-        for job in jobs
-    ]
+    measured = table.groupby(["corpus", "label_ratio", "preset"])["seconds"].median() if "seconds" in table else {}
+    minutes = []
+    for job in jobs:
+        preset = job.model.config.preset
+        guess = guessed_seconds(preset, SECONDS[job.experiment])
+        seconds = [measured.get((job.corpus, ratio, preset), guess) for ratio in job.ratios]
+        minutes.append(None if None in seconds else float(sum(seconds)) / 60)
+    return minutes
 
 
 def run_jobs(jobs: Sequence[Job], workers: int) -> None:

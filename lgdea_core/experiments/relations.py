@@ -17,7 +17,7 @@ from lgdea_core.data.batches import TrainingData
 from lgdea_core.evidence.extract import extract_evidence
 from lgdea_core.experiments.cells import RELATION_MEASURES, rounded
 from lgdea_core.experiments.plans import CONTROL
-from lgdea_core.experiments.tables import SECONDS_A_STEP, add_row, over_seeds, read_table, table_path
+from lgdea_core.experiments.tables import SECONDS_A_STEP, add_row, guessed_seconds, over_seeds, read_table, table_path
 from lgdea_core.experiments.worlds import world_inputs
 from lgdea_core.refresh import EvidenceView, build_graphs, cross_affinity, spread_seeds, view_evidence
 from lgdea_core.relations import GraphRelations, Relations, combine_relations, relation_quality
@@ -64,9 +64,11 @@ class WarmModel:
     """name of the relations, and how they are made"""
 
     @property
-    def minutes(self) -> float:
-        """What its training should take."""
-        return SECONDS_A_STEP["lgdea"] * (self.config.train.text_steps + self.config.train.pair_steps) / 60
+    def minutes(self) -> float | None:
+        """What its training should take; None where nobody can say."""
+        steps = self.config.train.text_steps + self.config.train.pair_steps
+        seconds = guessed_seconds(self.config.preset, SECONDS_A_STEP["lgdea"] * steps)
+        return None if seconds is None else seconds / 60
 
     def __str__(self) -> str:
         data, steps = self.config.data, self.config.train.pair_steps

@@ -29,6 +29,8 @@ SECONDS_A_STEP = {
     "carzero": 0.56, "asg": 0.8, "lgdea": 0.5, "lgdea+asg": 0.9,
 }  # fmt: skip
 """Of preset demo, two trainings side by side on two CPU cores: what a plan assumes before a table has rows."""
+GUESSED_ON = "demo"
+"""Preset of every such guess: what another costs is unknown before it has rows."""
 
 
 def table_path(name: str) -> Path:
@@ -106,16 +108,22 @@ def missing_cells(cells: Sequence[Cell], path: Path) -> list[Cell]:
     return [cell for cell in cells if cell.key not in done]
 
 
-def estimated_minutes(cells: Sequence[Cell], path: Path) -> list[float]:
-    """Minutes each cell should take: the median of its method's rows, else `SECONDS_A_STEP`."""
+def guessed_seconds(preset: str, seconds: float) -> float | None:
+    """A guess, or None where it was not taken on this preset."""
+    return seconds if preset == GUESSED_ON else None
+
+
+def estimated_minutes(cells: Sequence[Cell], path: Path) -> list[float | None]:
+    """Minutes each cell should take: the median of its method's rows, else `SECONDS_A_STEP` where it holds, or None."""
     table = read_table(path)
     timed = table.dropna(subset=["seconds"]) if "seconds" in table else table
     measured = timed.groupby(["method", "preset"])["seconds"].median() if len(timed) else {}
     minutes = []
     for cell in cells:
         config = cell.config
-        guess = SECONDS_A_STEP[config.method] * config.train.total_steps
-        minutes.append(float(measured.get((config.method, config.preset), guess)) / 60)
+        guess = guessed_seconds(config.preset, SECONDS_A_STEP[config.method] * config.train.total_steps)
+        seconds = measured.get((config.method, config.preset), guess)
+        minutes.append(None if seconds is None else float(seconds) / 60)
     return minutes
 
 
