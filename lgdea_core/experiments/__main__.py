@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
 
@@ -26,6 +27,7 @@ from lgdea_core.experiments.plans import (
 )
 from lgdea_core.experiments.relations import KEY as RELATION_KEY
 from lgdea_core.experiments.relations import measure_relations, missing_relations, relations_summary
+from lgdea_core.experiments.remeasure import kept_models, older_rows, remeasure
 from lgdea_core.experiments.tables import (
     estimated_minutes,
     guessed_seconds,
@@ -155,11 +157,29 @@ def _train(cells: Sequence[Cell], table: str, arguments: argparse.Namespace) -> 
     if arguments.summary:
         _say_summary(summary(read_table(path)), table)
         return
+    if arguments.remeasure:
+        _remeasure(cells, path, arguments)
+        return
     todo = missing_cells(cells, path)
     lines = zip(estimated_minutes(todo, path), map(_named, todo), strict=True)
     _say_plan(lines, arguments.workers, table)
+    if older := len(older_rows(cells, path)):
+        _say(f"{older} rows that are there were measured by other code than this; see --remeasure")
     if not arguments.plan:
         run_cells(todo, path, arguments.workers)
+
+
+def _remeasure(cells: Sequence[Cell], path: Path, arguments: argparse.Namespace) -> None:
+    kept = kept_models(cells, path)
+    for cell in kept.ready:
+        _say(f"to measure  {_named(cell)}")
+    for cell in kept.gone:
+        _say(f"no model in {cell.folder / 'model'}: its row stays as it is")
+    for cell, differing in kept.foreign:
+        _say(f"another model in {cell.folder / 'model'}: its row stays as it is; {'; '.join(differing)}")
+    _say(f"{len(kept.ready)} rows to measure anew, {arguments.workers} at a time -> {path}")
+    if not arguments.plan:
+        remeasure(kept.ready, path, arguments.workers)
 
 
 def _say_untrained(models: Iterable[downstream.Pretrained]) -> None:
@@ -206,6 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     curve.add_argument("--ratios", type=float, nargs="+", help="paired ratios; the world's own by default")
     _world(curve)
     _training(curve)
+    _remeasuring(curve)
 
     parts = _command(experiments, "ablation", run_ablation, "lgdea with a part left out or replaced; shuffled pairs")
     _choices(parts, "--variants", tuple(ABLATIONS))
@@ -213,11 +234,13 @@ def _parser() -> argparse.ArgumentParser:
     _ratios(parts, (0.1,))
     _world(parts)
     _training(parts)
+    _remeasuring(parts)
 
     films = _command(experiments, "real", run_real, "methods and their controls on real films, with intervals")
     _methods(films)
     _choices(films, "--worlds", REAL)
     _training(films)
+    _remeasuring(films)
 
     relations = _command(experiments, "relations", run_relations, "what relations know after the warm-up, by setting")
     _ratios(relations, (0.1,))
@@ -234,6 +257,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _towers(towers)
     _training(towers)
+    _remeasuring(towers)
 
     lines = {
         "linear_probe": "what the towers that `asg` left show of a corpus's findings, at shares of the labels",
@@ -292,6 +316,11 @@ def _command(
 def _training(command: argparse.ArgumentParser) -> None:
     command.add_argument("--workers", type=int, default=2, help="trainings side by side; they share the CPU's threads")
     _summary(command)
+
+
+def _remeasuring(command: argparse.ArgumentParser) -> None:
+    line = "train nothing: where other code measured a row, ask the model that was kept again and replace it"
+    command.add_argument("--remeasure", action="store_true", help=line)
 
 
 def _summary(command: argparse.ArgumentParser) -> None:

@@ -59,6 +59,25 @@ def add_rows(path: Path, rows: Sequence[dict[str, Any]], key: Sequence[str] = KE
         _write(path, read_table(path, key), rows, key)
 
 
+def replace_values(path: Path, values: dict[str, Any], key: Sequence[str] = KEY) -> None:
+    """Change some values of a row, or add some; the others stay.
+
+    Args:
+        path: of the table.
+        values: by column, those of the key among them, which say which row.
+        key: columns that tell two rows apart.
+
+    Raises:
+        ValueError: the table has no such row.
+    """
+    with _alone_with(path):
+        table = read_table(path, key)
+        own = (table[list(key)] == [values[name] for name in key]).all(axis=1)
+        if not own.any():
+            raise ValueError(f"{path}: no row {', '.join(str(values[name]) for name in key)}; it is gone")
+        _write(path, table[~own], [table[own].iloc[0].to_dict() | values], key)
+
+
 def _alone_with(path: Path) -> FileLock:
     """What a process holds while it changes a table; the empty file beside it stays, for others may wait on it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,11 +152,16 @@ def run_cells(cells: Sequence[Cell], path: Path, workers: int) -> None:
     A killed run loses what was training (and goes on from its checkpoint); rows are never lost.
     """
     todo = missing_cells(cells, path)
-    for world, config in {(cell.world, cell.config.seed): (cell.world, cell.config) for cell in todo}.values():
-        build_world(world, config)
+    build_worlds(todo)
     for row in side_by_side(run_cell, todo, workers, path.stem):
         add_row(path, row)
         logger.info("%s", row)
+
+
+def build_worlds(cells: Sequence[Cell]) -> None:
+    """Make what is made on first use once, before several processes want it."""
+    for world, config in {(cell.world, cell.config.seed): (cell.world, cell.config) for cell in cells}.values():
+        build_world(world, config)
 
 
 def side_by_side(make: Callable[[Work], Made], todo: Sequence[Work], workers: int, name: str) -> Iterator[Made]:
