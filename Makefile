@@ -43,7 +43,7 @@ bench: $(INSTALLED)
 # What make and the tools made; runs and corpora in data/ stay.
 clean:
 	rm -rf $(VENV) data/test-runs *.egg-info .pytest_cache .ruff_cache .hypothesis
-	rm -f figures/*.png figures/*.pdf
+	rm -f figures/*.png figures/*.pdf figures/tables/.*.lock
 	find lgdea_core tests notebooks benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 $(INSTALLED): requirements.txt constraints.txt

@@ -346,13 +346,18 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _refuse_other_config(folder: Path, config: RunConfig) -> None:
-    there, here = _flatten(json.loads((folder / CONFIG_FILE).read_text())), _flatten(asdict(config))
-    differing = [
+def config_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """In what two configurations, as nested dictionaries, differ: "train.text_steps is 6 there, 80 here"."""
+    there, here = _flatten(there), _flatten(here)
+    return [
         f"{name} is {there.get(name, 'not set')!r} there, {here.get(name, 'not set')!r} here"
         for name in sorted(there.keys() | here.keys())
         if there.get(name) != here.get(name)
     ]
+
+
+def _refuse_other_config(folder: Path, config: RunConfig) -> None:
+    differing = config_differences(json.loads((folder / CONFIG_FILE).read_text()), asdict(config))
     if differing:
         raise ValueError(
             f"run folder {folder} was made with another configuration: {'; '.join(differing)}. "

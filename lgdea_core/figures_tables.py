@@ -96,7 +96,7 @@ def figure_ablation(
     table: pd.DataFrame,
     whole: pd.DataFrame,
     variants: Sequence[str] = (),
-    control: str = "shuffled pairs",
+    controls: Sequence[str] = (),
     caption: str = "",
 ) -> Figure:
     """Every variant as a point with its bar, the method as it is as a line with its band; controls are hollow.
@@ -106,7 +106,7 @@ def figure_ablation(
             Variants of any method: where a variant has several, each has its own line and name.
         whole: the same columns, rows of the one method as it is.
         variants: all there should be, top to bottom; ones that lack rows are named in the caption.
-        control: the variant that must fail.
+        controls: the variants that must fail.
         caption: world, preset and paired ratio.
 
     Raises:
@@ -125,7 +125,7 @@ def figure_ablation(
         for place, (variant, method) in enumerate(lines):
             rows = table[(table["variant"] == variant) & (table["method"] == method)]
             own, style = mean_and_sd(rows, ["variant"], column), _style(0) | {"linestyle": ""}
-            style["markerfacecolor"] = "white" if variant == control else COLOURS[0]
+            style["markerfacecolor"] = "white" if variant in controls else COLOURS[0]
             axis.errorbar(own["mean"], [place] * len(own), xerr=own["sd"], **style)
         axis.set(xlabel=name, xlim=_range(name, both, column))
         axis.grid(axis="x", color="#DDDDDD", linewidth=0.6)
@@ -142,7 +142,9 @@ def figure_ablation(
 
 
 def figure_relation_curves(table: pd.DataFrame, base: Mapping[str, object], caption: str = "") -> Figure:
-    """Quality of the relations over one setting at a time, the others at their base; random relations as a line.
+    """Quality of the relations over one setting at a time, the others at their base; the controls as lines.
+
+    They are random relations, and in a mode with a graph the same graphs from shuffled pairs at the base settings.
 
     Args:
         table: of `relations.csv`; rows of one world, preset and paired ratio.
@@ -160,16 +162,18 @@ def figure_relation_curves(table: pd.DataFrame, base: Mapping[str, object], capt
     for column, (setting, mode) in zip(axes.T, SWEPT.items(), strict=True):
         others = {**base, "relations": mode or base["relations"]}
         rows = _sweep(table, others, setting)
+        shuffled = table[table["relations"] == f"{others['relations']}, shuffled pairs"]
         lacking += [setting] if rows[setting].nunique() < 2 else []
         for axis, (quality, (name, reference)) in zip(column, QUALITIES.items(), strict=True):
             _level(axis.axhline, axis.axhspan, random, quality, "random relations", colour=GREY)
+            _level(axis.axhline, axis.axhspan, shuffled, quality, "shuffled pairs", colour=COLOURS[2])
             if reference:
                 _level(axis.axhline, axis.axhspan, table, reference, "commonest findings for all", colour=COLOURS[1])
             own = mean_and_sd(rows, [setting], quality)
             axis.errorbar(own[setting], own["mean"], own["sd"], **_style(0))
             axis.set(ylabel=name, ylim=_range(name, table, quality))
         column[-1].set_xlabel(f"{setting} (mode {others['relations']})", fontsize=9)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     settings = [column for column in table.columns if column in base]
     return _captioned(figure, caption, _seeds_note(table, settings), _no_rows(lacking))
 

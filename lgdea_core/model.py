@@ -282,7 +282,7 @@ def build_model(config: RunConfig, texts: list[str]) -> tuple[LGDEAModel, LGDEAP
     Named towers are loaded by hub id or folder with their weights; where none is named they are built on the spot, and
     the tokenizer is trained on `texts` (the training reports).
     """
-    size, parts, method = config.data.image_size, config.model, METHODS[config.method]
+    size, parts = config.data.image_size, config.model
     image_config = image_tower_config(parts.image_tower, size)
     if parts.text_tower is None:
         tokenizer = train_tokenizer(texts)
@@ -290,36 +290,8 @@ def build_model(config: RunConfig, texts: list[str]) -> tuple[LGDEAModel, LGDEAP
     else:
         tokenizer = AutoTokenizer.from_pretrained(parts.text_tower, trust_remote_code=False)
         text_config = text_tower_config(parts.text_tower, parts.text_layers)
-    model = LGDEAModel(
-        LGDEAConfig(
-            image=json.loads(image_config.to_json_string()),
-            text=json.loads(text_config.to_json_string()),
-            image_size=size,
-            neck_width=parts.neck_width,
-            dim=parts.dim,
-            lesions=parts.lesions,
-            prototypes=parts.prototypes,
-            prototype_norm=parts.prototype_norm,
-            text_temperature=parts.text_temperature,
-            image_temperature=parts.image_temperature,
-            temperature=config.loss.temperature,
-            local_temperature=config.loss.local_temperature,
-            presence_threshold=config.loss.presence_threshold,
-            local=_trains_local_head(config),
-            evidence=config.reads_relations and config.loss.evidence_paired > 0,
-            sentence_head=_sentence_head(config),
-            tags=config.reads_regions and config.loss.irl > 0,
-            tag_layers=parts.tag_layers,
-            tag_heads=parts.tag_heads,
-            tag_widening=parts.tag_widening,
-            tag_dropout=parts.tag_dropout,
-            within_pairs=method.within_pairs,
-            attended=method.attended,
-            decoder=method.decoder,
-            decoder_layers=parts.decoder_layers,
-            sentence_memory=method.sentence_memory,
-        )
-    )
+    towers = (json.loads(tower.to_json_string()) for tower in (image_config, text_config))
+    model = LGDEAModel(model_config(config, *towers))
     if parts.image_tower not in BUILT_IMAGE_TOWERS:
         _load_backbone(model.image_tower.backbone, parts.image_tower)
     if parts.text_tower is not None:
@@ -328,6 +300,45 @@ def build_model(config: RunConfig, texts: list[str]) -> tuple[LGDEAModel, LGDEAP
     if model.tag_decoder is not None:
         _name_tags(model, processor)
     return model, processor
+
+
+def model_config(config: RunConfig, image: dict[str, Any], text: dict[str, Any]) -> LGDEAConfig:
+    """What a run's model is, around its towers.
+
+    Args:
+        config: of the run.
+        image: configuration of the image tower, as `LGDEAConfig.image`.
+        text: of the text tower.
+    """
+    parts, method = config.model, METHODS[config.method]
+    return LGDEAConfig(
+        image=image,
+        text=text,
+        image_size=config.data.image_size,
+        neck_width=parts.neck_width,
+        dim=parts.dim,
+        lesions=parts.lesions,
+        prototypes=parts.prototypes,
+        prototype_norm=parts.prototype_norm,
+        text_temperature=parts.text_temperature,
+        image_temperature=parts.image_temperature,
+        temperature=config.loss.temperature,
+        local_temperature=config.loss.local_temperature,
+        presence_threshold=config.loss.presence_threshold,
+        local=_trains_local_head(config),
+        evidence=config.reads_relations and config.loss.evidence_paired > 0,
+        sentence_head=_sentence_head(config),
+        tags=config.reads_regions and config.loss.irl > 0,
+        tag_layers=parts.tag_layers,
+        tag_heads=parts.tag_heads,
+        tag_widening=parts.tag_widening,
+        tag_dropout=parts.tag_dropout,
+        within_pairs=method.within_pairs,
+        attended=method.attended,
+        decoder=method.decoder,
+        decoder_layers=parts.decoder_layers,
+        sentence_memory=method.sentence_memory,
+    )
 
 
 def _trains_local_head(config: RunConfig) -> bool:

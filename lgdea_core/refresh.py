@@ -23,7 +23,7 @@ from lgdea_core.graph import (
 from lgdea_core.inference import encode_image_pool, encode_phrases, observation_embeddings, report_evidence
 from lgdea_core.model import LGDEAModel
 from lgdea_core.prototypes import assignment_sharpness
-from lgdea_core.relations import CrossAffinity, Relations, combine_relations
+from lgdea_core.relations import CrossAffinity, GraphRelations, Relations, combine_relations
 
 logger = logging.getLogger("lgdea")
 
@@ -38,7 +38,7 @@ class EvidenceView(NamedTuple):
     image_embeds: Float[np.ndarray, "images dim"]
     report_evidence: Float[np.ndarray, "reports prototypes"]
     responses: Float[np.ndarray, "images observations"]
-    """local response of each image to each observation (E)"""
+    """local response of each image to each observation (E); no columns where they were not asked for"""
     phrase_sharpness: float
     """mean largest membership of a phrase"""
 
@@ -50,10 +50,12 @@ class Graphs(NamedTuple):
     report_affinity: sparse.csr_array
 
 
-def view_evidence(teacher: LGDEAModel, data: TrainingData, *, progress: bool = False) -> EvidenceView:
-    """Evidence distributions of all images (eq. 7) and reports (eq. 8), embeddings and local responses."""
+def view_evidence(
+    teacher: LGDEAModel, data: TrainingData, *, responses: bool = True, progress: bool = False
+) -> EvidenceView:
+    """Evidence distributions of all images (eq. 7) and reports (eq. 8), embeddings and, for the affinity, responses."""
     phrases = encode_phrases(teacher, data)
-    observations = observation_embeddings(data.evidence, phrases)
+    observations = observation_embeddings(data.evidence, phrases) if responses else None
     images = encode_image_pool(teacher, data.images, observations, progress=progress)
     reports = report_evidence(teacher, data.evidence, phrases)
     sharpness = float(assignment_sharpness(teacher.assign_phrases(phrases.to(teacher.prototypes.device))))
@@ -102,7 +104,7 @@ class RelationState:
     unpaired_reports: Int[np.ndarray, "unpaired_reports"]
     evidence: Float[np.ndarray, "unpaired prototypes"]
     weights: Float[np.ndarray, "unpaired"]
-    posterior: Float[np.ndarray, "unpaired statements"]
+    posterior: Float[np.ndarray, "unpaired statements"] | sparse.csr_array
     known: Float[np.ndarray, "unpaired observations"]
     stats: dict[str, Any]
 
@@ -133,7 +135,8 @@ class RelationState:
         self, images: Int[np.ndarray, "n"], statements: Int[np.ndarray, "m"]
     ) -> Float[np.ndarray, "n m"]:
         """Share of an image's relations to reports that make a statement, or nearly so, of those that tell (E)."""
-        return self.posterior[self._rows(images)][:, statements]
+        shares = self.posterior[self._rows(images)][:, statements]
+        return shares.toarray() if sparse.issparse(shares) else shares
 
     def observation_known(
         self, images: Int[np.ndarray, "n"], observations: Int[np.ndarray, "m"]
@@ -153,8 +156,8 @@ def refresh_relations(
         config: graph mode and constants.
         graph: unpaired block of this teacher's propagation, if it is already there.
     """
-    view = view_evidence(teacher, data)
     graph_config, stats = config.graph, {}
+    view = view_evidence(teacher, data, responses="affinity" in graph_config.mode)
     if graph is None and "graph" in graph_config.mode:
         propagation = spread_seeds(build_graphs(view, graph_config), data, graph_config)
         graph = propagation.unpaired_block()
@@ -187,7 +190,7 @@ def refresh_relations(
 
 def _posterior(
     relations: Relations, data: TrainingData, same_observation: float
-) -> tuple[Float[np.ndarray, "unpaired statements"], Float[np.ndarray, "unpaired observations"]]:
+) -> tuple[Float[np.ndarray, "unpaired statements"] | sparse.csr_array, Float[np.ndarray, "unpaired observations"]]:
     """What `statement_posterior` and `observation_known` read.
 
         known[u, o] = sum_r P[u, r] k[r, o],  k of `EvidenceIndex.known`
@@ -195,8 +198,16 @@ def _posterior(
             `same_observation` where it makes another of the same observation
 
     Dividing leaves out the reports that are silent: not speaking of a finding is no denial.
+
+    Where each report is a statement of its own, k is 1, and there are as many statements as reports: then the posterior
+    is as sparse as the relations, and all columns of `known` are views of one.
     """
     evidence = data.evidence
+    if data.phrase_report is not None and isinstance(relations, GraphRelations):
+        made = sparse.csr_array(evidence.report_statements)[data.unpaired_reports]
+        reached = relations.relations.sum(axis=1).astype(np.float32)
+        known = np.broadcast_to(reached[:, None], (len(reached), made.shape[1]))
+        return (relations.relations @ made).astype(np.float32), known
     statements = torch.from_numpy(evidence.report_statements[data.unpaired_reports].toarray())
     observations = torch.from_numpy(evidence.report_observations[data.unpaired_reports].toarray())
     kinds = torch.from_numpy(evidence.statement_observation)

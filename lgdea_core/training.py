@@ -129,7 +129,7 @@ def train(
     """
     _check_data(config, data)
     accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
-    model.image_tower.autocast_dtype = torch.bfloat16 if config.train.mixed_precision == "bf16" else None
+    set_precision(model, config)
     model.to(accelerator.device)
     state = start_state(model, config)
     origin = training_origin(config, data)
@@ -158,6 +158,11 @@ def train(
             after_step(state.step)
     bar.close()
     return state, pd.DataFrame(state.history)
+
+
+def set_precision(model: LGDEAModel, config: RunConfig) -> None:
+    """Let the image tower run in the run's precision, which is not saved with a model."""
+    model.image_tower.autocast_dtype = torch.bfloat16 if config.train.mixed_precision == "bf16" else None
 
 
 def _check_data(config: RunConfig, data: TrainingData) -> None:

@@ -217,6 +217,8 @@ def test_rows_that_are_there_are_not_made_again_and_missing_models_are_named(tab
     again, _ = missing_jobs("linear_probe", models, ["phantom"], "frozen", None)
     assert [job.ratios for job in again] == [(0.01, 1.0), (0.01, 0.1, 1.0)]
     assert minutes_of(again) == [2 * 5 / 60, (2 * 5 + 30) / 60]  # measured where there is a row
+    other, _ = missing_jobs("linear_probe", pretrained(asg(seeds=(1,), preset="ci"))[:1], ["phantom"], "frozen", None)
+    assert minutes_of(other) == [None]  # nobody has timed this preset
     tuned, _ = missing_jobs("linear_probe", models[:1], ["phantom"], "fine-tuned", (0.1,))
     assert [job.ratios for job in tuned] == [(0.1,)]  # another protocol
 

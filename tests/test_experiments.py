@@ -4,12 +4,20 @@ import dataclasses
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
+from planted import PlantedWorld
+from planted import config as planted_config
+from scipy import sparse
 
+from lgdea_core import refresh
+from lgdea_core.config import RunConfig, replace_fields
+from lgdea_core.data.batches import TrainingData, sample_batch
 from lgdea_core.data.phantom import PhantomConfig, build_phantom
 from lgdea_core.data.regions import crop_boxes
 from lgdea_core.experiments.cells import (
@@ -23,11 +31,14 @@ from lgdea_core.experiments.cells import (
     known_reports_only,
     run_cell,
     train_cell,
+    with_whole_reports,
 )
 from lgdea_core.experiments.plans import (
     ABLATIONS,
     COMPARED,
     CONTROL,
+    CONTROLS,
+    PAIRS_CONTROL,
     PAPER_TERMS,
     SEEDS,
     ablation,
@@ -45,6 +56,8 @@ from lgdea_core.experiments.tables import (
     summary,
 )
 from lgdea_core.experiments.worlds import REAL
+from lgdea_core.model import LGDEAModel
+from lgdea_core.schedule import phase_at
 from lgdea_core.stages import inputs_of
 
 
@@ -87,10 +100,54 @@ def test_the_papers_terms_are_all_that_is_left_of_them() -> None:
     assert cell.config.graph.mode == "graph"
 
 
+@pytest.mark.parametrize(
+    ("variant", "differs"),
+    [
+        ("without local losses", {"loss.local": 0, "loss.local_unpaired": 0, "graph.mode": "graph"}),
+        ("without lesion contrast", {"loss.lesion": 0}),
+        ("without text phase", {"loss.text": 0, "train.text_steps": 0, "train.pair_steps": 260}),
+        ("without consistency", {"loss.consistency": 0}),
+        ("without same observation", {"loss.same_observation": 0}),
+        ("whole reports", {"graph.mode": "graph"}),
+    ],
+)
+def test_a_variant_lacks_its_part_and_nothing_else(variant: str, differs: dict[str, object]) -> None:
+    whole = limited_pairing(seeds=(1,), ratios=(0.1,), methods=("lgdea",))[0].config
+    [cell] = ablation(seeds=(1,), variants=(variant,))
+    parts = [
+        (f"{part}.{field.name}", getattr(getattr(config, part), field.name))
+        for config in (whole, cell.config)
+        for part in ("data", "model", "graph", "loss", "train")
+        for field in dataclasses.fields(getattr(config, part))
+    ]
+    before, after = dict(parts[: len(parts) // 2]), dict(parts[len(parts) // 2 :])
+    assert {name: after[name] for name in after if after[name] != before[name]} == differs
+    assert "relations" in {phase_at(step, "lgdea", cell.config.train) for step in range(500)}
+
+
+def test_the_extensions_are_left_out_one_by_one() -> None:
+    """Every term that the paper's terms lack has a variant of its own that lacks it, too."""
+    plan = [cell for cell in ablation(seeds=(1,)) if cell.variant != "paper's terms"]
+    for term in PAPER_TERMS:
+        assert sum(getattr(cell.config.loss, term) == 0 for cell in plan) == 1, term
+
+
+def test_the_control_on_pairs_alone_relates_nothing_and_is_of_lgdea() -> None:
+    plan = ablation(seeds=(1,), variants=CONTROLS)
+    assert [cell.variant for cell in plan] == [CONTROL] * len(COMPARED) + [PAIRS_CONTROL]
+    [alone] = [cell for cell in plan if cell.variant == PAIRS_CONTROL]
+    [without] = ablation(seeds=(1,), variants=("without unpaired images",))
+    assert alone.shuffled
+    assert alone.config == without.config
+    assert alone.config.train.relation_steps == 0
+    assert list(ABLATIONS)[-2:] == list(CONTROLS)
+
+
 def test_every_method_has_its_control_and_nothing_else_among_the_ablations() -> None:
     plan = ablation(seeds=(1, 2))
     assert len({cell.key for cell in plan}) == len(plan)
-    controls = {(cell.config.method, cell.config.seed) for cell in plan if cell.shuffled}
+    controls = {(cell.config.method, cell.config.seed) for cell in plan if cell.variant == CONTROL}
+    assert {cell.variant for cell in plan if cell.shuffled} == set(CONTROLS)
     assert controls == {(method, seed) for method in COMPARED for seed in (1, 2)}
     assert {cell.variant for cell in plan if cell.config.method != "lgdea"} == {CONTROL}
     whole = {cell.config.method: cell.config for cell in limited_pairing(seeds=(1,), ratios=(0.1,))}
@@ -206,6 +263,62 @@ def test_without_unpaired_reports_images_relate_to_copies_of_the_known_ones(tmp_
     for report_id in known:
         assert train.loc[f"{report_id}-copy", "report"] == train.loc[report_id, "report"]
     assert set(changed.split("test").studies["study_id"]) == set(corpus.split("test").studies["study_id"])
+
+
+def planted_whole_reports() -> tuple[TrainingData, RunConfig, LGDEAModel]:
+    """Sixty studies whose reports all differ, each report its only phrase."""
+    world, run = PlantedWorld(60, seed=0), planted_config(mode="graph")
+    world.reports = [f"{report} Comparison to film {number}." for number, report in enumerate(world.reports)]
+    model, processor = world.model(run)
+    data = world.training(24, processor.tokenizer)
+    order = [int(report_id[1:]) for report_id in data.evidence.report_ids]
+    return with_whole_reports(data, [world.reports[number] for number in order]), run, model.requires_grad_(False)
+
+
+def test_a_refresh_reads_whole_reports_and_a_batch_random_parts_of_them() -> None:
+    data, run, _ = planted_whole_reports()
+    assert len(data.evidence.phrases) == len(data.sentences) == 60
+    special, seen = set(data.special_ids), {}
+    for step in range(6):
+        batch = sample_batch(data, run, step, "text")
+        for phrase, tokens in zip(batch.phrases, batch.phrase_tokens.tolist(), strict=True):
+            report = data.sentences[data.phrase_report[phrase]]
+            whole = [token for sentence in report for token in sentence]
+            kept = data.phrase_tokens[phrase][data.phrase_mask[phrase]].tolist()
+            assert [token for token in kept if token not in special] == whole
+            part = [token for token in tokens if token not in special]
+            assert Counter(part) <= Counter(whole)
+            assert len(part) >= min(map(len, report))
+            seen.setdefault(phrase, set()).add(tuple(part))
+    assert max(map(len, seen.values())) > 2  # not always the same part
+
+
+def test_whole_reports_are_related_without_a_table_of_images_by_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, run, model = planted_whole_reports()
+    asked = Mock(wraps=refresh.encode_image_pool)
+    monkeypatch.setattr(refresh, "encode_image_pool", asked)
+    monkeypatch.setattr(refresh, "cross_affinity", Mock(side_effect=AssertionError("the affinity was asked")))
+    state = refresh.refresh_relations(model, data, replace_fields(run, keep=2))
+    assert asked.call_args.args[2] is None  # no responses of every image to every report
+    images, reports = len(data.unpaired_images), len(data.unpaired_reports)
+    assert state.relations.relations.nnz <= 2 * images  # else there would be nothing to lose
+    assert state.posterior.nnz <= state.relations.relations.nnz
+    tables = [value for part in (state, state.relations) for value in vars(part).values() if hasattr(value, "shape")]
+    held = [np.lib.array_utils.byte_bounds(table) for table in tables if not sparse.issparse(table)]
+    assert max(end - start for start, end in held) < 4 * images * reports  # a float32 each
+    statements = data.evidence.phrase_statement[data.evidence.report_phrases[data.unpaired_reports].indices]
+    found = state.statement_posterior(data.unpaired_images[:5], statements)
+    np.testing.assert_allclose(found, state.block(data.unpaired_images[:5], data.unpaired_reports), atol=1e-7)
+    assert found.any()
+    known = state.observation_known(data.unpaired_images[:5], statements)
+    reached = state.relations.rows(np.arange(5)).sum(dim=1, keepdim=True)
+    np.testing.assert_allclose(known, reached.expand(5, len(statements)), atol=1e-6)  # no report is silent of itself
+
+
+def test_whole_reports_refuse_the_affinity() -> None:
+    [cell] = limited_pairing(seeds=(1,), ratios=(0.1,), methods=("lgdea",))
+    with pytest.raises(ValueError, match=r"mode 'graph\*affinity' would ask every report of every image"):
+        dataclasses.replace(cell, whole_reports=True)
 
 
 @pytest.mark.slow

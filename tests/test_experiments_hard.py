@@ -2,14 +2,17 @@
 
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
+import numpy as np
 import pandas as pd
 import pytest
 from planted import PlantedWorld, config
 
+from lgdea_core import stages
 from lgdea_core.config import replace_fields
 from lgdea_core.experiments import __main__ as command
-from lgdea_core.experiments import hard, relations, tables
+from lgdea_core.experiments import hard, relations, tables, worlds
 from lgdea_core.experiments.cells import KEY, Cell
 from lgdea_core.experiments.plans import COMPARED, SEEDS, limited_pairing
 from lgdea_core.experiments.tables import add_row, read_table
@@ -114,6 +117,31 @@ def test_a_plan_has_minutes_and_trains_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("words", [("limited_pairing", "--ratios", "0.1"), ("relations",), ("label_draws",), ("hard",)])
+def test_a_plan_of_a_preset_that_nobody_has_timed_says_so(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if words == ("hard",):
+        keep_model(cells()[0])
+    lines = run(capsys, monkeypatch, *words, "--seeds", "1", "--preset", "ci", "--plan").splitlines()
+    planned = [line for line in lines if line.startswith("no estimate  ")]
+    [total] = [line for line in lines if "models to do" in line]
+    assert total.startswith(f"{len(planned)} models to do, no estimate, ")
+    assert planned
+    assert not any(" min" in line for line in lines)
+
+
+def test_a_plan_with_a_method_that_was_timed_says_how_many_were_not(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = dict(zip(KEY, cells()[1].key, strict=True)) | {"seconds": 90}
+    add_row(tables.table_path("limited_pairing"), timed)
+    words = ("limited_pairing", "--ratios", "0.1", "--seeds", "1", "--preset", "ci", "--plan", "--workers", "1")
+    lines = run(capsys, monkeypatch, *words).splitlines()
+    assert [line.strip().split("  ")[0] for line in lines[:-1]] == ["1.5 min", "no estimate", "no estimate"]
+    assert lines[-1].startswith("3 models to do, about 2 min and 2 without an estimate, 1 at a time")
+
+
 def test_the_plan_of_the_hard_set_says_what_is_missing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,12 +157,58 @@ def test_relations_are_planned_until_their_rows_are_there() -> None:
     models = relations.missing_relations(config, "phantom")
     starts = [model.config.train.pair_steps for model in models]
     assert starts == [config.train.pair_steps, *relations.STARTS]
-    assert [len(model.settings) for model in models] == [len(relations.SWEEPS) + 1, 1, 1, 1]
+    assert [len(model.settings) for model in models] == [len(relations.SWEEPS) + 3, 1, 1, 1]
+    assert [name for name, _ in models[0].settings[-3:]] == [
+        "random", "graph, shuffled pairs", "graph*affinity, shuffled pairs",
+    ]  # fmt: skip
     name, graph = models[0].settings[2]
     key = relations._key(config, "phantom", name, graph)
     add_row(tables.table_path("relations"), dict(zip(relations.KEY, key, strict=True)), relations.KEY)
     assert (name, graph) not in relations.missing_relations(config, "phantom")[0].settings
-    assert len(relations.missing_relations(config, "phantom")[0].settings) == len(relations.SWEEPS)
+    assert len(relations.missing_relations(config, "phantom")[0].settings) == len(relations.SWEEPS) + 2
+
+
+def test_relations_of_shuffled_pairs_spread_wrong_pairs_over_the_same_graphs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = limited_pairing(seeds=(1,), ratios=(0.2,), methods=("lgdea",), preset="ci")[0].config
+    config = replace_fields(config, studies=60, image_size=32, text_steps=1, pair_steps=1)
+    graph = replace(config.graph, mode="graph")
+    spread = Mock(wraps=relations.spread_seeds)
+    monkeypatch.setattr(relations, "spread_seeds", spread)
+    for module in (worlds, stages):
+        monkeypatch.setattr(module, "project_root", lambda: tmp_path)
+    names = ("graph", "graph, shuffled pairs", "random", "graph*affinity, shuffled pairs")
+    settings = [(name, replace(graph, mode=relations.SHUFFLED.get(name, "graph"))) for name in names]
+    rows = list(relations._rows(config, "phantom", settings))
+    assert [row["relations"] for row in rows] == list(names)
+    own, wrong, third = (call.args for call in spread.call_args_list)
+    np.testing.assert_array_equal(wrong[1].seed_pairs, third[1].seed_pairs)
+    true, shuffled = own[1].seed_pairs, wrong[1].seed_pairs
+    np.testing.assert_array_equal(true[:, 0], shuffled[:, 0])  # the same images,
+    assert sorted(true[:, 1]) == sorted(shuffled[:, 1])  # the same reports,
+    assert (true[:, 1] != shuffled[:, 1]).all()  # and no image with its own
+    for graphs in zip(own[0], wrong[0], strict=True):
+        assert (graphs[0] != graphs[1]).nnz == 0
+    assert rows[0]["label_auc"] != rows[1]["label_auc"]
+
+
+def test_the_summary_of_relations_is_over_seeds_setting_by_setting(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "no rows yet in" in run(capsys, monkeypatch, "relations", "--summary")
+    config = limited_pairing(seeds=(1,), ratios=(0.1,), methods=("lgdea",), preset="ci")[0].config
+    for name, first in (("random", 0.5), ("graph, shuffled pairs", 0.6)):
+        for seed, auc in zip(SEEDS, (first, first + 0.1, first + 0.2), strict=True):
+            key = relations._key(replace(config, seed=seed), "phantom", name, config.graph)
+            row = dict(zip(relations.KEY, key, strict=True)) | {"label_auc": auc, "auc_by_finding": "left out"}
+            add_row(tables.table_path("relations"), row, relations.KEY)
+    found = relations.relations_summary(read_table(tables.table_path("relations"), relations.KEY))
+    assert found[["relations", "seeds", "label_auc"]].values.tolist() == [
+        ["graph, shuffled pairs", 3, "0.700 ± 0.100"], ["random", 3, "0.600 ± 0.100"],
+    ]  # fmt: skip
+    assert "auc_by_finding" not in found
+    assert "0.700 ± 0.100" in run(capsys, monkeypatch, "relations", "--summary")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from lgdea_core.evaluation.harness import HEADLINES
 from lgdea_core.experiments.cells import MEASURES
 from lgdea_core.experiments.paper_tables import relation_base
+from lgdea_core.experiments.plans import ABLATIONS, CONTROLS
 from lgdea_core.figures_tables import (
     MEASURE_NAMES,
     PUBLISHED,
@@ -153,13 +154,24 @@ def test_rows_of_two_worlds_are_refused() -> None:
 
 def test_ablation_has_the_method_as_a_line_and_a_hollow_control() -> None:
     whole = pd.DataFrame([made_up("lgdea", 0.1, seed, auc=0.8) for seed in (1, 2, 3)])
-    figure = figure_ablation(ablations(), whole, VARIANTS)
+    figure = figure_ablation(ablations(), whole, VARIANTS, VARIANTS[-1:])
     axis = figure.axes[0]
     assert [text.get_text() for text in axis.get_yticklabels()] == list(VARIANTS)
     assert points(axis) == [([pytest.approx(0.62)], [place]) for place in range(3)]
     assert [c.lines[0].get_markerfacecolor() == "white" for c in axis.containers] == [False, False, True]
     [line] = [line for line in axis.lines if line.get_label() == "the method as it is"]
     assert set(np.round(line.get_xdata(), 9)) == {0.8}
+
+
+def test_every_control_of_the_ablation_is_hollow_and_nothing_else() -> None:
+    table = pd.DataFrame([made_up("lgdea", 0.1, 1, variant, auc=0.5) for variant in ABLATIONS])
+    axis = figure_ablation(table, pairing().iloc[:0], list(ABLATIONS), CONTROLS).axes[0]
+    hollow = [container.lines[0].get_markerfacecolor() == "white" for container in axis.containers]
+    names = [text.get_text() for text in axis.get_yticklabels()]
+    assert [name for name, drawn in zip(names, hollow, strict=True) if drawn] == [
+        "shuffled pairs", "shuffled pairs, without unpaired images",
+    ]  # fmt: skip
+    assert names == list(ABLATIONS)
 
 
 def test_controls_of_several_methods_have_a_line_each() -> None:
@@ -198,6 +210,19 @@ def test_relation_curves_move_one_setting_and_hold_the_others() -> None:
         "alpha (mode graph)", "neighbours (mode graph)", "affinity_sharpness (mode affinity)",
         "pair_steps (mode graph*affinity)",
     ]  # fmt: skip
+
+
+def test_relations_of_shuffled_pairs_are_a_line_where_their_mode_was_swept() -> None:
+    wrong = relation_base("demo") | {"world": "phantom", "paired_ratio": 0.1, "seed": 1, "preset": "demo"}
+    rows = [
+        wrong | {"relations": f"{mode}, shuffled pairs", "precision_at_1": height, "label_auc": 0.5}
+        for mode, height in (("graph", 0.06), ("graph*affinity", 0.08))
+    ]
+    figure = figure_relation_curves(pd.concat([relations(), pd.DataFrame(rows)]), relation_base("demo"))
+    found = [
+        [line.get_ydata()[0] for line in axis.lines if line.get_label() == "shuffled pairs"] for axis in figure.axes[:4]
+    ]
+    assert found == [[0.06], [0.06], [], [0.08]]  # the third sweeps the affinity, which has no seeds
 
 
 def test_relation_curves_name_sweeps_and_controls_that_are_missing() -> None:

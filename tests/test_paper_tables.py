@@ -122,6 +122,13 @@ def test_our_rows_are_mean_and_sample_deviation_over_seeds(tables: Path) -> None
     assert curve["sd"].isna().tolist() == [True, False], "one seed has no deviation"
 
 
+def test_a_source_names_the_code_that_measured_anew(tables: Path) -> None:
+    rows = [row("lgdea", 1, 0.7) | {"measured_commit": "fedcba9876543210"}, row("lgdea", 2, 0.8)]
+    pd.DataFrame(rows).to_csv(tables / "limited_pairing.csv", index=False)
+    ours = paper_tables.paper_tables()["zero_shot"].query("origin != @PUBLISHED")
+    assert set(ours["source"]) == {"figures/tables/limited_pairing.csv, code of 0123456, measured anew by fedcba9"}
+
+
 def test_a_table_whose_rows_are_not_made_holds_the_published_ones_and_says_what_makes_ours(tables: Path) -> None:
     assert set(paper_tables.paper_tables()["segmentation"]["origin"]) == {PUBLISHED}
     assert missing_rows("pairing_ratios") == []

@@ -49,6 +49,8 @@ class TrainingData:
     max_tokens: int
     regions: RegionData | None = None
     """only for a method that reads regions and tags"""
+    phrase_report: Int[np.ndarray, "phrases"] | None = None
+    """only where a phrase is a whole report: which; a batch then holds a random part of it, as it does of reports"""
 
     @property
     def unpaired_images(self) -> Int[np.ndarray, "_"]:
@@ -240,7 +242,10 @@ def sample_batch(
     reports = np.concatenate([pairs[:, 1], extra])
     phrases, drawn = _draw_phrases(data.evidence, reports, rng)
     report_tokens, report_mask = _report_tokens(data, reports, rng)
-    phrase_tokens, phrase_mask = trimmed(data.phrase_tokens[phrases], data.phrase_mask[phrases])
+    if data.phrase_report is None:
+        phrase_tokens, phrase_mask = trimmed(data.phrase_tokens[phrases], data.phrase_mask[phrases])
+    else:
+        phrase_tokens, phrase_mask = _report_tokens(data, data.phrase_report[phrases], rng)
     statements = data.evidence.phrase_statement[phrases]
     kinds = data.evidence.statement_observation[statements]
     holds_statement = _dense(data.evidence.report_statements[reports][:, statements])

@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
 
@@ -24,8 +25,18 @@ from lgdea_core.experiments.plans import (
     limited_pairing,
     real,
 )
-from lgdea_core.experiments.relations import measure_relations, missing_relations
-from lgdea_core.experiments.tables import estimated_minutes, missing_cells, read_table, run_cells, summary, table_path
+from lgdea_core.experiments.relations import KEY as RELATION_KEY
+from lgdea_core.experiments.relations import measure_relations, missing_relations, relations_summary
+from lgdea_core.experiments.remeasure import kept_models, older_rows, remeasure
+from lgdea_core.experiments.tables import (
+    estimated_minutes,
+    guessed_seconds,
+    missing_cells,
+    read_table,
+    run_cells,
+    summary,
+    table_path,
+)
 from lgdea_core.experiments.worlds import GENERATED, REAL
 
 Run = Callable[[argparse.Namespace], None]
@@ -62,6 +73,9 @@ def run_real(arguments: argparse.Namespace) -> None:
 
 def run_relations(arguments: argparse.Namespace) -> None:
     """Train the warm models that the table of relations lacks, and measure them."""
+    if arguments.summary:
+        _say_summary(relations_summary(read_table(table_path("relations"), RELATION_KEY)), "relations")
+        return
     configs = [
         RunConfig.from_preset(arguments.preset, paired_ratio=ratio, seed=seed)
         for ratio in arguments.ratios
@@ -81,7 +95,7 @@ def run_hard(arguments: argparse.Namespace) -> None:
     common = {"seeds": arguments.seeds, "preset": arguments.preset}
     cells = _planned(limited_pairing, ratios=arguments.ratios, methods=arguments.methods, **common)
     todo, untrained = hard.missing_measures(cells)
-    _say_plan([(hard.MINUTES_A_MODEL, _named(cell)) for cell in todo], 1, "hard_set")
+    _say_plan([(_guess(hard.SECONDS_A_MODEL, arguments), _named(cell)) for cell in todo], 1, "hard_set")
     for cell in untrained:
         _say(f"no model in {cell.folder / 'model'}; make it with\n    {hard.how_to_train(cell)}")
     if not arguments.plan:
@@ -118,7 +132,7 @@ def run_label_draws(arguments: argparse.Namespace) -> None:
         return
     models = downstream.pretrained(asg(arguments.seeds, arguments.methods, arguments.variants, arguments.preset))
     todo, untrained = label_draws.missing_draws(models, arguments.label_ratio, arguments.draws)
-    minutes = label_draws.SECONDS_A_TOWER * arguments.draws / 12 / 60
+    minutes = _guess(label_draws.SECONDS_A_TOWER * arguments.draws / 12, arguments)
     _say_plan([(minutes, str(work)) for work in todo], arguments.workers, label_draws.TABLE)
     _say_untrained(untrained)
     if todo and not arguments.plan:
@@ -143,11 +157,29 @@ def _train(cells: Sequence[Cell], table: str, arguments: argparse.Namespace) -> 
     if arguments.summary:
         _say_summary(summary(read_table(path)), table)
         return
+    if arguments.remeasure:
+        _remeasure(cells, path, arguments)
+        return
     todo = missing_cells(cells, path)
     lines = zip(estimated_minutes(todo, path), map(_named, todo), strict=True)
     _say_plan(lines, arguments.workers, table)
+    if older := len(older_rows(cells, path)):
+        _say(f"{older} rows that are there were measured by other code than this; see --remeasure")
     if not arguments.plan:
         run_cells(todo, path, arguments.workers)
+
+
+def _remeasure(cells: Sequence[Cell], path: Path, arguments: argparse.Namespace) -> None:
+    kept = kept_models(cells, path)
+    for cell in kept.ready:
+        _say(f"to measure  {_named(cell)}")
+    for cell in kept.gone:
+        _say(f"no model in {cell.folder / 'model'}: its row stays as it is")
+    for cell, differing in kept.foreign:
+        _say(f"another model in {cell.folder / 'model'}: its row stays as it is; {'; '.join(differing)}")
+    _say(f"{len(kept.ready)} rows to measure anew, {arguments.workers} at a time -> {path}")
+    if not arguments.plan:
+        remeasure(kept.ready, path, arguments.workers)
 
 
 def _say_untrained(models: Iterable[downstream.Pretrained]) -> None:
@@ -159,13 +191,22 @@ def _named(cell: Cell) -> str:
     return "  ".join(str(part) for part in cell.key if part != "")
 
 
-def _say_plan(lines: Iterable[tuple[float, str]], workers: int, table: str) -> None:
-    """One line for each model with its minutes, then their sum."""
+def _guess(seconds: float, arguments: argparse.Namespace) -> float | None:
+    """Minutes, or None where the guess was not taken on the preset."""
+    guess = guessed_seconds(arguments.preset, seconds)
+    return None if guess is None else guess / 60
+
+
+def _say_plan(lines: Iterable[tuple[float | None, str]], workers: int, table: str) -> None:
+    """One line for each model with its minutes, then their sum; None has no estimate, and the sum says how many."""
     lines = list(lines)
     for minutes, name in lines:
-        _say(f"{minutes:6.1f} min  {name}")
-    total = sum(minutes for minutes, _ in lines) / workers
-    _say(f"{len(lines)} models to do, about {total:.0f} min, {workers} at a time -> {table_path(table)}")
+        _say(f"{'no estimate' if minutes is None else f'{minutes:7.1f} min'}  {name}")
+    known = [minutes for minutes, _ in lines if minutes is not None]
+    total = f"about {sum(known) / workers:.0f} min" if known or not lines else "no estimate"
+    if known and len(known) < len(lines):
+        total += f" and {len(lines) - len(known)} without an estimate"
+    _say(f"{len(lines)} models to do, {total}, {workers} at a time -> {table_path(table)}")
 
 
 def _say_summary(rows: pd.DataFrame, table: str) -> None:
@@ -185,6 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     curve.add_argument("--ratios", type=float, nargs="+", help="paired ratios; the world's own by default")
     _world(curve)
     _training(curve)
+    _remeasuring(curve)
 
     parts = _command(experiments, "ablation", run_ablation, "lgdea with a part left out or replaced; shuffled pairs")
     _choices(parts, "--variants", tuple(ABLATIONS))
@@ -192,15 +234,18 @@ def _parser() -> argparse.ArgumentParser:
     _ratios(parts, (0.1,))
     _world(parts)
     _training(parts)
+    _remeasuring(parts)
 
     films = _command(experiments, "real", run_real, "methods and their controls on real films, with intervals")
     _methods(films)
     _choices(films, "--worlds", REAL)
     _training(films)
+    _remeasuring(films)
 
     relations = _command(experiments, "relations", run_relations, "what relations know after the warm-up, by setting")
     _ratios(relations, (0.1,))
     _world(relations)
+    _summary(relations)
 
     asked = _command(experiments, "hard", run_hard, "the hard set, asked of the models that limited_pairing left")
     _methods(asked)
@@ -212,6 +257,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _towers(towers)
     _training(towers)
+    _remeasuring(towers)
 
     lines = {
         "linear_probe": "what the towers that `asg` left show of a corpus's findings, at shares of the labels",
@@ -270,6 +316,11 @@ def _command(
 def _training(command: argparse.ArgumentParser) -> None:
     command.add_argument("--workers", type=int, default=2, help="trainings side by side; they share the CPU's threads")
     _summary(command)
+
+
+def _remeasuring(command: argparse.ArgumentParser) -> None:
+    line = "train nothing: where other code measured a row, ask the model that was kept again and replace it"
+    command.add_argument("--remeasure", action="store_true", help=line)
 
 
 def _summary(command: argparse.ArgumentParser) -> None:

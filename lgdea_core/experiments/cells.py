@@ -16,12 +16,13 @@ from lgdea_core.config import RunConfig, replace_fields
 from lgdea_core.data.batches import TrainingData, report_sentences
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.pairing import Pools
+from lgdea_core.data.texts import one_text, pad_tokens
 from lgdea_core.evaluation.harness import evaluate
 from lgdea_core.evaluation.regions import evaluate_regions
 from lgdea_core.evidence.extract import extract_evidence
 from lgdea_core.evidence.index import index_reports
 from lgdea_core.experiments.worlds import REAL, WORLDS, world_inputs
-from lgdea_core.model import LGDEAProcessor
+from lgdea_core.model import LGDEAModel, LGDEAProcessor
 from lgdea_core.refresh import refresh_relations
 from lgdea_core.relations import relation_quality
 from lgdea_core.schedule import phase_at
@@ -90,6 +91,8 @@ RELATION_MEASURES = (
 """Columns `relation_<name>`: quality of the last relations against the hidden truth, where the method has any."""
 RESAMPLES, INTERVAL_RESAMPLES = 200, 1000
 """Bootstrap draws of an evaluation: most tables hold estimates and their spread over seeds, few hold intervals."""
+TRAINED_BY = "trained_by.txt"
+"""File beside a kept model: the commit of its training. Cells of two tables that are the same share their folder."""
 COPY = "-copy"
 """Ends the study_id of a known report that stands in for unpaired ones."""
 
@@ -108,7 +111,7 @@ class Cell:
     oracle: bool = False
     """relations are the true pairs, which no method may know: an upper bound"""
     whole_reports: bool = False
-    """a report is one phrase, without evidence extraction"""
+    """a report is one phrase, without evidence extraction; relations by the graph alone"""
     known_reports: bool = False
     """copies of the paired reports take the place of the unpaired ones"""
     shuffled_regions: bool = False
@@ -117,6 +120,12 @@ class Cell:
     """the row has ASG's own measures, too"""
     intervals: bool = False
     """the row has the 95 % interval and the number of samples of every measure"""
+
+    def __post_init__(self) -> None:
+        if self.whole_reports and self.config.graph.mode != "graph":
+            raise ValueError(
+                f"whole reports: mode {self.config.graph.mode!r} would ask every report of every image; take mode graph"
+            )
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -137,13 +146,8 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     inputs, trained = train_cell(cell)
     seconds = time.perf_counter() - began
     save_trained(trained, cell.folder / "model")
-    resamples = INTERVAL_RESAMPLES if cell.intervals else RESAMPLES
-    metrics = evaluate(trained.state.model, trained.processor, inputs, resamples=resamples, progress=False)
-    row = dict(zip(KEY, cell.key, strict=True)) | headline_measures(
-        metrics, cell.intervals, MEASURES | FURTHER_MEASURES
-    )
-    if cell.regions:
-        row |= _region_measures(inputs, trained)
+    (cell.folder / TRAINED_BY).write_text(git_commit(project_root()) + "\n")
+    row = dict(zip(KEY, cell.key, strict=True)) | measure(cell, trained.state.model, trained.processor, inputs)
     if cell.config.reads_relations and cell.config.train.relation_steps:
         row |= _relation_measures(cell, inputs, trained)
     shutil.rmtree(cell.folder / "training")
@@ -158,19 +162,44 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     }
 
 
+def cell_inputs(cell: Cell) -> Inputs:
+    """Corpus, crops and pools of a cell; the films that judge it are among them."""
+    inputs = world_inputs(cell.world, cell.config)
+    if not cell.known_reports:
+        return inputs
+    corpus = known_reports_only(inputs.corpus, inputs.pools)
+    return inputs_of(corpus, replace_fields(cell.config, paired_ratio=1.0), progress=False)
+
+
+def measure(cell: Cell, model: LGDEAModel, processor: LGDEAProcessor, inputs: Inputs) -> dict[str, float]:
+    """What evaluation says of a cell's model, by column: some or all of `measured_columns`."""
+    resamples = INTERVAL_RESAMPLES if cell.intervals else RESAMPLES
+    metrics = evaluate(model, processor, inputs, resamples=resamples, progress=False)
+    row = headline_measures(metrics, cell.intervals, MEASURES | FURTHER_MEASURES)
+    if cell.regions:  # on boxes with their true names, whatever training saw
+        test = inputs.corpus.split("test").studies
+        evidence, _ = extract_evidence(test, cell.config.data.extractor, progress=False)
+        found = evaluate_regions(model, processor, inputs, evidence, resamples=RESAMPLES)
+        row |= headline_measures(found, measures=REGION_MEASURES)
+    return row
+
+
+def measured_columns(cell: Cell) -> list[str]:
+    """The columns that `measure` fills; without truth, or without the part of the model, one has no value."""
+    columns = [*MEASURES, *FURTHER_MEASURES]
+    columns += [f"{name}_{end}" for name in columns for end in ("low", "high", "n")] if cell.intervals else []
+    return columns + (list(REGION_MEASURES) if cell.regions else [])
+
+
 def train_cell(cell: Cell) -> tuple[Inputs, Trained]:
     """Train a cell, or go on where a killed run of it stopped."""
-    config = cell.config
-    inputs = world_inputs(cell.world, config)
-    if cell.known_reports:
-        corpus = known_reports_only(inputs.corpus, inputs.pools)
-        inputs = inputs_of(corpus, replace_fields(config, paired_ratio=1.0), progress=False)
+    config, inputs = cell.config, cell_inputs(cell)
     evidence, _ = extract_evidence(inputs.corpus.studies, config.data.extractor, progress=False)
     model, processor = fresh_model(config, inputs)
     shown = with_shuffled_regions(inputs, config.seed) if cell.shuffled_regions else inputs
     data = prepare_training(config, shown, evidence, processor, shuffled=cell.shuffled)
     if cell.whole_reports:
-        data = _with_whole_reports(data, inputs, processor)
+        data = with_whole_reports(data, inputs.reports(inputs.pools.report_ids))
     oracle = oracle_relations(inputs, data) if cell.oracle else None
     folder = cell.folder / "training"
     state, history = train(config, data, model, folder, fixed_graph=oracle, progress=False)
@@ -231,19 +260,22 @@ def oracle_relations(inputs: Inputs, data: TrainingData) -> sparse.csr_array:
     return sparse.csr_array((np.ones(len(pairs)), tuple(pairs.T)), shape=shape)
 
 
-def _with_whole_reports(data: TrainingData, inputs: Inputs, processor: LGDEAProcessor) -> TrainingData:
-    """The training data with each report as its only phrase."""
-    texts = [" ".join(report_sentences(report)) for report in inputs.reports(inputs.pools.report_ids)]
-    index = index_reports(texts, inputs.pools.report_ids)
-    tokens, mask = processor.tokens(list(index.phrases))
-    return replace(data, evidence=index, phrase_tokens=tokens, phrase_mask=mask)
+def with_whole_reports(data: TrainingData, reports: list[str]) -> TrainingData:
+    """The training data with each report as its only phrase, which makes a statement of its own.
 
+    A refresh reads it whole, up to `max_tokens`; in a batch a random part of its sentences stands for it, as for every
+    report, so that single sentences come into distribution, as the prompts are that the local terms are judged by.
 
-def _region_measures(inputs: Inputs, trained: Trained) -> dict[str, float]:
-    """`REGION_MEASURES` on the test films, whose boxes bear their true names."""
-    evidence, _ = extract_evidence(inputs.corpus.split("test").studies, trained.config.data.extractor, progress=False)
-    metrics = evaluate_regions(trained.state.model, trained.processor, inputs, evidence, resamples=RESAMPLES)
-    return headline_measures(metrics, measures=REGION_MEASURES)
+    Args:
+        data: of any evidence.
+        reports: texts in the order of its reports.
+    """
+    index = index_reports([" ".join(report_sentences(report)) for report in reports], data.evidence.report_ids)
+    held_by = index.report_phrases.tocsc()
+    first = held_by.indices[held_by.indptr[:-1]]  # reports of the same words share their phrase
+    whole = [one_text(data.sentences[report], data.special_ids, data.max_tokens) for report in first]
+    tokens, mask = pad_tokens(whole, data.special_ids[2])
+    return replace(data, evidence=index, phrase_tokens=tokens, phrase_mask=mask, phrase_report=first)
 
 
 def _relation_measures(cell: Cell, inputs: Inputs, trained: Trained) -> dict[str, float | None]:

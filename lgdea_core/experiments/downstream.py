@@ -28,7 +28,7 @@ from lgdea_core.evaluation.linear_probe import ProbeScore
 from lgdea_core.evaluation.segmentation import SegmentationScore
 from lgdea_core.evaluation.supervised import FROZEN
 from lgdea_core.experiments.cells import Cell
-from lgdea_core.experiments.tables import add_rows, mean_and_sd, read_table, side_by_side, table_path
+from lgdea_core.experiments.tables import add_rows, guessed_seconds, over_seeds, read_table, side_by_side, table_path
 from lgdea_core.experiments.worlds import build_world
 from lgdea_core.grounding import load
 from lgdea_core.stages import DATA_VARIABLE
@@ -217,16 +217,19 @@ def missing_jobs(
     return [job for job in jobs if job.model.ready], untrained
 
 
-def minutes_of(jobs: Sequence[Job]) -> list[float]:
-    """Minutes each job should take: the median of the rows of its corpus and share, else `SECONDS`."""
+def minutes_of(jobs: Sequence[Job]) -> list[float | None]:
+    """Minutes each job should take: the median of the rows of its corpus, share and preset, else `SECONDS` or None."""
     if not jobs:
         return []
     table = downstream_table(jobs[0].experiment)
-    measured = table.groupby(["corpus", "label_ratio"])["seconds"].median() if "seconds" in table else {}
-    return [
-        sum(float(measured.get((job.corpus, ratio), SECONDS[job.experiment])) for ratio in job.ratios) / 60
-        for job in jobs
-    ]
+    measured = table.groupby(["corpus", "label_ratio", "preset"])["seconds"].median() if "seconds" in table else {}
+    minutes = []
+    for job in jobs:
+        preset = job.model.config.preset
+        guess = guessed_seconds(preset, SECONDS[job.experiment])
+        seconds = [measured.get((job.corpus, ratio, preset), guess) for ratio in job.ratios]
+        minutes.append(None if None in seconds else float(sum(seconds)) / 60)
+    return minutes
 
 
 def run_jobs(jobs: Sequence[Job], workers: int) -> None:
@@ -267,10 +270,5 @@ def probe_intervals(corpus: str) -> pd.DataFrame:
 
 
 def downstream_summary(experiment: str) -> pd.DataFrame:
-    """`mean_and_sd` over seeds of every measure, and how many seeds; empty without rows."""
-    table = downstream_table(experiment)
-    if table.empty:
-        return table
-    groups = table.groupby([name for name in KEY if name != "seed"])
-    columns = [name for name in MEASURES if name in table]
-    return pd.concat([groups["seed"].nunique().rename("seeds"), groups[columns].agg(mean_and_sd)], axis=1).reset_index()
+    """`tables.over_seeds` of every measure."""
+    return over_seeds(downstream_table(experiment), KEY, MEASURES)

@@ -17,6 +17,7 @@ from lgdea_core.experiments.cells import KEY
 from lgdea_core.experiments.downstream import RANDOM
 from lgdea_core.experiments.plans import SHUFFLED_REGIONS, TOWERS
 from lgdea_core.experiments.relations import KEY as RELATION_KEY
+from lgdea_core.experiments.remeasure import MEASURED
 from lgdea_core.experiments.tables import read_table, table_path
 from lgdea_core.experiments.worlds import WORLDS, world_of
 from lgdea_core.figures import save_figure
@@ -300,5 +301,8 @@ def _spread(values: pd.Series) -> dict[str, float]:
 
 
 def _source(file: str, group: pd.DataFrame) -> str:
-    commits = sorted({commit[:7] for commit in group["commit"].astype(str)}) if "commit" in group else []
-    return f"figures/tables/{file}.csv" + (f", code of {', '.join(commits)}" if commits else "")
+    source = f"figures/tables/{file}.csv"
+    for column, words in (("commit", "code of"), (MEASURED, "measured anew by")):
+        commits = sorted({commit[:7] for commit in group[column].dropna().astype(str)}) if column in group else []
+        source += f", {words} {', '.join(commits)}" if commits else ""
+    return source

@@ -15,6 +15,9 @@ COMPARED = ("clip", "gloria", "lgdea")
 """Methods of the pairing curve, of its controls and of real films; any other can be asked for by name."""
 CONTROL = "shuffled pairs"
 """The variant that must fail, and the only one that every method has."""
+PAIRS_CONTROL = f"{CONTROL}, without unpaired images"
+"""The same of `lgdea` on the shuffled pairs alone: what `CONTROL` has beyond it came by the relations."""
+CONTROLS = (CONTROL, PAIRS_CONTROL)
 SILENT = {
     "reconstruction": 0.0,
     "prototype_penalty": 0.0,
@@ -43,13 +46,15 @@ class Variant:
     """fields of `Cell`"""
     without_relations: bool = False
     """the steps under relations go to the known pairs"""
+    without_text_phase: bool = False
+    """so do the steps of the text warm-up"""
 
 
 ABLATIONS = {
     "without unpaired images": Variant(without_relations=True),
     "without unpaired reports": Variant(switches={"known_reports": True}),
     "without prototypes": Variant(changes=SILENT | {"mode": "affinity"}),
-    "whole reports": Variant(switches={"whole_reports": True}),
+    "whole reports": Variant(changes={"mode": "graph"}, switches={"whole_reports": True}),
     "relations: graph": Variant(changes={"mode": "graph"}),
     "relations: affinity": Variant(changes={"mode": "affinity"}),
     "relations: affinity, sharpness matched": Variant(
@@ -57,10 +62,21 @@ ABLATIONS = {
     ),
     "relations: oracle": Variant(changes={"mode": "graph"}, switches={"oracle": True}),
     "paper's terms": Variant(changes={"mode": "graph"} | PAPER_TERMS),
+    "without local losses": Variant(changes={"mode": "graph", "local": 0.0, "local_unpaired": 0.0}),
+    "without lesion contrast": Variant(changes={"lesion": 0.0}),
+    "without text phase": Variant(changes={"text": 0.0}, without_text_phase=True),
+    "without consistency": Variant(changes={"consistency": 0.0}),
+    "without same observation": Variant(changes={"same_observation": 0.0}),
     CONTROL: Variant(switches={"shuffled": True}),
+    PAIRS_CONTROL: Variant(switches={"shuffled": True}, without_relations=True),
 }
-"""name -> what is left out or replaced; "relations: graph" is the paper's form of the relations, `without prototypes`
-compares with `relations: affinity`, and `shuffled pairs` must fail."""
+"""name -> what is left out or replaced; `CONTROLS` must fail.
+
+"relations: graph" is the paper's form of the relations. Two others have it and compare with it: "whole reports", as the
+affinity would ask every report of every image, and "without local losses", as it would read the local head that nothing
+trains there but "consistency", on itself; maps are then the global head's. "without prototypes" compares with
+"relations: affinity". "without text phase" places the prototypes before its first step, when the text tower has learnt
+nothing."""
 
 
 TOWERS = ("clip", "asg", "lgdea", "lgdea+asg")
@@ -100,7 +116,7 @@ def ablation(
     world: str = "phantom",
     preset: str = "demo",
 ) -> list[Cell]:
-    """Variants of `lgdea`, and the control of every method; the methods as they are stand in `limited_pairing`.
+    """Variants of `lgdea`, and `CONTROL` of every method; the methods as they are stand in `limited_pairing`.
 
     Args:
         seeds: each its own phantom and weights.
@@ -164,6 +180,8 @@ def _ablated(name: str, config: RunConfig, world: str) -> Cell:
     config = replace_fields(config, **variant.changes)
     if variant.without_relations:
         config = _pairs_only(config)
+    if variant.without_text_phase:
+        config = replace_fields(config, text_steps=0, pair_steps=config.train.text_steps + config.train.pair_steps)
     return Cell(world=world, config=config, variant=name, **variant.switches)
 
 

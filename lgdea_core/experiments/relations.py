@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 from tqdm.auto import tqdm
 
@@ -15,7 +16,8 @@ from lgdea_core.config import GraphConfig, RunConfig, replace_fields
 from lgdea_core.data.batches import TrainingData
 from lgdea_core.evidence.extract import extract_evidence
 from lgdea_core.experiments.cells import RELATION_MEASURES, rounded
-from lgdea_core.experiments.tables import SECONDS_A_STEP, add_row, read_table, table_path
+from lgdea_core.experiments.plans import CONTROL
+from lgdea_core.experiments.tables import SECONDS_A_STEP, add_row, guessed_seconds, over_seeds, read_table, table_path
 from lgdea_core.experiments.worlds import world_inputs
 from lgdea_core.refresh import EvidenceView, build_graphs, cross_affinity, spread_seeds, view_evidence
 from lgdea_core.relations import GraphRelations, Relations, combine_relations, relation_quality
@@ -26,7 +28,16 @@ logger = logging.getLogger("lgdea")
 
 KEY = ("world", "paired_ratio", "seed", "preset", "pair_steps", "relations", "alpha", "neighbours", "self_loop",
        "graph_exponent", "affinity_sharpness", "report_marginal")  # fmt: skip
-"""What tells two rows apart: `relations` is the mode, or "random" for the control."""
+"""What tells two rows apart: `relations` is the mode, or the name of a control: "random" or one of `SHUFFLED`."""
+SHUFFLED = {f"{mode}, {CONTROL}": mode for mode in ("graph", "graph*affinity")}
+"""Second control -> its mode: the warm model, its graphs and its affinity as they are, but every known pair joined to a
+wrong report before the pairs are spread.
+
+What it has beyond "random" comes without knowing which image belongs to which report: from the shape of the graphs,
+whose hubs any walk reaches, and in graph*affinity from the affinity. What the mode has beyond it, the known pairs
+brought by way of the graphs. It does not say what a model learns from shuffled pairs, for this one has learnt from the
+true ones: `ablation` does.
+"""
 QUALITY = (*RELATION_MEASURES, "precision_at_10", "pair_recall_at_10")
 STARTS = (60, 120, 360)
 """Pair steps before relations are built, beside the preset's own."""
@@ -53,9 +64,11 @@ class WarmModel:
     """name of the relations, and how they are made"""
 
     @property
-    def minutes(self) -> float:
-        """What its training should take."""
-        return SECONDS_A_STEP["lgdea"] * (self.config.train.text_steps + self.config.train.pair_steps) / 60
+    def minutes(self) -> float | None:
+        """What its training should take; None where nobody can say."""
+        steps = self.config.train.text_steps + self.config.train.pair_steps
+        seconds = guessed_seconds(self.config.preset, SECONDS_A_STEP["lgdea"] * steps)
+        return None if seconds is None else seconds / 60
 
     def __str__(self) -> str:
         data, steps = self.config.data, self.config.train.pair_steps
@@ -84,12 +97,21 @@ def measure_relations(models: Sequence[WarmModel]) -> None:
             add_row(table_path("relations"), row, KEY)
 
 
-def _settings(graph: GraphConfig, sweeps: Sequence[dict[str, Any]], control: bool) -> Iterator[tuple[str, GraphConfig]]:
+def relations_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """`tables.over_seeds` of every quality."""
+    return over_seeds(table, KEY, QUALITY)
+
+
+def _settings(
+    graph: GraphConfig, sweeps: Sequence[dict[str, Any]], controls: bool
+) -> Iterator[tuple[str, GraphConfig]]:
     for changes in sweeps:
         changed = replace(graph, **changes)
         yield changed.mode, changed
-    if control:
+    if controls:
         yield "random", graph
+        for name, mode in SHUFFLED.items():
+            yield name, replace(graph, mode=mode)
 
 
 def _key(config: RunConfig, world: str, name: str, graph: GraphConfig) -> tuple[Any, ...]:
@@ -106,8 +128,10 @@ def _rows(config: RunConfig, world: str, settings: Sequence[tuple[str, GraphConf
     folder = runs_folder() / "experiments" / "-".join(map(str, ("relations", *parts)))
     state, _ = train(config, data, model, folder, until="pairs", progress=False)
     view, truth = view_evidence(state.teacher, data), hidden_truth(inputs, data)
+    wrong = prepare_training(config, inputs, evidence, processor, shuffled=True)
     for name, graph in settings:
-        quality = relation_quality(_relations(name, graph, view, data, config.seed), *truth)
+        spread = wrong if name in SHUFFLED else data
+        quality = relation_quality(_relations(name, graph, view, spread, config.seed), *truth)
         commit = {"commit": git_commit(project_root())}
         yield dict(zip(KEY, _key(config, world, name, graph), strict=True)) | rounded(quality, QUALITY) | commit
     shutil.rmtree(folder)

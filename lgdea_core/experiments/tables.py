@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 import torch
+from filelock import FileLock
 from tqdm.auto import tqdm
 
 from lgdea_core.artifacts import project_root
@@ -28,6 +29,8 @@ SECONDS_A_STEP = {
     "carzero": 0.56, "asg": 0.8, "lgdea": 0.5, "lgdea+asg": 0.9,
 }  # fmt: skip
 """Of preset demo, two trainings side by side on two CPU cores: what a plan assumes before a table has rows."""
+GUESSED_ON = "demo"
+"""Preset of every such guess: what another costs is unknown before it has rows."""
 
 
 def table_path(name: str) -> Path:
@@ -48,9 +51,40 @@ def add_row(path: Path, row: dict[str, Any], key: Sequence[str] = KEY) -> None:
 
 
 def add_rows(path: Path, rows: Sequence[dict[str, Any]], key: Sequence[str] = KEY) -> None:
-    """Add several rows at once, as `add_row` does: all of them or none."""
+    """Add several rows at once, as `add_row` does: all of them or none.
+
+    Several processes may add to one table: each waits for its turn to read, add and replace.
+    """
+    with _alone_with(path):
+        _write(path, read_table(path, key), rows, key)
+
+
+def replace_values(path: Path, values: dict[str, Any], key: Sequence[str] = KEY) -> None:
+    """Change some values of a row, or add some; the others stay.
+
+    Args:
+        path: of the table.
+        values: by column, those of the key among them, which say which row.
+        key: columns that tell two rows apart.
+
+    Raises:
+        ValueError: the table has no such row.
+    """
+    with _alone_with(path):
+        table = read_table(path, key)
+        own = (table[list(key)] == [values[name] for name in key]).all(axis=1)
+        if not own.any():
+            raise ValueError(f"{path}: no row {', '.join(str(values[name]) for name in key)}; it is gone")
+        _write(path, table[~own], [table[own].iloc[0].to_dict() | values], key)
+
+
+def _alone_with(path: Path) -> FileLock:
+    """What a process holds while it changes a table; the empty file beside it stays, for others may wait on it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    old = read_table(path, key)
+    return FileLock(path.with_name(f".{path.name}.lock"))
+
+
+def _write(path: Path, old: pd.DataFrame, rows: Sequence[dict[str, Any]], key: Sequence[str]) -> None:
     new = pd.DataFrame(rows)
     table = pd.concat([old, new], ignore_index=True) if len(old) else new
     part = path.with_name(path.name + ".part")
@@ -59,13 +93,24 @@ def add_rows(path: Path, rows: Sequence[dict[str, Any]], key: Sequence[str] = KE
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """`mean_and_sd` over seeds of every measure, and how many seeds; empty without rows."""
+    """`over_seeds` of every measure of the trainings."""
+    measures = {*MEASURES, *REGION_MEASURES}
+    return over_seeds(table, KEY, [name for name in table if name in measures or name.startswith("relation_")])
+
+
+def over_seeds(table: pd.DataFrame, key: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    """`mean_and_sd` of columns over rows that differ in their seed alone, and how many seeds; empty without rows.
+
+    Args:
+        table: has the columns.
+        key: what tells two rows apart.
+        columns: which; ones that the table lacks are left out.
+    """
     if table.empty:
         return table
-    groups = table.groupby([name for name in KEY if name != "seed"], sort=True)
-    measures = {*MEASURES, *REGION_MEASURES}
-    columns = [name for name in table.columns if name in measures or name.startswith("relation_")]
-    return pd.concat([groups["seed"].nunique().rename("seeds"), groups[columns].agg(mean_and_sd)], axis=1).reset_index()
+    groups = table.groupby([name for name in key if name != "seed"], sort=True)
+    measured = groups[[name for name in columns if name in table]].agg(mean_and_sd)
+    return pd.concat([groups["seed"].nunique().rename("seeds"), measured], axis=1).reset_index()
 
 
 def mean_and_sd(values: pd.Series) -> str:
@@ -82,16 +127,22 @@ def missing_cells(cells: Sequence[Cell], path: Path) -> list[Cell]:
     return [cell for cell in cells if cell.key not in done]
 
 
-def estimated_minutes(cells: Sequence[Cell], path: Path) -> list[float]:
-    """Minutes each cell should take: the median of its method's rows, else `SECONDS_A_STEP`."""
+def guessed_seconds(preset: str, seconds: float) -> float | None:
+    """A guess, or None where it was not taken on this preset."""
+    return seconds if preset == GUESSED_ON else None
+
+
+def estimated_minutes(cells: Sequence[Cell], path: Path) -> list[float | None]:
+    """Minutes each cell should take: the median of its method's rows, else `SECONDS_A_STEP` where it holds, or None."""
     table = read_table(path)
     timed = table.dropna(subset=["seconds"]) if "seconds" in table else table
     measured = timed.groupby(["method", "preset"])["seconds"].median() if len(timed) else {}
     minutes = []
     for cell in cells:
         config = cell.config
-        guess = SECONDS_A_STEP[config.method] * config.train.total_steps
-        minutes.append(float(measured.get((config.method, config.preset), guess)) / 60)
+        guess = guessed_seconds(config.preset, SECONDS_A_STEP[config.method] * config.train.total_steps)
+        seconds = measured.get((config.method, config.preset), guess)
+        minutes.append(None if seconds is None else float(seconds) / 60)
     return minutes
 
 
@@ -101,11 +152,16 @@ def run_cells(cells: Sequence[Cell], path: Path, workers: int) -> None:
     A killed run loses what was training (and goes on from its checkpoint); rows are never lost.
     """
     todo = missing_cells(cells, path)
-    for world, config in {(cell.world, cell.config.seed): (cell.world, cell.config) for cell in todo}.values():
-        build_world(world, config)
+    build_worlds(todo)
     for row in side_by_side(run_cell, todo, workers, path.stem):
         add_row(path, row)
         logger.info("%s", row)
+
+
+def build_worlds(cells: Sequence[Cell]) -> None:
+    """Make what is made on first use once, before several processes want it."""
+    for world, config in {(cell.world, cell.config.seed): (cell.world, cell.config) for cell in cells}.values():
+        build_world(world, config)
 
 
 def side_by_side(make: Callable[[Work], Made], todo: Sequence[Work], workers: int, name: str) -> Iterator[Made]:
