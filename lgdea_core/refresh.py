@@ -14,7 +14,6 @@ from lgdea_core.data.batches import TrainingData
 from lgdea_core.graph import (
     Propagation,
     evidence_descriptor,
-    graph_stats,
     knn_affinity,
     propagate,
     seed_matrix,
@@ -22,6 +21,7 @@ from lgdea_core.graph import (
 )
 from lgdea_core.inference import encode_image_pool, encode_phrases, observation_embeddings, report_evidence
 from lgdea_core.model import LGDEAModel
+from lgdea_core.monitors import graph_stats
 from lgdea_core.prototypes import assignment_sharpness
 from lgdea_core.relations import CrossAffinity, Relations, combine_relations
 
