@@ -107,7 +107,7 @@ class GraphConfig:
     alpha: float = 0.8
     """share of a relation taken from neighbours, in (0, 1)"""
     self_loop: float = 1.0
-    """s of eq. 13; with 0 only walks of equal length on both sides count"""
+    """s of eq. 13, in mean edge weights; with 0 only walks of equal length on both sides count"""
     tolerance: float = 1e-3
     """change of the unpaired block in one step, relative to that block, that counts as standing still"""
     max_steps: int = 60
@@ -126,7 +126,8 @@ class GraphConfig:
     def __post_init__(self) -> None:
         _check_range("alpha", self.alpha, 0, 1, open_ends=True)
         _check_choice("mode", self.mode, ("graph", "affinity", "graph*affinity"))
-        _check_range("self_loop", self.self_loop, 0, 1e6)
+        for name in ("self_loop", "graph_exponent", "affinity_sharpness"):
+            _check_range(name, getattr(self, name), 0, 1e6)
         _check_range("tolerance", self.tolerance, 0, 1, open_ends=True)
         for name in ("neighbours", "max_steps", "keep"):
             _check_range(name, getattr(self, name), 1, 1_000_000)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
-from scipy.sparse import csgraph
 
 logger = logging.getLogger("lgdea")
 Csr = sparse.csr_array
@@ -264,8 +263,8 @@ def propagate(
     known before, from `PROBES` random projections of each side.
 
     The unpaired block (images without a seed x reports without a seed) stands still when a step changes it by less than
-    `tolerance` times its own Frobenius norm and reaches no further image; where it has no mass, all of `P` takes its
-    place. Not standing still after `max_steps` is a logged warning and `converged=False`: training goes on.
+    `tolerance` times its own Frobenius norm and reaches no further image or report; where it has no mass, all of `P`
+    takes its place. Not standing still after `max_steps` is a logged warning and `converged=False`: training goes on.
     A row is cut to its `keep` largest entries among reports with a seed, and its `keep` largest among those without:
     entries at seeds are so much larger that a common cut would leave little of the unpaired block. Entries equal to the
     last one kept stay too: any choice between them would favour the same reports in every row.
@@ -290,7 +289,9 @@ def propagate(
         if converged := change < tolerance and not reaching:
             break
     if not converged:
-        logger.warning("relations still move by %.0e after %d steps; raise max_steps or lower alpha", change, max_steps)
+        further = " and reach further nodes" if reaching else ""
+        message = "relations still move by %.0e%s after %d steps; raise max_steps or lower alpha"
+        logger.warning(message, change, further, max_steps)
     size, parts, mass = max(1, BLOCK_ENTRIES // max(1, *seeds.shape)), [], np.zeros((2, 2))
     for start in range(0, seeds.shape[0], size):
         rows = np.arange(start, min(start + size, seeds.shape[0]))
@@ -331,14 +332,16 @@ def _check_walk(seeds: Csr, images: Csr, reports: Csr, alpha: float) -> None:
 
 
 def _changes(seeds: Csr, images: Csr, reports: Csr, alpha: float) -> Iterator[tuple[float, bool]]:
-    """Relative change of each step, and whether it reaches further images.
+    """Relative change of each step, and whether it reaches further images or reports.
 
     E (x . M v)^2 = |M|_F^2 for Gaussian x and v; the first projections see the unpaired block, the second everything.
+    A seed starts walks only where both its image and its report have somewhere to go.
     """
     rng = np.random.default_rng(0)
     rows, cols = (rng.standard_normal((2, nodes, PROBES)) for nodes in seeds.shape)
     rows[0, seeds.sum(axis=1) > 0] = cols[0, seeds.sum(axis=0) > 0] = 0
-    reached = (seeds @ (reports.sum(axis=0) > 0).astype(float)) > 0
+    reached_images = (seeds @ (reports.sum(axis=0) > 0).astype(float)) > 0
+    reached_reports = (seeds.T @ (images.sum(axis=0) > 0).astype(float)) > 0
     walked, total, weight = _project(rows, seeds, cols), 0, 1
     while True:
         total, weight = total + (1 - alpha) * weight * walked, weight * alpha
@@ -347,8 +350,11 @@ def _changes(seeds: Csr, images: Csr, reports: Csr, alpha: float) -> Iterator[tu
         change = np.linalg.norm(weight * (walked - previous), axis=(1, 2))
         norm = np.linalg.norm(total + weight * walked, axis=(1, 2))
         where = 0 if norm[0] > 0 else 1
-        before, reached = reached.sum(), reached | ((images @ reached.astype(float)) > 0)
-        yield float(change[where] / norm[where]) if norm[where] > 0 else 0.0, bool(reached.sum() > before)
+        before = reached_images.sum() + reached_reports.sum()
+        reached_images = reached_images | ((images @ reached_images.astype(float)) > 0)
+        reached_reports = reached_reports | ((reports @ reached_reports.astype(float)) > 0)
+        reaching = bool(reached_images.sum() + reached_reports.sum() > before)
+        yield float(change[where] / norm[where]) if norm[where] > 0 else 0.0, reaching
 
 
 def _project(rows: np.ndarray, seeds: Csr, cols: np.ndarray) -> Float[np.ndarray, "2 probes probes"]:
@@ -374,26 +380,3 @@ def _rows_after(
         relations *= alpha
         relations[ends] += (1 - alpha) * at_seeds.pop()
     return np.ascontiguousarray(relations.T)
-
-
-def hubness(affinity: Csr) -> dict[str, float]:
-    """Skewness, largest and mean of the neighbour counts: without hubs a skewness near 0, with hubs 3 and more."""
-    counts = np.diff(affinity.indptr).astype(float)
-    mean, deviation = (counts.mean(), counts.std()) if len(counts) else (0.0, 0.0)
-    skewness = float((((counts - mean) / deviation) ** 3).mean()) if deviation > 0 else 0.0
-    return {"skewness": skewness, "max": float(counts.max(initial=0)), "mean": float(mean)}
-
-
-def graph_stats(affinity: Csr) -> dict[str, Any]:
-    """Size, neighbour counts, components and hubs of a graph, as plain numbers for graph_stats.json."""
-    counts = np.diff(affinity.indptr)
-    components, member = csgraph.connected_components(affinity, directed=False)
-    return {
-        "nodes": len(counts),
-        "edges": int(sparse.triu(affinity, k=1).nnz),
-        "isolated": int((counts == 0).sum()),
-        "weight_mean": float(affinity.data.mean()) if affinity.nnz else 0.0,
-        "components": int(components),
-        "largest_component": int(np.bincount(member, minlength=1).max()),
-        "hubness": hubness(affinity),
-    }

@@ -74,10 +74,18 @@ def prototype_penalty(prototypes: Float[Tensor, "prototypes dim"], norm: str) ->
 def evidence_divergence(
     teacher: Float[Tensor, "n prototypes"], student: Float[Tensor, "n prototypes"], weights: Float[Tensor, "n"]
 ) -> Float[Tensor, ""]:
-    """Weighted mean of `KL(teacher || student)` in nats (LGDEA eq. 9 on pairs, eq. 15 under the relations).
+    """Mean weighted `KL(teacher || student)` in nats (LGDEA eq. 9 on pairs, eq. 15 under the relations).
 
-    The report teaches: no gradient flows into `teacher`. Two uniform distributions cost 0, so the usage entropy must
-    be watched. A teacher row of zeros (no evidence) costs 0 and does not count in the mean; neither does weight 0.
+        loss = sum_n w_n KL(teacher_n || student_n) / |{n: w_n > 0, teacher_n has evidence}|
+
+    The weights are not brought to sum 1: twice the weights, twice the loss. The report teaches: no gradient flows into
+    `teacher`. Two uniform distributions cost 0, so the sharpness of the assignments must be watched. A teacher row of
+    zeros (no evidence) costs 0 and does not count; neither does weight 0.
+
+    Args:
+        teacher: evidence distributions; rows sum to 1, or to 0 without evidence.
+        student: evidence distributions of the images.
+        weights: `w >= 0`: 1 for pairs, an image's confidence under the relations.
     """
     teacher = teacher.detach()  # the report teaches
     divergence = (torch.xlogy(teacher, teacher) - teacher * student.clamp(min=1e-12).log()).sum(dim=1)

@@ -14,7 +14,6 @@ from lgdea_core.data.batches import TrainingData
 from lgdea_core.graph import (
     Propagation,
     evidence_descriptor,
-    graph_stats,
     knn_affinity,
     propagate,
     seed_matrix,
@@ -22,8 +21,8 @@ from lgdea_core.graph import (
 )
 from lgdea_core.inference import encode_image_pool, encode_phrases, observation_embeddings, report_evidence
 from lgdea_core.model import LGDEAModel
-from lgdea_core.prototypes import assignment_sharpness
-from lgdea_core.relations import CrossAffinity, GraphRelations, Relations, combine_relations
+from lgdea_core.monitors import graph_stats, hubness
+from lgdea_core.relations import AffinityRelations, CrossAffinity, GraphRelations, Relations, combine_relations
 
 logger = logging.getLogger("lgdea")
 
@@ -39,8 +38,6 @@ class EvidenceView(NamedTuple):
     report_evidence: Float[np.ndarray, "reports prototypes"]
     responses: Float[np.ndarray, "images observations"]
     """local response of each image to each observation (E); no columns where they were not asked for"""
-    phrase_sharpness: float
-    """mean largest membership of a phrase"""
 
 
 class Graphs(NamedTuple):
@@ -58,8 +55,7 @@ def view_evidence(
     observations = observation_embeddings(data.evidence, phrases) if responses else None
     images = encode_image_pool(teacher, data.images, observations, progress=progress)
     reports = report_evidence(teacher, data.evidence, phrases)
-    sharpness = float(assignment_sharpness(teacher.assign_phrases(phrases.to(teacher.prototypes.device))))
-    return EvidenceView(images.evidence, images.image_embeds, reports, images.responses, sharpness)
+    return EvidenceView(images.evidence, images.image_embeds, reports, images.responses)
 
 
 def build_graphs(view: EvidenceView, config: GraphConfig) -> Graphs:
@@ -106,6 +102,8 @@ class RelationState:
     weights: Float[np.ndarray, "unpaired"]
     posterior: Float[np.ndarray, "unpaired statements"] | sparse.csr_array
     known: Float[np.ndarray, "unpaired observations"]
+    report_mass: Float[np.ndarray, "unpaired_reports"]
+    """column sums of the relations: how many images each report stands for"""
     stats: dict[str, Any]
 
     def _rows(self, images: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
@@ -158,24 +156,34 @@ def refresh_relations(
     """
     graph_config, stats = config.graph, {}
     view = view_evidence(teacher, data, responses="affinity" in graph_config.mode)
-    if graph is None and "graph" in graph_config.mode:
-        propagation = spread_seeds(build_graphs(view, graph_config), data, graph_config)
-        graph = propagation.unpaired_block()
-        stats = {"propagation_steps": propagation.steps, "propagation_converged": int(propagation.converged)}
+    if "graph" in graph_config.mode:
+        graphs = build_graphs(view, graph_config)
+        for name, affinity in graphs._asdict().items():  # image_affinity, report_affinity
+            stats[name.replace("affinity", "hubness")] = hubness(affinity)["skewness"]
+        if graph is None:
+            propagation = spread_seeds(graphs, data, graph_config)
+            graph = propagation.unpaired_block()
+            stats |= {
+                "propagation_steps": propagation.steps,
+                "propagation_converged": int(propagation.converged),
+                "pruned_unpaired_mass": propagation.pruned_unpaired_mass,
+            }
     affinity = cross_affinity(view, data, graph_config.affinity_sharpness) if "affinity" in graph_config.mode else None
     relations = combine_relations(graph_config, graph, affinity)
+    if isinstance(relations, AffinityRelations) and relations.marginal_errors:
+        stats["marginal_error"] = relations.marginal_errors[-1]
     choice = relations.expected_evidence(torch.from_numpy(view.report_evidence[data.unpaired_reports]))
     agreement = choice.agreement.numpy()
     mean = agreement[agreement > 0].mean() if (agreement > 0).any() else 1.0
     if graph is not None:
         stats["graph_reached_images"] = float((graph.sum(axis=1) > 0).mean())
+    posterior, known, report_mass = _sums(relations, data, config.loss.same_observation)
     stats |= {
-        "assignment_sharpness": view.phrase_sharpness,
         "reached_images": float((agreement > 0).mean()),
+        "max_column_mass": float(report_mass.max() / report_mass.mean()) if report_mass.any() else 0.0,
         "effective_reports": float(choice.entropy.exp().mean()),
         "agreement": float(agreement.mean()),
     }
-    posterior, known = _posterior(relations, data, config.loss.same_observation)
     return RelationState(
         relations=relations,
         unpaired_images=data.unpaired_images,
@@ -184,14 +192,19 @@ def refresh_relations(
         weights=np.clip(agreement / mean, 0, LARGEST_CONFIDENCE).astype(np.float32),
         posterior=posterior,
         known=known,
+        report_mass=report_mass,
         stats=stats,
     )
 
 
-def _posterior(
+def _sums(
     relations: Relations, data: TrainingData, same_observation: float
-) -> tuple[Float[np.ndarray, "unpaired statements"] | sparse.csr_array, Float[np.ndarray, "unpaired observations"]]:
-    """What `statement_posterior` and `observation_known` read.
+) -> tuple[
+    Float[np.ndarray, "unpaired statements"] | sparse.csr_array,
+    Float[np.ndarray, "unpaired observations"],
+    Float[np.ndarray, "unpaired_reports"],
+]:
+    """What `statement_posterior` and `observation_known` read, and column sums, in one pass over the relations.
 
         known[u, o] = sum_r P[u, r] k[r, o],  k of `EvidenceIndex.known`
         posterior[u, t] = sum_r P[u, r] h[r, t] / known[u, o(t)],  h = 1 where it makes statement t,
@@ -207,19 +220,20 @@ def _posterior(
         made = sparse.csr_array(evidence.report_statements)[data.unpaired_reports]
         reached = relations.relations.sum(axis=1).astype(np.float32)
         known = np.broadcast_to(reached[:, None], (len(reached), made.shape[1]))
-        return (relations.relations @ made).astype(np.float32), known
+        return (relations.relations @ made).astype(np.float32), known, relations.relations.sum(axis=0)
     statements = torch.from_numpy(evidence.report_statements[data.unpaired_reports].toarray())
     observations = torch.from_numpy(evidence.report_observations[data.unpaired_reports].toarray())
     kinds = torch.from_numpy(evidence.statement_observation)
     speaks = torch.from_numpy(evidence.known(data.unpaired_reports, np.arange(len(evidence.observation_names))))
-    posteriors, knowns = [], []
+    posteriors, knowns, mass = [], [], torch.zeros(relations.reports, dtype=torch.float64)
     for _, rows in relations.blocks():
         rows = rows.cpu().float()
+        mass += rows.sum(dim=0, dtype=torch.float64)
         made = torch.maximum(rows @ statements, same_observation * (rows @ observations)[:, kinds])
         known = rows @ speaks
         posteriors.append((made / known[:, kinds].clamp(min=1e-12)).clamp(max=1))
         knowns.append(known)
-    return torch.cat(posteriors).numpy(), torch.cat(knowns).numpy()
+    return torch.cat(posteriors).numpy(), torch.cat(knowns).numpy(), mass.numpy()
 
 
 def describe(graphs: Graphs, propagation: Propagation) -> dict[str, Any]:

@@ -45,6 +45,11 @@ def last_step(until: str, schedule: TrainConfig) -> int:
     return {"text": schedule.text_steps, "pairs": pairs, "end": schedule.total_steps}[until]
 
 
+def placed_at(schedule: TrainConfig) -> int:
+    """The step before which prototypes are placed on the phrases: half of the text warm-up is done."""
+    return schedule.text_steps // 2
+
+
 def refresh_due(step: int, schedule: TrainConfig) -> bool:
     """Every `refresh_every` steps from the first one with relations on."""
     return (step - schedule.text_steps - schedule.pair_steps) % schedule.refresh_every == 0

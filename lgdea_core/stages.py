@@ -32,6 +32,7 @@ from lgdea_core.figures import save_figure
 from lgdea_core.grounding import gradcam, ground
 from lgdea_core.inference import IMAGES_AT_ONCE, evaluating
 from lgdea_core.model import LGDEAModel, LGDEAProcessor, build_model
+from lgdea_core.monitors import truth_monitor
 from lgdea_core.training import CHECKPOINT, TrainState, seed_everything, train
 from lgdea_core.vocabulary import REGIONS
 
@@ -209,7 +210,8 @@ def train_variant(
             end, `training/<variant>` of all; the second goes on from the first.
         inputs: corpus and pools.
         evidence: rows of `evidence.parquet`.
-        variant: which of `VARIANTS`.
+        variant: which of `VARIANTS`; where the corpus knows which findings the unpaired studies have, the history
+            holds the quality of every variant's relations (`monitors.TRUTH`).
         until: phase after which to stop.
         first_graph: see `training.train`.
         progress: show a bar.
@@ -223,7 +225,9 @@ def train_variant(
         _continue_from(folder.with_name(f"{variant}_warm") / CHECKPOINT, folder / CHECKPOINT)
     else:
         folder = folder.with_name(f"{variant}_warm")  # its own, so that a rerun never sees a later stage's weights
-    state, history = train(config, data, model, folder, until=until, first_graph=first_graph, progress=progress)
+    monitor = truth_monitor(*hidden_truth(inputs, data)) if config.reads_relations else None
+    options = {"first_graph": first_graph, "after_refresh": monitor, "progress": progress}
+    state, history = train(config, data, model, folder, until=until, **options)
     return Trained(state=state, history=history, processor=processor, data=data, config=config)
 
 

@@ -8,7 +8,7 @@ import math
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,18 +27,16 @@ from lgdea_core.data.batches import Batch, TrainingData, sample_batch
 from lgdea_core.inference import encode_phrases
 from lgdea_core.methods import METHOD_TERMS, Terms, total_loss
 from lgdea_core.model import LGDEAModel
+from lgdea_core.monitors import evidence_space, warn_of_collapse, warn_of_relations
 from lgdea_core.prototypes import initial_prototypes
 from lgdea_core.refresh import RelationState, refresh_relations
-from lgdea_core.schedule import checkpoint_due, last_step, learning_rate_at, phase_at, ramp_at, refresh_due
+from lgdea_core.relations import Relations
+from lgdea_core.schedule import checkpoint_due, last_step, learning_rate_at, phase_at, placed_at, ramp_at, refresh_due
 
 logger = logging.getLogger("lgdea")
 
 CHECKPOINT = "checkpoint"
 """A run's newest resumable state: a folder that is replaced whole."""
-COLLAPSED_USAGE = 0.25
-"""Share of the largest possible usage entropy below which prototypes count as collapsed."""
-COLLAPSED_RECONSTRUCTION = 1e-3
-"""Reconstruction loss below which phrases count as collapsed."""
 PLACED_ON = 5000
 """Most frequent phrases that the prototypes are placed on."""
 
@@ -102,6 +100,7 @@ def train(
     fixed_graph: sparse.csr_array | None = None,
     progress: bool = True,
     after_step: Callable[[int], None] | None = None,
+    after_refresh: Callable[[Relations], Mapping[str, float]] | None = None,
 ) -> tuple[TrainState, pd.DataFrame]:
     """Train, or go on from the folder's checkpoint, until the end of a phase.
 
@@ -119,6 +118,8 @@ def train(
         fixed_graph: relations (unpaired block) to use instead of any propagation: an experiment's oracle.
         progress: show a bar.
         after_step: called with the number of steps done; an exception from it ends training like a kill.
+        after_refresh: called with the new relations; the numbers it returns go into the history and nowhere else, so it
+            may know the hidden truth (`monitors.truth_monitor`).
 
     Returns:
         The state, and the history: one row per logged step with every term by name.
@@ -144,7 +145,10 @@ def train(
             first = state.step == config.train.text_steps + config.train.pair_steps
             graph = first_graph if first and fixed_graph is None else fixed_graph
             relations = refresh_relations(state.teacher, data, config, graph=graph)
-        if config.reads_relations and state.step == config.train.text_steps // 2:
+            warn_of_relations(relations.report_mass, relations.stats["effective_reports"], state.step)
+            if after_refresh is not None:
+                relations.stats.update(after_refresh(relations.relations))
+        if config.reads_relations and state.step == placed_at(config.train):
             place_prototypes(state, data, config.seed)
         process = (accelerator.process_index, accelerator.num_processes)
         batch = sample_batch(data, config, state.step, phase, relations, process).to(accelerator.device)
@@ -227,7 +231,7 @@ def _take_step(
     update_teacher(state.teacher, state.model, schedule.teacher_decay)
     state.step += 1
     if state.step % schedule.log_every == 0 or state.step in (1, schedule.total_steps):
-        _log(state, terms, loss, rate, ramp, config, relations)
+        _log(state, batch, terms, loss, rate, ramp, config, relations)
     return loss.detach()
 
 
@@ -261,6 +265,7 @@ def place_prototypes(state: TrainState, data: TrainingData, seed: int) -> None:
 
 def _log(
     state: TrainState,
+    batch: Batch,
     terms: Terms,
     loss: Tensor,
     rate: float,
@@ -274,7 +279,9 @@ def _log(
     row = {"step": state.step, "phase": phase, "learning_rate": rate, "ramp": ramp, "loss": loss.item(), **values}
     if "usage" in values:
         row["usage_entropy"] = -values["usage"]
-        warn_of_collapse(row["usage_entropy"], len(state.model.prototypes), values["reconstruction"], state.step)
+        row |= evidence_space(state.model, batch)
+        if state.step > placed_at(config.train):  # before, prototypes are random, and about to be replaced
+            warn_of_collapse(row, state.model.config)
     if phase == "relations" and relations is not None:
         row |= {name: value for name, value in relations.stats.items() if isinstance(value, float | int)}
     state.history.append(row)
@@ -285,22 +292,6 @@ def _check_finite(step: int, loss: Tensor, terms: dict[str, float]) -> None:
     """Asked where a row is logged or a checkpoint written: each asking waits for the device."""
     if not math.isfinite(loss.item()):
         raise RuntimeError(f"step {step}: the loss is not finite; terms {terms}; lower learning_rate")
-
-
-def warn_of_collapse(usage_entropy: float, prototypes: int, reconstruction: float, step: int) -> None:
-    """Name the two ways the evidence space collapses, and what to change."""
-    if usage_entropy < COLLAPSED_USAGE * math.log(prototypes):
-        logger.warning(
-            "step %d: prototype collapse: usage entropy %.2f of at most %.2f nats, so few prototypes take all phrases; "
-            "raise LossConfig.usage or text, or lower the text temperature",
-            step, usage_entropy, math.log(prototypes),
-        )  # fmt: skip
-    if reconstruction < COLLAPSED_RECONSTRUCTION:
-        logger.warning(
-            "step %d: phrase collapse: reconstruction loss %.1e, so all phrases lie on their prototypes and perhaps on "
-            "one point; raise LossConfig.text or freeze the text tower",
-            step, reconstruction,
-        )  # fmt: skip
 
 
 def training_origin(config: RunConfig, data: TrainingData) -> str:

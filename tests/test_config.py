@@ -45,6 +45,8 @@ def test_every_field_name_belongs_to_one_part() -> None:
         ({"paird_ratio": 0.1}, "no configuration field is called 'paird_ratio'"),
         ({"paired_ratio": 1.5}, "paired_ratio must lie between 0 and 1, got 1.5"),
         ({"alpha": 1.0}, "alpha must lie strictly between 0 and 1, got 1.0"),
+        ({"graph_exponent": -0.5}, "graph_exponent must lie between 0 and 1000000.0, got -0.5"),
+        ({"affinity_sharpness": -2.0}, "affinity_sharpness must lie between 0 and 1000000.0, got -2.0"),
         ({"batch_size": 1}, "batch_size must lie between 2"),
         ({"local": -1.0}, "local must lie between 0"),
         ({"image_size": 8}, "image_size must lie between 32"),

@@ -14,17 +14,16 @@ from scipy import sparse
 from lgdea_core import graph
 from lgdea_core.graph import (
     evidence_descriptor,
-    graph_stats,
-    hubness,
     knn_affinity,
     propagate,
     propagation_trace,
     seed_matrix,
     symmetric_normalize,
 )
+from lgdea_core.monitors import graph_stats, hubness
 
 
-def csr(rows: list[list[float]]) -> sparse.csr_array:
+def csr(rows: list[list[float]] | np.ndarray) -> sparse.csr_array:
     return sparse.csr_array(np.array(rows, dtype=np.float64))
 
 
@@ -333,14 +332,41 @@ def test_what_no_walk_reaches_is_zero_and_says_so() -> None:
     assert (stats["unreached_images"], stats["unreached_reports"], stats["paired_images"]) == (2, 2, 1)
 
 
-def test_a_long_path_is_walked_to_its_end_before_standing_still() -> None:
+@pytest.mark.parametrize("long", ["images", "reports", "both"])
+def test_a_long_path_is_walked_to_its_end_before_standing_still(long: str) -> None:
     # far nodes get almost nothing, so the relative change alone would stop long before they are reached
-    path = np.diag(np.ones(29), 1) + np.diag(np.ones(29), -1)
-    propagator = symmetric_normalize(sparse.csr_array(path), 1.0)
-    seeds = seed_matrix(np.array([[0, 0]]), 30, 30, np.float64)
-    result = propagate(seeds, propagator, propagator, alpha=0.3, tolerance=0.1, max_steps=100, keep=None)
+    path = symmetric_normalize(csr(np.diag(np.ones(29), 1) + np.diag(np.ones(29), -1)), 1.0)
+    edge = symmetric_normalize(csr([[0, 1], [1, 0]]), 1.0)
+    images, reports = edge if long == "reports" else path, edge if long == "images" else path
+    seeds = seed_matrix(np.array([[0, 0]]), images.shape[0], reports.shape[0], np.float64)
+    result = propagate(seeds, images, reports, alpha=0.3, tolerance=0.1, max_steps=100, keep=None)
     assert result.reached_images.all()
+    assert result.reached_reports.all()
     assert result.converged
+    assert result.steps == 30  # 29 to the end, and one that reaches nothing further
+
+
+def test_a_path_longer_than_the_steps_is_not_standing_still(caplog: pytest.LogCaptureFixture) -> None:
+    path = symmetric_normalize(csr(np.diag(np.ones(29), 1) + np.diag(np.ones(29), -1)), 1.0)
+    edge = symmetric_normalize(csr([[0, 1], [1, 0]]), 1.0)
+    seeds = seed_matrix(np.array([[0, 0]]), 2, 30, np.float64)
+    with caplog.at_level(logging.WARNING, logger="lgdea"):
+        result = propagate(seeds, edge, path, alpha=0.3, tolerance=0.1, max_steps=20, keep=None)
+    assert not result.converged
+    assert result.stats()["unreached_reports"] == 9
+    assert "and reach further nodes after 20 steps" in caplog.text
+
+
+def test_islands_do_not_keep_the_walk_going() -> None:
+    # neither a node nobody reaches nor a seed whose report has no neighbour counts as still to be reached
+    islands = symmetric_normalize(csr(np.kron(np.eye(3), [[0, 1], [1, 0]])), 0.0)
+    alone = symmetric_normalize(csr([[0, 1, 0], [1, 0, 0], [0, 0, 0]]), 0.0)
+    seeds = seed_matrix(np.array([[0, 0], [2, 2]]), 6, 3, np.float64)
+    result = propagate(seeds, islands, alone, alpha=0.3, tolerance=0.1, max_steps=100, keep=None)
+    assert result.converged
+    np.testing.assert_array_equal(result.reached_images, [True, True, True, False, False, False])
+    np.testing.assert_array_equal(result.reached_reports, [True, True, True])
+    assert result.steps <= 5
 
 
 def test_without_seeds_nothing_is_related() -> None:

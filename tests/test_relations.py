@@ -339,7 +339,7 @@ def pools(seed: int = 0) -> tuple[EvidenceView, TrainingData]:
     )
     rng = np.random.default_rng(seed)
     responses = rng.normal(size=(7, len(evidence.observation_names)))
-    return EvidenceView(np.ones((7, 2)), np.ones((7, 3)), np.ones((6, 2)), responses, 1.0), data
+    return EvidenceView(np.ones((7, 2)), np.ones((7, 3)), np.ones((6, 2)), responses), data
 
 
 def test_the_affinity_reads_the_unpaired_pools_and_the_observations_that_have_a_place() -> None:

@@ -20,6 +20,7 @@ from lgdea_core.evaluation.harness import evaluate, label_table
 from lgdea_core.evaluation.zero_shot import zero_shot_scores
 from lgdea_core.evidence.extract import extract_evidence
 from lgdea_core.grounding import load
+from lgdea_core.monitors import TRUTH
 from lgdea_core.training import start_state
 
 STUDIES = 120
@@ -112,9 +113,10 @@ def test_a_run_trains_saves_loads_and_beats_its_shuffled_control(
 ) -> None:
     run = start_run(run_config, "planted", root=tmp_path)
     evidence, _ = extract_evidence(inputs.corpus.studies, progress=False)
-    precision = {}
+    precision, relations = {}, {}
     for variant in ("model", "model_shuffled"):
         trained = stages.train_variant(run, inputs, evidence, variant, progress=False)
+        relations[variant] = trained.history.filter(like="relation_").iloc[-1]
         stages.save_trained(trained, run.folder / variant)
         table = evaluate(*load(run.folder / variant), inputs, resamples=50, progress=False)
         precision[variant] = table.query("metric == 'precision_at_5'")["estimate"].item()
@@ -123,6 +125,9 @@ def test_a_run_trains_saves_loads_and_beats_its_shuffled_control(
     chance = table.query("metric == 'precision_at_5_chance'")["estimate"].item()
     assert precision["model"] > 0.8
     assert precision["model_shuffled"] < chance + 0.2
+    assert list(relations["model"].index) == [f"relation_{name}" for name in TRUTH]
+    assert relations["model"]["relation_label_auc"] > 0.9
+    assert relations["model_shuffled"]["relation_label_auc"] < 0.7
 
 
 def test_evaluation_refuses_patients_of_the_saved_training(

@@ -24,6 +24,7 @@ from lgdea_core.inference import encode_image_pool, encode_tokens, score_rows
 from lgdea_core.methods import METHOD_TERMS, lgdea_terms, total_loss
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 from lgdea_core.refresh import RelationState, refresh_relations
+from lgdea_core.relations import Relations
 from lgdea_core.schedule import learning_rate_at, phase_at, ramp_at
 
 LEARNING = {"text_steps": 10, "pair_steps": 50, "relation_steps": 0, "batch_size": 48, "checkpoint_every": 1000}
@@ -103,6 +104,38 @@ def test_killed_and_resumed_training_ends_with_bitwise_the_same_weights(
     broken = weights_after(world, run, tmp_path / "broken", kill_at=kills).state_dict()
     different = [name for name, value in whole.items() if not torch.equal(value, broken[name])]
     assert not different, f"killed at {kills}"
+
+
+@pytest.mark.slow
+def test_the_history_is_resumed_too_and_measuring_relations_leaves_no_trace_in_the_weights(tmp_path: Path) -> None:
+    world, run = PlantedWorld(48, seed=0), config()
+
+    def measured(relations: Relations) -> dict[str, float]:
+        return {"relation_truth": float(relations.rows(np.arange(3)).square().sum())}
+
+    histories, weights = {}, {}
+    for name, kills in (("whole", ()), ("broken", (12, 17)), ("unmeasured", ())):
+        for step in (*kills, None):
+
+            def stop(done: int, step: int | None = step) -> None:
+                if done == step:
+                    raise Killed
+
+            model, processor = world.model(run)
+            data = world.training(24, processor.tokenizer)
+            options = {} if name == "unmeasured" else {"after_refresh": measured}
+            try:
+                state, history = training.train(
+                    run, data, model, tmp_path / name, progress=False, after_step=stop, **options
+                )
+            except Killed:
+                continue
+        histories[name], weights[name] = history, state.model.state_dict()
+    pd.testing.assert_frame_equal(histories["whole"], histories["broken"], check_exact=True)
+    assert histories["whole"]["relation_truth"].count() == run.train.relation_steps
+    assert histories["whole"]["relation_truth"].nunique() == 3  # refreshes
+    pd.testing.assert_frame_equal(histories["whole"].drop(columns="relation_truth"), histories["unmeasured"])
+    assert all(torch.equal(value, weights["unmeasured"][name]) for name, value in weights["whole"].items())
 
 
 @pytest.mark.parametrize("method", ["clip", pytest.param("gloria", marks=pytest.mark.slow)])
@@ -340,17 +373,6 @@ def test_a_loss_that_is_not_finite_names_step_and_terms(tmp_path: Path) -> None:
         model.log_logit_scale.fill_(float("nan"))
     with pytest.raises(RuntimeError, match=r"step 1: the loss is not finite; terms .*ita"):
         training.train(run, world.training(20, processor.tokenizer), model, tmp_path, progress=False)
-
-
-def test_collapse_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, logger="lgdea"):
-        training.warn_of_collapse(usage_entropy=0.1, prototypes=16, reconstruction=0.5, step=7)
-        training.warn_of_collapse(usage_entropy=2.7, prototypes=16, reconstruction=1e-5, step=8)
-        training.warn_of_collapse(usage_entropy=2.7, prototypes=16, reconstruction=0.5, step=9)
-    messages = [record.getMessage() for record in caplog.records]
-    assert len(messages) == 2
-    assert "prototype collapse" in messages[0]
-    assert "phrase collapse" in messages[1]
 
 
 @pytest.mark.slow
