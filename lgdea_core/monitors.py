@@ -117,11 +117,11 @@ def warn_of_relations(report_mass: Float[np.ndarray, "reports"], effective_repor
 
     Args:
         report_mass: column sums of the relations; rows sum to 1, or to 0 where nothing is known.
-        effective_reports: mean of exp(entropy) of the rows.
+        effective_reports: mean of exp(entropy) of the rows with mass.
         step: of the refresh.
     """
     reports, mean = int((report_mass > 0).sum()), float(report_mass.mean())
-    if reports and effective_reports > FLAT_RELATIONS * reports:
+    if reports > 1 and effective_reports > FLAT_RELATIONS * reports:
         logger.warning(
             "step %d: flat relations: an image relates to %.0f of %d reports alike, so their mean says nothing of it; "
             "lower GraphConfig.alpha or neighbours, raise graph_exponent or affinity_sharpness, or add pair_steps",

@@ -156,32 +156,32 @@ def refresh_relations(
     """
     graph_config, stats = config.graph, {}
     view = view_evidence(teacher, data, responses="affinity" in graph_config.mode)
-    if "graph" in graph_config.mode:
+    if graph is None and "graph" in graph_config.mode:
         graphs = build_graphs(view, graph_config)
         for name, affinity in graphs._asdict().items():  # image_affinity, report_affinity
             stats[name.replace("affinity", "hubness")] = hubness(affinity)["skewness"]
-        if graph is None:
-            propagation = spread_seeds(graphs, data, graph_config)
-            graph = propagation.unpaired_block()
-            stats |= {
-                "propagation_steps": propagation.steps,
-                "propagation_converged": int(propagation.converged),
-                "pruned_unpaired_mass": propagation.pruned_unpaired_mass,
-            }
+        propagation = spread_seeds(graphs, data, graph_config)
+        graph = propagation.unpaired_block()
+        stats |= {
+            "propagation_steps": propagation.steps,
+            "propagation_converged": int(propagation.converged),
+            "pruned_unpaired_mass": propagation.pruned_unpaired_mass,
+        }
     affinity = cross_affinity(view, data, graph_config.affinity_sharpness) if "affinity" in graph_config.mode else None
     relations = combine_relations(graph_config, graph, affinity)
     if isinstance(relations, AffinityRelations) and relations.marginal_errors:
         stats["marginal_error"] = relations.marginal_errors[-1]
     choice = relations.expected_evidence(torch.from_numpy(view.report_evidence[data.unpaired_reports]))
     agreement = choice.agreement.numpy()
-    mean = agreement[agreement > 0].mean() if (agreement > 0).any() else 1.0
+    reached = agreement > 0
+    mean = agreement[reached].mean() if reached.any() else 1.0
     if graph is not None:
         stats["graph_reached_images"] = float((graph.sum(axis=1) > 0).mean())
     posterior, known, report_mass = _sums(relations, data, config.loss.same_observation)
     stats |= {
-        "reached_images": float((agreement > 0).mean()),
+        "reached_images": float(reached.mean()),
         "max_column_mass": float(report_mass.max() / report_mass.mean()) if report_mass.any() else 0.0,
-        "effective_reports": float(choice.entropy.exp().mean()),
+        "effective_reports": float(choice.entropy.exp().numpy()[reached].mean()) if reached.any() else 0.0,
         "agreement": float(agreement.mean()),
     }
     return RelationState(
@@ -207,8 +207,8 @@ def _sums(
     """What `statement_posterior` and `observation_known` read, and column sums, in one pass over the relations.
 
         known[u, o] = sum_r P[u, r] k[r, o],  k of `EvidenceIndex.known`
-        posterior[u, t] = sum_r P[u, r] h[r, t] / known[u, o(t)],  h = 1 where it makes statement t,
-            `same_observation` where it makes another of the same observation
+        posterior[u, t] = max(sum_r P[u, r] [r makes t], s sum_r P[u, r] [r states o(t)]) / known[u, o(t)],
+            s = `same_observation`
 
     Dividing leaves out the reports that are silent: not speaking of a finding is no denial.
 

@@ -280,7 +280,8 @@ def _log(
     if "usage" in values:
         row["usage_entropy"] = -values["usage"]
         row |= evidence_space(state.model, batch)
-        if state.step > placed_at(config.train):  # before, prototypes are random, and about to be replaced
+        taught = config.loss.evidence_paired > 0 or config.loss.evidence_unpaired > 0
+        if taught and state.step > placed_at(config.train):  # before, prototypes are random, and about to be replaced
             warn_of_collapse(row, state.model.config)
     if phase == "relations" and relations is not None:
         row |= {name: value for name, value in relations.stats.items() if isinstance(value, float | int)}

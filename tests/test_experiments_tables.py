@@ -4,6 +4,8 @@ import multiprocessing
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lgdea_core.experiments.tables import add_row, read_table
 
 ROWS = 40
@@ -16,10 +18,11 @@ def write_rows(path: Path, writer: int, both: Any) -> None:
         add_row(path, {"writer": writer, "number": number}, key=("writer", "number"))
 
 
+@pytest.mark.slow
 def test_two_processes_that_write_one_table_at_once_lose_no_row(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     both, path = context.Barrier(2), tmp_path / "tables" / "t.csv"
-    writers = [context.Process(target=write_rows, args=(path, writer, both)) for writer in (1, 2)]
+    writers = [context.Process(target=write_rows, args=(path, writer, both), daemon=True) for writer in (1, 2)]
     for process in writers:
         process.start()
     for process in writers:

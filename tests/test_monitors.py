@@ -58,7 +58,7 @@ def test_a_training_that_collapses_says_how(
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="lgdea"):
         train(PlantedWorld(48, seed=0), tmp_path, **changes)
-    assert expected <= named(caplog)
+    assert expected <= named(caplog)  # on the way there it may look like another, too
 
 
 @pytest.mark.slow
@@ -67,7 +67,7 @@ def test_a_report_that_alone_has_evidence_is_named_a_hub(tmp_path: Path, caplog:
     world.evidence.loc[world.evidence.index[25:], "status"] = "uncertain"  # of 24 unpaired reports one is left
     with caplog.at_level(logging.WARNING, logger="lgdea"):
         history = train(world, tmp_path, **ALL_PHASES)
-    assert named(caplog) >= {"hub"}
+    assert named(caplog) == {"hub"}
     assert "one report stands for 24 images, the mean one for 1.0" in caplog.text
     assert history["max_column_mass"].iloc[-1] == pytest.approx(24)
 
@@ -194,10 +194,10 @@ def test_every_refresh_leaves_its_monitors_in_the_history(tmp_path: Path, monkey
         assert row["max_column_mass"] == pytest.approx(quality["max_column_mass"])
         assert isinstance(relations, AffinityRelations)
         assert row["marginal_error"] == relations.marginal_errors[-1]
-        assert np.isfinite(row[["image_hubness", "report_hubness"]].astype(float)).all()
-    given_first = [True, False, False]  # nothing was propagated, hence nothing pruned
-    assert refreshed["pruned_unpaired_mass"].isna().tolist() == given_first
-    assert refreshed["image_hubness"].nunique() == 3
+    given_first = [True, False, False]  # no graph was built, hence nothing pruned
+    for name in ("pruned_unpaired_mass", "image_hubness", "report_hubness"):
+        assert refreshed[name].isna().tolist() == given_first
+    assert refreshed["image_hubness"].nunique() == 2
     json.dumps(history.to_dict("records"))
 
 

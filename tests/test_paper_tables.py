@@ -148,16 +148,14 @@ def test_rows_of_real_films_join_the_tasks_with_what_their_reports_are(tables: P
 def test_controls_of_grounding_stand_beside_their_measures_where_rows_have_them(tables: Path) -> None:
     path = tables / "limited_pairing.csv"
     assert paper_tables.paper_tables()["grounding_controls"].empty, "rows of older code"
-    assert missing_rows("grounding_controls")[0].endswith(
-        "has no row with controls of grounding: all are of older code"
-    )
+    assert missing_rows("grounding_controls")[0].endswith("older code, without controls of grounding: lgdea (3)")
     values = {name: number / 10 for number, name in enumerate(paper_tables.CONTROLLED)}
     pd.concat([pd.read_csv(path), pd.DataFrame([row("clip", 1, 0.5) | values])]).to_csv(path, index=False)
     found = paper_tables.paper_tables()["grounding_controls"]
     assert set(found["system"]) == {"clip"}
     assert found["measure"].tolist()[:3] == ["CNR (signed)", "CNR (signed), films swapped", "CNR (signed), image-blind"]
     assert found["value"].tolist() == pytest.approx(list(values.values()))
-    assert not any("older code" in line for line in missing_rows("grounding_controls"))
+    assert missing_rows("grounding_controls")[0].endswith("controls of grounding: lgdea (3)"), "clip has them"
     assert len(figure_paper_table(found, caption_of("grounding_controls")).axes) == len(values)
 
 

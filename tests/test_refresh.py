@@ -60,7 +60,7 @@ def test_shuffled_seeds_carry_no_finding_over_graphs_that_are_right(
     images = oracle_evidence(corpus.labels, study_of.loc[list(pools.image_ids)].tolist(), rng)
     reports = oracle_evidence(corpus.labels, list(pools.report_ids), rng)
     view = EvidenceView(images, images, reports, np.zeros((len(images), 1), dtype=np.float32))
-    monkeypatch.setattr(refresh, "view_evidence", lambda teacher, data: view)
+    monkeypatch.setattr(refresh, "view_evidence", lambda teacher, data, **_: view)
 
     run = config(mode="graph", keep=2000)
     teacher, _ = PlantedWorld(10, seed=0).model(run)  # never asked: the view is the oracle's

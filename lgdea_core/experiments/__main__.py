@@ -259,15 +259,7 @@ def _parser() -> argparse.ArgumentParser:
     _training(towers)
     _remeasuring(towers)
 
-    lines = {
-        "linear_probe": "what the towers that `asg` left show of a corpus's findings, at shares of the labels",
-        "segmentation": "how well a decoder on these towers finds lesions, at shares of the masks",
-    }
-    for name, line in lines.items():
-        judged = _command(experiments, name, partial(run_downstream, name), line)
-        _towers(judged)
-        _corpora(judged, name)
-        _training(judged)
+    _downstream(experiments)
 
     drawn = _command(
         experiments, "label_draws", run_label_draws, "the linear probe on many draws of a small share of the labels"
@@ -280,6 +272,18 @@ def _parser() -> argparse.ArgumentParser:
     line = "our rows beside published numbers, as the papers print them: figures/tables/paper"
     experiments.add_parser("tables", help=line, description=line).set_defaults(run=run_tables)
     return parser
+
+
+def _downstream(experiments: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    lines = {
+        "linear_probe": "what the towers that `asg` left show of a corpus's findings, at shares of the labels",
+        "segmentation": "how well a decoder on these towers finds lesions, at shares of the masks",
+    }
+    for name, line in lines.items():
+        judged = _command(experiments, name, partial(run_downstream, name), line)
+        _towers(judged)
+        _corpora(judged, name)
+        _training(judged)
 
 
 def _towers(command: argparse.ArgumentParser) -> None:

@@ -128,7 +128,8 @@ def _rows(config: RunConfig, world: str, settings: Sequence[tuple[str, GraphConf
     folder = runs_folder() / "experiments" / "-".join(map(str, ("relations", *parts)))
     state, _ = train(config, data, model, folder, until="pairs", progress=False)
     view, truth = view_evidence(state.teacher, data), hidden_truth(inputs, data)
-    wrong = prepare_training(config, inputs, evidence, processor, shuffled=True)
+    shuffled = any(name in SHUFFLED for name, _ in settings)
+    wrong = prepare_training(config, inputs, evidence, processor, shuffled=True) if shuffled else None
     for name, graph in settings:
         spread = wrong if name in SHUFFLED else data
         quality = relation_quality(_relations(name, graph, view, spread, config.seed), *truth)
