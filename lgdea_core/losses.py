@@ -111,16 +111,16 @@ def phrase_patch_scores(
 def presence_loss(
     logits: Float[Tensor, "images phrases"],
     probabilities: Float[Tensor, "images phrases"],
-    weights: Float[Tensor, "images phrases"],
+    weights: Float[Tensor, "phrases"],
 ) -> Float[Tensor, ""]:
     """Binary cross entropy of every image with every phrase, as in SigLIP (Zhai et al., ICCV 2023), soft targets (E).
 
-        loss = sum_{i, n} w[i, n] BCE(sigmoid(logits[i, n]), R[i, n]) / sum_{i, n} w[i, n] R[i, n]
+        loss = sum_{i, n} w_n BCE(sigmoid(logits[i, n]), R[i, n]) / sum_{i, n} w_n R[i, n]
 
     Args:
         logits: of "the phrase is true of the image".
         probabilities: `R` in [0, 1]; a target, so no gradient flows into it.
-        weights: `w` in [0, 1]; what has weight 0 does not count.
+        weights: `w`, 0 or 1; a phrase of weight 0 does not count.
 
     Returns:
         Nats for each expected positive; the sum itself where less than one is expected.

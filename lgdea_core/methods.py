@@ -116,9 +116,7 @@ def lgdea_terms(model: LGDEAModel, batch: Batch, teacher: LGDEAModel) -> Terms:
             report_evidence[:pairs], image_evidence[:pairs], torch.ones_like(image_evidence[:pairs, 0])
         )
         terms["lesion"] = _lesion_loss(model, lesions[:pairs], phrases, batch)
-        terms["local"] = _local_loss(
-            model, scores[:pairs], batch.phrase_targets[:pairs], batch.localised * batch.phrase_known[:pairs]
-        )
+        terms["local"] = _local_loss(model, scores[:pairs], batch.phrase_targets[:pairs], batch.localised)
         if batch.regions is not None:  # method "lgdea+asg"
             terms |= anatomy_terms(model, images, reports, batch)
     if batch.relations is not None:
@@ -128,9 +126,7 @@ def lgdea_terms(model: LGDEAModel, batch: Batch, teacher: LGDEAModel) -> Terms:
         terms["evidence_alignment"] = relation_contrastive_loss(
             images.image_embeds[pairs:], reports[pairs:], batch.relations, model.logit_scale
         )
-        terms["local_unpaired"] = _local_loss(
-            model, scores[pairs:], batch.statement_posterior, batch.localised * batch.statement_known
-        )
+        terms["local_unpaired"] = _local_loss(model, scores[pairs:], batch.statement_posterior, batch.localised)
         terms["consistency"] = _teacher_loss(model, teacher, scores[pairs:], batch)
     return terms
 
@@ -198,18 +194,16 @@ def _local_loss(
     model: LGDEAModel,
     scores: Float[Tensor, "images phrases"],
     relations: Float[Tensor, "images phrases"],
-    weights: Float[Tensor, "images phrases"],
+    localised: Float[Tensor, "phrases"],
 ) -> Float[Tensor, ""]:
     """E: half phrase-to-patch contrast, multi-positive: every image of which the phrase is true; half presence.
 
-    The contrast ranks, the presence says where 0 lies, which a similarity map needs. `weights` in [0, 1] say how far
-    it is known whether the phrase is true of the image; what is not known is no negative either.
+    The contrast ranks, the presence says where 0 lies, which a similarity map needs.
     """
     temperature = model.config.local_temperature
-    candidates = weights.clamp(min=torch.finfo(weights.dtype).tiny).log()
-    contrast = contrastive_loss(scores / temperature + candidates, relations * weights)
+    contrast = contrastive_loss(scores / temperature, relations * localised)
     logits = (scores - model.config.presence_threshold) / temperature
-    return 0.5 * (contrast + presence_loss(logits, relations, weights))
+    return 0.5 * (contrast + presence_loss(logits, relations, localised))
 
 
 def _teacher_loss(

@@ -101,7 +101,6 @@ class RelationState:
     evidence: Float[np.ndarray, "unpaired prototypes"]
     weights: Float[np.ndarray, "unpaired"]
     posterior: Float[np.ndarray, "unpaired statements"] | sparse.csr_array
-    known: Float[np.ndarray, "unpaired observations"]
     report_mass: Float[np.ndarray, "unpaired_reports"]
     """column sums of the relations: how many images each report stands for"""
     stats: dict[str, Any]
@@ -132,15 +131,9 @@ class RelationState:
     def statement_posterior(
         self, images: Int[np.ndarray, "n"], statements: Int[np.ndarray, "m"]
     ) -> Float[np.ndarray, "n m"]:
-        """Share of an image's relations to reports that make a statement, or nearly so, of those that tell (E)."""
+        """Share of an image's relations that go to reports making a statement, or nearly so (E)."""
         shares = self.posterior[self._rows(images)][:, statements]
         return shares.toarray() if sparse.issparse(shares) else shares
-
-    def observation_known(
-        self, images: Int[np.ndarray, "n"], observations: Int[np.ndarray, "m"]
-    ) -> Float[np.ndarray, "n m"]:
-        """How far an image's related reports tell whether an observation is there (E); see `EvidenceIndex.known`."""
-        return self.known[self._rows(images)][:, observations]
 
 
 def refresh_relations(
@@ -177,7 +170,7 @@ def refresh_relations(
     mean = agreement[reached].mean() if reached.any() else 1.0
     if graph is not None:
         stats["graph_reached_images"] = float((graph.sum(axis=1) > 0).mean())
-    posterior, known, report_mass = _sums(relations, data, config.loss.same_observation)
+    posterior, report_mass = _sums(relations, data, config.loss.same_observation)
     stats |= {
         "reached_images": float(reached.mean()),
         "max_column_mass": float(report_mass.max() / report_mass.mean()) if report_mass.any() else 0.0,
@@ -191,7 +184,6 @@ def refresh_relations(
         evidence=choice.evidence_distribution.numpy().astype(np.float32),
         weights=np.clip(agreement / mean, 0, LARGEST_CONFIDENCE).astype(np.float32),
         posterior=posterior,
-        known=known,
         report_mass=report_mass,
         stats=stats,
     )
@@ -199,41 +191,28 @@ def refresh_relations(
 
 def _sums(
     relations: Relations, data: TrainingData, same_observation: float
-) -> tuple[
-    Float[np.ndarray, "unpaired statements"] | sparse.csr_array,
-    Float[np.ndarray, "unpaired observations"],
-    Float[np.ndarray, "unpaired_reports"],
-]:
-    """What `statement_posterior` and `observation_known` read, and column sums, in one pass over the relations.
+) -> tuple[Float[np.ndarray, "unpaired statements"] | sparse.csr_array, Float[np.ndarray, "unpaired_reports"]]:
+    """What `statement_posterior` reads, and column sums, in one pass over the relations.
 
-        known[u, o] = sum_r P[u, r] k[r, o],  k of `EvidenceIndex.known`
-        posterior[u, t] = max(sum_r P[u, r] [r makes t], s sum_r P[u, r] [r states o(t)]) / known[u, o(t)],
+        posterior[u, t] = max(sum_r P[u, r] [r makes t], s sum_r P[u, r] [r states t's observation]),
             s = `same_observation`
 
-    Dividing leaves out the reports that are silent: not speaking of a finding is no denial.
-
-    Where each report is a statement of its own, k is 1, and there are as many statements as reports: then the posterior
-    is as sparse as the relations, and all columns of `known` are views of one.
+    Where each report is a statement of its own there are as many statements as reports: then the posterior is as sparse
+    as the relations.
     """
     evidence = data.evidence
     if data.phrase_report is not None and isinstance(relations, GraphRelations):
         made = sparse.csr_array(evidence.report_statements)[data.unpaired_reports]
-        reached = relations.relations.sum(axis=1).astype(np.float32)
-        known = np.broadcast_to(reached[:, None], (len(reached), made.shape[1]))
-        return (relations.relations @ made).astype(np.float32), known, relations.relations.sum(axis=0)
+        return (relations.relations @ made).astype(np.float32), relations.relations.sum(axis=0)
     statements = torch.from_numpy(evidence.report_statements[data.unpaired_reports].toarray())
     observations = torch.from_numpy(evidence.report_observations[data.unpaired_reports].toarray())
     kinds = torch.from_numpy(evidence.statement_observation)
-    speaks = torch.from_numpy(evidence.known(data.unpaired_reports, np.arange(len(evidence.observation_names))))
-    posteriors, knowns, mass = [], [], torch.zeros(relations.reports, dtype=torch.float64)
+    parts, mass = [], torch.zeros(relations.reports, dtype=torch.float64)
     for _, rows in relations.blocks():
         rows = rows.cpu().float()
         mass += rows.sum(dim=0, dtype=torch.float64)
-        made = torch.maximum(rows @ statements, same_observation * (rows @ observations)[:, kinds])
-        known = rows @ speaks
-        posteriors.append((made / known[:, kinds].clamp(min=1e-12)).clamp(max=1))
-        knowns.append(known)
-    return torch.cat(posteriors).numpy(), torch.cat(knowns).numpy(), mass.numpy()
+        parts.append(torch.maximum(rows @ statements, same_observation * (rows @ observations)[:, kinds]))
+    return torch.cat(parts).numpy(), mass.numpy()
 
 
 def describe(graphs: Graphs, propagation: Propagation) -> dict[str, Any]:

@@ -172,19 +172,3 @@ def test_every_report_is_one_phrase_and_one_statement_and_equal_words_share_it()
     assert (index.report_observations.toarray() == held).all()
     assert (index.localised == 1).all()
     assert (index.incidental, index.implied_normal, index.without_evidence) == (0, 0, 0)
-
-
-def test_silence_tells_as_much_as_reports_leave_undenied() -> None:
-    rows = [row("a", "edema", "edema"), row("b", "nodule", "nodule"), row("c", "edema", "edema", "absent")]
-    rows += [row("d", "edema", "edema", "absent"), row("e", "edema", "edema", "uncertain")]
-    index = index_evidence(pd.DataFrame(rows), ("a", "b", "c", "d", "e"))
-    told = dict(zip(index.observation_names, index.silence.tolist(), strict=True))
-    assert told["edema"] == pytest.approx(1 - 2 / 4)  # of four reports that do not state it, two deny it
-    assert told["nodule"] == 1  # nobody denies it: what reports leave out is absent
-    edema = np.array([index.observation_names.index("edema")])
-    assert index.known(np.arange(5), edema)[:, 0].tolist() == [1.0, 0.5, 1.0, 1.0, 0.5]
-
-
-def test_of_whole_reports_all_is_known() -> None:
-    index = index_reports(["one", "two"], ("a", "b"))
-    assert index.known(np.arange(2), np.arange(2)).tolist() == [[1, 1], [1, 1]]

@@ -310,9 +310,6 @@ def test_whole_reports_are_related_without_a_table_of_images_by_reports(monkeypa
     found = state.statement_posterior(data.unpaired_images[:5], statements)
     np.testing.assert_allclose(found, state.block(data.unpaired_images[:5], data.unpaired_reports), atol=1e-7)
     assert found.any()
-    known = state.observation_known(data.unpaired_images[:5], statements)
-    reached = state.relations.rows(np.arange(5)).sum(dim=1, keepdim=True)
-    np.testing.assert_allclose(known, reached.expand(5, len(statements)), atol=1e-6)  # no report is silent of itself
 
 
 def test_whole_reports_refuse_the_affinity() -> None:

@@ -151,27 +151,27 @@ def test_presence_by_hand() -> None:
     logits, targets = torch.tensor([[0.0, 2.0], [0.0, -1.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.5]])
     first = 2 * math.log(2)
     second = math.log1p(math.exp(2)) + 0.5 * (math.log1p(math.exp(-1)) + math.log1p(math.exp(1)))
-    both = losses.presence_loss(logits, targets, torch.ones(2, 2))
+    both = losses.presence_loss(logits, targets, torch.ones(2))
     assert both.item() == pytest.approx((first + second) / 2.5, abs=1e-6)
-    one = losses.presence_loss(logits, targets, torch.tensor([[1.0, 0.0]] * 2))
+    one = losses.presence_loss(logits, targets, torch.tensor([1.0, 0.0]))
     assert one.item() == pytest.approx(first / 2, abs=1e-6)
 
 
 def test_presence_follows_the_equation_entry_by_entry() -> None:
     logits, targets = 3 * normal(4, 5, seed=0), uniform(4, 5, seed=1)
-    weights = uniform(4, 5, seed=2).round(decimals=1)
+    weights = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0], dtype=torch.float64)
     cost = positives = 0.0
     for i in range(4):
         for n in range(5):
             probability, target = 1 / (1 + math.exp(-logits[i, n])), float(targets[i, n])
             entropy = -target * math.log(probability) - (1 - target) * math.log(1 - probability)
-            cost += float(weights[i, n]) * entropy
-            positives += float(weights[i, n]) * target
+            cost += float(weights[n]) * entropy
+            positives += float(weights[n]) * target
     assert losses.presence_loss(logits, targets, weights).item() == pytest.approx(cost / positives, abs=1e-12)
 
 
 def test_presence_is_least_where_the_odds_are_the_targets() -> None:
-    targets, weights = uniform(3, 4, seed=0), torch.ones(3, 4, dtype=torch.float64)
+    targets, weights = uniform(3, 4, seed=0), torch.ones(4, dtype=torch.float64)
     best = losses.presence_loss(targets.logit(), targets, weights)
     for shift in (0.2, -0.2):
         assert losses.presence_loss(targets.logit() + shift, targets, weights) > best
@@ -179,33 +179,33 @@ def test_presence_is_least_where_the_odds_are_the_targets() -> None:
 
 def test_presence_does_not_depend_on_the_order_or_on_phrases_without_a_place() -> None:
     logits, targets = normal(4, 5, seed=0), uniform(4, 5, seed=1)
-    weights = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0], dtype=torch.float64).expand(4, 5)
+    weights = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0], dtype=torch.float64)
     loss = losses.presence_loss(logits, targets, weights)
     rows, columns = torch.tensor([2, 0, 3, 1]), torch.tensor([4, 2, 0, 1, 3])
-    turned = losses.presence_loss(logits[rows][:, columns], targets[rows][:, columns], weights[rows][:, columns])
+    turned = losses.presence_loss(logits[rows][:, columns], targets[rows][:, columns], weights[columns])
     torch.testing.assert_close(turned, loss, rtol=0, atol=1e-12)
-    kept = weights[0] > 0
-    torch.testing.assert_close(losses.presence_loss(logits[:, kept], targets[:, kept], weights[:, kept]), loss)
+    kept = weights > 0
+    torch.testing.assert_close(losses.presence_loss(logits[:, kept], targets[:, kept], weights[kept]), loss)
 
 
 def test_presence_where_little_or_nothing_is_expected() -> None:
-    logits, ones = torch.zeros(2, 3, dtype=torch.float64), torch.ones(2, 3, dtype=torch.float64)
+    logits, ones = torch.zeros(2, 3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
     for target in (0.0, 0.1):  # fewer than one: the sum itself, never divided by next to nothing
         loss = losses.presence_loss(logits, torch.full_like(logits, target), ones)
         assert loss.item() == pytest.approx(6 * math.log(2), abs=1e-12)
     assert losses.presence_loss(logits, torch.ones_like(logits), 0 * ones).item() == 0
-    assert losses.presence_loss(logits[:, :0], logits[:, :0], ones[:, :0]).item() == 0
+    assert losses.presence_loss(logits[:, :0], logits[:, :0], ones[:0]).item() == 0
 
 
 def test_presence_gradient_reaches_logits_but_not_targets() -> None:
     logits, targets = normal(3, 4, seed=0).requires_grad_(), uniform(3, 4, seed=1).requires_grad_()
-    weights = torch.tensor([1.0, 0.0, 1.0, 1.0], dtype=torch.float64).expand(3, 4)
+    weights = torch.tensor([1.0, 0.0, 1.0, 1.0], dtype=torch.float64)
     torch.autograd.gradcheck(lambda x: losses.presence_loss(x, targets.detach(), weights), (logits,))
     losses.presence_loss(logits, targets, weights).backward()
     assert targets.grad is None
     assert logits.grad[:, 1].abs().max() == 0
     far = torch.tensor([[1e4, -1e4]], dtype=torch.float64).requires_grad_()
-    losses.presence_loss(far, torch.tensor([[0.0, 1.0]], dtype=torch.float64), torch.ones(1, 2).double()).backward()
+    losses.presence_loss(far, torch.tensor([[0.0, 1.0]], dtype=torch.float64), torch.ones(2).double()).backward()
     assert far.grad.isfinite().all()
 
 

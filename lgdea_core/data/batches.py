@@ -79,10 +79,6 @@ class RelationTargets(Protocol):
         self, images: Int[np.ndarray, "n"], statements: Int[np.ndarray, "m"]
     ) -> Float[np.ndarray, "n m"]: ...
 
-    def observation_known(
-        self, images: Int[np.ndarray, "n"], observations: Int[np.ndarray, "m"]
-    ) -> Float[np.ndarray, "n m"]: ...
-
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -108,8 +104,6 @@ class Batch:
     """1 where the report makes the phrase's statement in whatever words"""
     phrase_targets: Float[Tensor, "reports phrases"]
     """1 there too, and `LossConfig.same_observation` where the report states the phrase's observation elsewhere"""
-    phrase_known: Float[Tensor, "reports phrases"]
-    """how far the report tells whether the phrase's observation is there, see `EvidenceIndex.known`"""
     localised: Float[Tensor, "phrases"]
     """0 for "no finding", which has no place in the image"""
     sentence_tokens: Int[Tensor, "sentences tokens3"] | None = None
@@ -138,8 +132,6 @@ class Batch:
     expected_evidence: Float[Tensor, "unpaired prototypes"] | None = None
     confidence: Float[Tensor, "unpaired"] | None = None
     statement_posterior: Float[Tensor, "unpaired phrases"] | None = None
-    statement_known: Float[Tensor, "unpaired phrases"] | None = None
-    """both: see `refresh.RelationState`"""
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
@@ -268,7 +260,6 @@ def sample_batch(
         same_statement=torch.from_numpy(statements[:, None] == statements[None, :]).float(),
         holds_statement=holds_statement,
         phrase_targets=torch.maximum(holds_statement, config.loss.same_observation * holds_observation),
-        phrase_known=torch.from_numpy(data.evidence.known(reports, kinds)),
         localised=torch.from_numpy(data.evidence.localised[kinds]),
     )
     if config.reads_regions and len(pairs):
@@ -283,7 +274,6 @@ def sample_batch(
         expected_evidence=torch.from_numpy(relations.expected_evidence(unpaired)),
         confidence=torch.from_numpy(relations.confidence(unpaired)),
         statement_posterior=torch.from_numpy(relations.statement_posterior(unpaired, statements)),
-        statement_known=torch.from_numpy(relations.observation_known(unpaired, kinds)),
     )
 
 

@@ -72,33 +72,6 @@ class EvidenceIndex:
         counts.data[:] = 1.0
         return counts
 
-    @cached_property
-    def silence(self) -> Float[np.ndarray, "observations"]:
-        """How far silence about each of `observation_names` tells that it is absent, in [0, 1] (E).
-
-            silence_o = 1 - denied_o / (reports - stated_o)
-
-        Where reports deny what they do not find, one that does not speak of a finding has not ruled it out; where they
-        never deny anything (label sentences), what they leave out is absent. 1 for what is no finding (a whole report).
-        """
-        columns = [_POSITION.get(name, -1) for name in self.observation_names]
-        stated = np.asarray((self.report_findings > 0).sum(axis=0)).ravel()
-        denied = np.asarray((self.report_findings < 0).sum(axis=0)).ravel()
-        left = 1 - denied / np.maximum(len(self.report_ids) - stated, 1)
-        return np.append(left, 1.0)[columns].astype(np.float32)
-
-    def known(self, reports: Int[np.ndarray, "n"], observations: Int[np.ndarray, "m"]) -> Float[np.ndarray, "n m"]:
-        """1 where a report states or denies an observation, `silence` where it hedges it or does not speak of it.
-
-        Args:
-            reports: rows of the membership matrices.
-            observations: positions in `observation_names`.
-        """
-        status = self.report_findings[reports].toarray()
-        columns = np.array([_POSITION.get(self.observation_names[index], -1) for index in observations], dtype=np.int64)
-        speaks = (columns >= 0) & (status[:, columns] != 0)
-        return np.where(speaks, 1.0, self.silence[observations]).astype(np.float32)
-
     def _same_side(self, wanted: Int[np.ndarray, "n"]) -> Float[np.ndarray, "statements n"]:
         """1 where a statement and a wanted one are of one observation and do not name opposite sides."""
         kinds, sides = self.statement_observation, np.array([side for _, side, _ in self.statements])
