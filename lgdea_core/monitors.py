@@ -24,7 +24,7 @@ FEWEST_PROTOTYPES = 0.5
 K at most. Trainings on the phantom use 0.9."""
 FLAT_ASSIGNMENTS = 1.5
 """Sharpness times effective prototypes below which assignments count as uniform. Uniform ones over all prototypes, or
-over some that lie on one point, have 1; a text tower and prototypes of random weights 2.5 to 3, trained ones 4 to 18.
+over some that lie on one point, have 1; a text tower and prototypes of random weights 2.5 to 3, trained ones 4 to 20.
 Not asked of a batch with one or two statements, which can hardly have more than 1."""
 SMALLEST_RECONSTRUCTION = 1e-3
 """Reconstruction loss below which phrases count as collapsed; trained ones have 0.02 and more."""
