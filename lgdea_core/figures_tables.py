@@ -42,6 +42,7 @@ RANGES = {
     "precision@5": (0.0, 0.7),
     "precision@5, commonest findings": (0.0, 0.7),
     "recall@10": (0.0, 0.7),
+    "recall@10, text to image": (0.0, 0.7),
     "precision@1": (0.0, 0.6),
     "label AUC": (0.4, 1.0),
 }

@@ -10,6 +10,7 @@ from lgdea_core.evaluation.harness import HEADLINES
 from lgdea_core.experiments.cells import MEASURES
 from lgdea_core.experiments.paper_tables import relation_base
 from lgdea_core.experiments.plans import ABLATIONS, CONTROLS
+from lgdea_core.experiments.relations import SHUFFLED
 from lgdea_core.figures_tables import (
     MEASURE_NAMES,
     PUBLISHED,
@@ -215,8 +216,8 @@ def test_relation_curves_move_one_setting_and_hold_the_others() -> None:
 def test_relations_of_shuffled_pairs_are_a_line_where_their_mode_was_swept() -> None:
     wrong = relation_base("demo") | {"world": "phantom", "paired_ratio": 0.1, "seed": 1, "preset": "demo"}
     rows = [
-        wrong | {"relations": f"{mode}, shuffled pairs", "precision_at_1": height, "label_auc": 0.5}
-        for mode, height in (("graph", 0.06), ("graph*affinity", 0.08))
+        wrong | {"relations": name, "precision_at_1": {"graph": 0.06, "graph*affinity": 0.08}[mode], "label_auc": 0.5}
+        for name, mode in SHUFFLED.items()
     ]
     figure = figure_relation_curves(pd.concat([relations(), pd.DataFrame(rows)]), relation_base("demo"))
     found = [

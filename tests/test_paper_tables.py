@@ -157,6 +157,8 @@ def test_controls_of_grounding_stand_beside_their_measures_where_rows_have_them(
     assert found["value"].tolist() == pytest.approx(list(values.values()))
     assert missing_rows("grounding_controls")[0].endswith("controls of grounding: lgdea (3)"), "clip has them"
     assert len(figure_paper_table(found, caption_of("grounding_controls")).axes) == len(values)
+    pd.DataFrame([row("clip", 1, 0.5, variant="shuffled pairs") | values]).to_csv(tables / "ablation.csv", index=False)
+    assert set(paper_tables.paper_tables()["grounding_controls"]["system"]) == {"clip", "clip: shuffled pairs"}
 
 
 def test_ablations_stand_beside_the_method_as_it_is_at_their_ratio(tables: Path) -> None:

@@ -131,7 +131,8 @@ def paper_tables() -> dict[str, pd.DataFrame]:
         name: _joined(experiment_rows(several[file], file, measures) for file in several)
         for name, measures in TASKS.items()
     }
-    ours["grounding_controls"] = _joined(_control_rows(table, file) for file, table in several.items())
+    controlled = several | {"ablation": read_table(table_path("ablation"))}
+    ours["grounding_controls"] = _joined(_control_rows(table, file) for file, table in controlled.items())
     ours["pairing_ratios"] = experiment_rows(pairing, "limited_pairing", tuple(NAMES))
     ours["ablation"] = _ablation_rows(pairing)
     methods = {name: name for name in (RANDOM, *METHODS)}
@@ -156,6 +157,7 @@ def missing_rows(name: str) -> list[str]:
     """What to run for rows of ours that a table cannot have yet, or towers that it lacks."""
     needed = {"ablation": ("limited_pairing", "ablation"), "pairing_ratios": ("limited_pairing",)}
     needed |= {table: (source[0],) for table, source in PROBES.items()}
+    needed["grounding_controls"] = ("limited_pairing", "asg", "real_films", "ablation")
     needed["asg_ablation"] = tuple(source[0] for source in PROBES.values())
     files = needed.get(name, ("limited_pairing", "asg", "real_films"))
     systems = dict.fromkeys(PROBES, (RANDOM, *TOWERS)) | {"asg_ablation": tuple(ASG_PARTS)}
