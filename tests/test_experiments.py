@@ -20,6 +20,7 @@ from lgdea_core.config import RunConfig, replace_fields
 from lgdea_core.data.batches import TrainingData, sample_batch
 from lgdea_core.data.phantom import PhantomConfig, build_phantom
 from lgdea_core.data.regions import crop_boxes
+from lgdea_core.experiments import __main__ as experiments
 from lgdea_core.experiments.cells import (
     FURTHER_MEASURES,
     KEY,
@@ -49,6 +50,7 @@ from lgdea_core.experiments.plans import (
 from lgdea_core.experiments.tables import (
     add_row,
     add_rows,
+    beyond,
     estimated_minutes,
     missing_cells,
     read_table,
@@ -209,6 +211,36 @@ def test_the_summary_is_mean_and_sample_deviation_over_seeds() -> None:
     rows = [row_of(cell, auc=value) for cell, value in zip(plan, (0.5, 0.6, 0.7), strict=True)]
     found = summary(pd.DataFrame(rows))
     assert found[["seeds", "auc"]].to_dict("records") == [{"seeds": 3, "auc": "0.600 ± 0.100"}]
+
+
+def test_what_a_variant_has_beyond_the_method_is_taken_seed_by_seed() -> None:
+    plan = limited_pairing(seeds=(1, 2), ratios=(0.1, 0.05), methods=("clip", "lgdea"))
+    base = pd.DataFrame([row_of(cell, auc=0.1 * cell.config.seed + cell.config.data.paired_ratio) for cell in plan])
+    variants = ablation(seeds=(1, 2, 3), variants=("relations: graph",))  # seed 3 has no row of the method
+    rows = pd.DataFrame([row_of(cell, auc=value, cnr=1.0) for cell, value in zip(variants, (0.3, 0.5, 9), strict=True)])
+    found = beyond(rows, base)
+    assert found["seed"].tolist() == [1, 2]
+    assert found["auc"].tolist() == pytest.approx([0.3 - 0.2, 0.5 - 0.3])
+    assert "cnr" not in found, "the method's rows have none"
+    assert summary(found)["auc"].tolist() == ["0.150 ± 0.071"]
+    assert beyond(rows, base.iloc[:0]).empty
+
+
+def test_the_summary_of_ablations_has_the_differences(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(experiments, "table_path", lambda name: tmp_path / f"{name}.csv")
+    [cell] = ablation(seeds=(1,), variants=("relations: graph",))
+    [whole] = limited_pairing(seeds=(1,), ratios=(0.1,), methods=("lgdea",))
+    monkeypatch.setattr(sys, "argv", ["experiments", "ablation", "--summary"])
+    experiments.main()
+    assert capsys.readouterr().out.count("no rows yet in") == 2
+    add_row(tmp_path / "ablation.csv", row_of(cell, auc=0.7))
+    add_row(tmp_path / "limited_pairing.csv", row_of(whole, auc=0.75))
+    experiments.main()
+    table, differences = capsys.readouterr().out.split("more than the method as it is, seed by seed:")
+    assert "0.700" in table
+    assert "-0.050" in differences
 
 
 def test_one_seed_has_no_deviation_and_a_measure_without_values_no_text() -> None:

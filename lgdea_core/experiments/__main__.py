@@ -29,6 +29,7 @@ from lgdea_core.experiments.relations import KEY as RELATION_KEY
 from lgdea_core.experiments.relations import measure_relations, missing_relations, relations_summary
 from lgdea_core.experiments.remeasure import kept_models, older_rows, remeasure
 from lgdea_core.experiments.tables import (
+    beyond,
     estimated_minutes,
     guessed_seconds,
     missing_cells,
@@ -63,6 +64,10 @@ def run_ablation(arguments: argparse.Namespace) -> None:
         ablation, ratios=arguments.ratios, variants=arguments.variants, methods=arguments.methods, **common
     )
     _train(cells, "ablation", arguments)
+    if arguments.summary:
+        rows = beyond(read_table(table_path("ablation")), read_table(table_path("limited_pairing")))
+        _say("\nmore than the method as it is, seed by seed:")
+        _say_summary(summary(rows), "ablation")
 
 
 def run_real(arguments: argparse.Namespace) -> None:

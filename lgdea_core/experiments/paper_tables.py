@@ -68,8 +68,11 @@ TASKS = {
     ),
 }
 """table -> columns of limited_pairing.csv"""
-CONTROLLED = tuple(f"{name}{control}" for name in ("cnr", "miou", "pointing") for control in ("", "_swapped", "_blind"))
+GROUNDED = ("cnr", "miou", "pointing")
+CONTROLLED = tuple(f"{name}{control}" for name in GROUNDED for control in ("", "_swapped", "_blind"))
 """Columns of table `grounding_controls`: measures of grounding, each with its controls (`evaluation.blind`)."""
+OWN_NAMES = {f"{name}_own": f"{(NAMES | FURTHER_NAMES)[name]}, beyond films swapped" for name in GROUNDED}
+"""More columns of it: what the film itself adds, run by run, so that its deviation is that of the differences."""
 PROBES = {
     "classification": ("asg_linear_probe", {"auc": "linear-probe AUC", "accuracy": "linear-probe accuracy"}),
     "segmentation": ("segmentation", {"dice": "Dice"}),
@@ -196,7 +199,7 @@ def experiment_rows(table: pd.DataFrame, file: str, measures: Sequence[str]) -> 
         file: its name, for the column source.
         measures: its columns; ones it lacks, and empty ones, have no rows.
     """
-    rows = []
+    rows, names = [], NAMES | FURTHER_NAMES | OWN_NAMES
     for values, group in table.groupby([name for name in KEY if name != "seed"], sort=True):
         world, method, variant, ratio, preset = values
         shared = {
@@ -209,7 +212,7 @@ def experiment_rows(table: pd.DataFrame, file: str, measures: Sequence[str]) -> 
             "source": _source(file, group),
         }
         measured = [name for name in measures if name in group and group[name].notna().any()]
-        rows += [shared | {"measure": (NAMES | FURTHER_NAMES)[name]} | _spread(group[name]) for name in measured]
+        rows += [shared | {"measure": names[name]} | _spread(group[name]) for name in measured]
     return pd.DataFrame(rows)
 
 
@@ -278,7 +281,8 @@ def relation_base(preset: str) -> dict[str, object]:
 def _control_rows(table: pd.DataFrame, file: str) -> pd.DataFrame:
     """Grounding with its controls, of those rows alone that have them: older code had none."""
     known = table.reindex(columns=[*KEY, "commit", MEASURED, *CONTROLLED]).dropna(subset=list(CONTROLLED))
-    return experiment_rows(known, file, CONTROLLED)
+    own = {f"{name}_own": known[name] - known[f"{name}_swapped"] for name in GROUNDED}
+    return experiment_rows(known.assign(**own), file, (*CONTROLLED, *OWN_NAMES))
 
 
 def _ablation_rows(pairing: pd.DataFrame) -> pd.DataFrame:

@@ -113,6 +113,20 @@ def over_seeds(table: pd.DataFrame, key: Sequence[str], columns: Sequence[str]) 
     return pd.concat([groups["seed"].nunique().rename("seeds"), measured], axis=1).reset_index()
 
 
+def beyond(rows: pd.DataFrame, base: pd.DataFrame, columns: Sequence[str] = tuple(MEASURES)) -> pd.DataFrame:
+    """What variants have more than the method as it is, seed by seed: the same rows with differences as measures.
+
+    Args:
+        rows: of variants; ones without a row in `base` of their world, method, ratio, seed and preset are left out.
+        base: rows of the methods as they are.
+        columns: which measures; ones that a table lacks are left out.
+    """
+    same, measured = [name for name in KEY if name != "variant"], [name for name in columns if name in base]
+    pairs = rows.merge(base[[*same, *measured]], on=same, suffixes=("", "_base"))
+    measured = [name for name in measured if f"{name}_base" in pairs]
+    return pairs[list(KEY)].assign(**{name: pairs[name] - pairs[f"{name}_base"] for name in measured})
+
+
 def mean_and_sd(values: pd.Series) -> str:
     """ "mean ± sd", the deviation that of the sample (n - 1); one value has none, and no value is ""."""
     known = values.dropna()
