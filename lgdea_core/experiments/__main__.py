@@ -12,12 +12,13 @@ import pandas as pd
 from lgdea_core.config import METHODS, PRESETS, RunConfig
 from lgdea_core.experiments import downstream, hard, label_draws
 from lgdea_core.experiments.cells import Cell
-from lgdea_core.experiments.paper_tables import write_paper_tables
+from lgdea_core.experiments.paper_tables import WHOLE, as_it_is, write_paper_tables
 from lgdea_core.experiments.plans import (
     ABLATIONS,
     ASG_ABLATIONS,
     COMPARED,
     CONTROL,
+    NOTHING_UNPAIRED,
     SEEDS,
     TOWERS,
     ablation,
@@ -65,9 +66,7 @@ def run_ablation(arguments: argparse.Namespace) -> None:
     )
     _train(cells, "ablation", arguments)
     if arguments.summary:
-        rows = beyond(read_table(table_path("ablation")), read_table(table_path("limited_pairing")))
-        _say("\nmore than the method as it is, seed by seed:")
-        _say_summary(summary(rows), "ablation")
+        _say_differences(read_table(table_path("ablation")), read_table(table_path("limited_pairing")))
 
 
 def run_real(arguments: argparse.Namespace) -> None:
@@ -172,6 +171,15 @@ def _train(cells: Sequence[Cell], table: str, arguments: argparse.Namespace) -> 
         _say(f"{older} rows that are there were measured by other code than this; see --remeasure")
     if not arguments.plan:
         run_cells(todo, path, arguments.workers)
+
+
+def _say_differences(variants: pd.DataFrame, pairing: pd.DataFrame) -> None:
+    """Variants beyond the method as it is, and all of these beyond the one without unpaired images."""
+    rows = pd.concat([as_it_is(pairing, variants).assign(variant=WHOLE), variants])
+    for name in (WHOLE, NOTHING_UNPAIRED):
+        chosen = rows["variant"] == name
+        _say(f"\nmore than the method {name}, seed by seed:")
+        _say_summary(summary(beyond(rows[~chosen], rows[chosen])), "ablation")
 
 
 def _remeasure(cells: Sequence[Cell], path: Path, arguments: argparse.Namespace) -> None:

@@ -114,11 +114,11 @@ def over_seeds(table: pd.DataFrame, key: Sequence[str], columns: Sequence[str]) 
 
 
 def beyond(rows: pd.DataFrame, base: pd.DataFrame, columns: Sequence[str] = tuple(MEASURES)) -> pd.DataFrame:
-    """What variants have more than the method as it is, seed by seed: the same rows with differences as measures.
+    """What variants have more than another, seed by seed: the same rows with differences as measures.
 
     Args:
         rows: of variants; ones without a row in `base` of their world, method, ratio, seed and preset are left out.
-        base: rows of the methods as they are.
+        base: rows of one variant, or of the methods as they are.
         columns: which measures; ones that a table lacks are left out.
     """
     same, measured = [name for name in KEY if name != "variant"], [name for name in columns if name in base]
