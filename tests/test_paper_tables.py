@@ -163,6 +163,16 @@ def test_controls_of_grounding_stand_beside_their_measures_where_rows_have_them(
     assert set(paper_tables.paper_tables()["grounding_controls"]["system"]) == {"clip", "clip: shuffled pairs"}
 
 
+def test_what_the_film_adds_has_the_deviation_of_the_differences(tables: Path) -> None:
+    values = dict.fromkeys(paper_tables.CONTROLLED, 0.0)
+    rows = [row("clip", seed, 0.5) | values | {"cnr": own, "cnr_swapped": swapped}
+            for seed, own, swapped in ((1, 1.0, 0.8), (2, 0.6, 0.4))]  # fmt: skip
+    pd.DataFrame(rows).to_csv(tables / "limited_pairing.csv", index=False)
+    found = paper_tables.paper_tables()["grounding_controls"].set_index("measure")
+    assert found.loc[paper_tables.OWN_NAMES["cnr_own"], ["value", "sd"]].tolist() == pytest.approx([0.2, 0.0])
+    assert found.loc["CNR (signed)", "sd"] > 0.2
+
+
 def test_ablations_stand_beside_the_method_as_it_is_at_their_ratio(tables: Path) -> None:
     rows = [row("lgdea", seed, 0.5, variant="shuffled pairs") for seed in (1, 2)]
     pd.DataFrame(rows).to_csv(tables / "ablation.csv", index=False)

@@ -199,7 +199,8 @@ def experiment_rows(table: pd.DataFrame, file: str, measures: Sequence[str]) -> 
         file: its name, for the column source.
         measures: its columns; ones it lacks, and empty ones, have no rows.
     """
-    rows, names = [], NAMES | FURTHER_NAMES | OWN_NAMES
+    names = NAMES | FURTHER_NAMES | OWN_NAMES
+    rows = []
     for values, group in table.groupby([name for name in KEY if name != "seed"], sort=True):
         world, method, variant, ratio, preset = values
         shared = {

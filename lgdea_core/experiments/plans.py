@@ -15,8 +15,8 @@ COMPARED = ("clip", "gloria", "lgdea")
 """Methods of the pairing curve, of its controls and of real films; any other can be asked for by name."""
 CONTROL = "shuffled pairs"
 """The variant that must fail, and the only one that every method has."""
-NOTHING_UNPAIRED = "without unpaired images"
-PAIRS_CONTROL = f"{CONTROL}, {NOTHING_UNPAIRED}"
+WITHOUT_IMAGES = "without unpaired images"
+PAIRS_CONTROL = f"{CONTROL}, {WITHOUT_IMAGES}"
 """The same of `lgdea` on the shuffled pairs alone: what `CONTROL` has beyond it came by the relations."""
 CONTROLS = (CONTROL, PAIRS_CONTROL)
 SILENT = {
@@ -52,7 +52,7 @@ class Variant:
 
 
 ABLATIONS = {
-    NOTHING_UNPAIRED: Variant(without_relations=True),
+    WITHOUT_IMAGES: Variant(without_relations=True),
     "without unpaired reports": Variant(switches={"known_reports": True}),
     "without prototypes": Variant(changes=SILENT | {"mode": "affinity"}),
     "whole reports": Variant(changes={"mode": "graph"}, switches={"whole_reports": True}),

@@ -114,16 +114,16 @@ def over_seeds(table: pd.DataFrame, key: Sequence[str], columns: Sequence[str]) 
 
 
 def beyond(rows: pd.DataFrame, base: pd.DataFrame, columns: Sequence[str] = tuple(MEASURES)) -> pd.DataFrame:
-    """What variants have more than another, seed by seed: the same rows with differences as measures.
+    """Differences, as rows, of rows to those of a base of the same world, method, ratio, seed and preset.
 
     Args:
-        rows: of variants; ones without a row in `base` of their world, method, ratio, seed and preset are left out.
+        rows: of variants; ones without such a row in `base` are left out.
         base: rows of one variant, or of the methods as they are.
         columns: which measures; ones that a table lacks are left out.
     """
-    same, measured = [name for name in KEY if name != "variant"], [name for name in columns if name in base]
-    pairs = rows.merge(base[[*same, *measured]], on=same, suffixes=("", "_base"))
-    measured = [name for name in measured if f"{name}_base" in pairs]
+    same = [name for name in KEY if name != "variant"]
+    measured = [name for name in columns if name in rows and name in base]
+    pairs = rows.merge(base[[*same, *measured]], on=same, suffixes=("", "_base"), validate="many_to_one")
     return pairs[list(KEY)].assign(**{name: pairs[name] - pairs[f"{name}_base"] for name in measured})
 
 
