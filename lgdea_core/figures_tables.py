@@ -39,6 +39,9 @@ RANGES = {
     "mIoU (BioViL-T)": (0.0, 0.4),
     "mIoU (BioViL-T), films swapped": (0.0, 0.4),
     "mIoU (BioViL-T), image-blind": (0.0, 0.4),
+    "CNR (signed), beyond films swapped": (-0.5, 1.0),
+    "mIoU (BioViL-T), beyond films swapped": (-0.1, 0.3),
+    "pointing game, beyond films swapped": (-0.2, 0.5),
     "precision@5": (0.0, 0.7),
     "precision@5, commonest findings": (0.0, 0.7),
     "recall@10": (0.0, 0.7),
@@ -232,11 +235,13 @@ def figure_paper_table(rows: pd.DataFrame, caption: str = "") -> Figure:
     names = rows["system"] + rows["backbone"].where(rows["backbone"] == "", ", " + rows["backbone"])
     settings = list(dict.fromkeys(rows["setting"]))
     across = 2 if len(panels) in (2, 4) else min(3, len(panels))
-    down, tallest = -(-len(panels) // across), max(names[part.index].nunique() for _, part in panels)
+    counts = [names[part.index].nunique() for _, part in panels]
+    tallest = [max(counts[first : first + across]) for first in range(0, len(panels), across)]
     labels = {name: textwrap.fill(name, 26) for name in names}
     high = 0.11 + 0.13 * max(label.count("\n") + 1 for label in labels.values())  # inches of the longest label
-    figure = Figure(figsize=(4.2 * across, (high * tallest + 0.9) * down + 0.8), layout="constrained")
-    axes = figure.subplots(down, across, squeeze=False).ravel()
+    heights = [high * count + 0.9 for count in tallest]
+    figure = Figure(figsize=(4.2 * across, sum(heights) + 0.8), layout="constrained")
+    axes = figure.subplots(len(heights), across, squeeze=False, height_ratios=heights).ravel()
     for axis, ((corpus, measure), part) in zip(axes, panels, strict=False):
         systems = list(dict.fromkeys(names[part.index]))
         for row, name in zip(part.to_dict("records"), names[part.index], strict=True):

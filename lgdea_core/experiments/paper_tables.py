@@ -15,7 +15,7 @@ from lgdea_core.data.corpora import CORPORA
 from lgdea_core.evaluation.supervised import FROZEN
 from lgdea_core.experiments.cells import KEY
 from lgdea_core.experiments.downstream import RANDOM
-from lgdea_core.experiments.plans import SHUFFLED_REGIONS, TOWERS
+from lgdea_core.experiments.plans import CONTROLS, SHUFFLED_REGIONS, TOWERS
 from lgdea_core.experiments.relations import KEY as RELATION_KEY
 from lgdea_core.experiments.remeasure import MEASURED
 from lgdea_core.experiments.tables import read_table, table_path
@@ -134,7 +134,8 @@ def paper_tables() -> dict[str, pd.DataFrame]:
         name: _joined(experiment_rows(several[file], file, measures) for file in several)
         for name, measures in TASKS.items()
     }
-    controlled = several | {"ablation": read_table(table_path("ablation"))}
+    variants = read_table(table_path("ablation"))
+    controlled = several | {"ablation": variants[variants["variant"].isin(CONTROLS)]}
     ours["grounding_controls"] = _joined(_control_rows(table, file) for file, table in controlled.items())
     ours["pairing_ratios"] = experiment_rows(pairing, "limited_pairing", tuple(NAMES))
     ours["ablation"] = _ablation_rows(pairing)
