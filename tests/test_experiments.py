@@ -224,6 +224,8 @@ def test_what_a_variant_has_beyond_the_method_is_taken_seed_by_seed() -> None:
     assert "cnr" not in found, "the method's rows have none"
     assert summary(found)["auc"].tolist() == ["0.150 ± 0.071"]
     assert beyond(rows, base.iloc[:0]).empty
+    with pytest.raises(pd.errors.MergeError):
+        beyond(rows, pd.concat([base, base]))
 
 
 def test_the_summary_of_ablations_has_the_differences(

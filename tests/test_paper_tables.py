@@ -163,6 +163,17 @@ def test_controls_of_grounding_stand_beside_their_measures_where_rows_have_them(
     assert set(paper_tables.paper_tables()["grounding_controls"]["system"]) == {"clip", "clip: shuffled pairs"}
 
 
+def test_a_row_of_panels_is_as_tall_as_its_own_systems_need() -> None:
+    one = {"backbone": "", "setting": "", "value": 0.5, "sd": 0.0, "origin": "ours, phantom"}
+    sizes = {"many": 12, "few": 2}
+    rows = [one | {"corpus": corpus, "measure": measure, "system": str(number)}
+            for corpus, count in sizes.items() for measure in "abc" for number in range(count)]  # fmt: skip
+    figure = figure_paper_table(pd.DataFrame(rows))
+    figure.draw_without_rendering()
+    many, few = (figure.axes[place].get_position().height for place in (0, 3))
+    assert many > 2 * few, "one height for all before"
+
+
 def test_what_the_film_adds_has_the_deviation_of_the_differences(tables: Path) -> None:
     values = dict.fromkeys(paper_tables.CONTROLLED, 0.0)
     rows = [row("clip", seed, 0.5) | values | {"cnr": own, "cnr_swapped": swapped}
