@@ -41,6 +41,7 @@ from lgdea_core.experiments.plans import (
     CONTROLS,
     PAIRS_CONTROL,
     PAPER_TERMS,
+    PHRASES,
     SEEDS,
     ablation,
     asg,
@@ -129,9 +130,16 @@ def test_a_variant_lacks_its_part_and_nothing_else(variant: str, differs: dict[s
 
 def test_the_extensions_are_left_out_one_by_one() -> None:
     """Every term that the paper's terms lack has a variant of its own that lacks it, too."""
-    plan = [cell for cell in ablation(seeds=(1,)) if cell.variant != "paper's terms"]
+    plan = [cell for cell in ablation(seeds=(1,)) if cell.variant not in ("paper's terms", PHRASES)]
     for term in PAPER_TERMS:
         assert sum(getattr(cell.config.loss, term) == 0 for cell in plan) == 1, term
+
+
+def test_phrases_and_patches_alone_are_trained_by_two_terms_on_pairs() -> None:
+    [cell] = ablation(seeds=(1,), variants=(PHRASES,))
+    assert {phase_at(step, "lgdea", cell.config.train) for step in range(500)} == {"pairs"}
+    on_pairs = ("ita", "local", "evidence_paired", "reconstruction", "prototype_penalty", "usage", "lesion", "text")
+    assert {term for term in on_pairs if getattr(cell.config.loss, term)} == {"ita", "local"}
 
 
 def test_the_control_on_pairs_alone_relates_nothing_and_is_of_lgdea() -> None:

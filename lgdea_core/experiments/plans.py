@@ -27,6 +27,8 @@ SILENT = {
     "evidence_unpaired": 0.0,
 }
 """Loss weights without prototypes: nothing is asked of evidence distributions."""
+PHRASES = "phrases and patches alone"
+"""The variant that is a local baseline on evidence phrases: no prototypes, nothing unpaired, no text phase."""
 PAPER_TERMS = {"local": 0.0, "local_unpaired": 0.0, "lesion": 0.0, "text": 0.0, "consistency": 0.0}
 """Loss weights without our extensions: the terms that the paper names."""
 MATCHED_SHARPNESS = 3.0
@@ -63,6 +65,7 @@ ABLATIONS = {
     ),
     "relations: oracle": Variant(changes={"mode": "graph"}, switches={"oracle": True}),
     "paper's terms": Variant(changes={"mode": "graph"} | PAPER_TERMS),
+    PHRASES: Variant(changes=SILENT | {"lesion": 0.0, "text": 0.0}, without_relations=True, without_text_phase=True),
     "without local losses": Variant(changes={"mode": "graph", "local": 0.0, "local_unpaired": 0.0}),
     "without lesion contrast": Variant(changes={"lesion": 0.0}),
     "without text phase": Variant(changes={"text": 0.0}, without_text_phase=True),
@@ -76,8 +79,9 @@ ABLATIONS = {
 "relations: graph" is the paper's form of the relations. Two others have it and compare with it: "whole reports", as the
 affinity would ask every report of every image, and "without local losses", as it would read the local head that nothing
 trains there but "consistency", on itself; maps are then the global head's. "without prototypes" compares with
-"relations: affinity". "without text phase" places the prototypes before its first step, when the text tower has learnt
-nothing."""
+"relations: affinity". `PHRASES` keeps the contrast of pairs and the local loss: where `gloria` attends with the
+sentences of whole reports, it asks each phrase of every film it is true of. "without text phase" places the prototypes
+before its first step, when the text tower has learnt nothing."""
 
 
 TOWERS = ("clip", "asg", "lgdea", "lgdea+asg")
