@@ -12,12 +12,13 @@ import pandas as pd
 from lgdea_core.config import METHODS, PRESETS, RunConfig
 from lgdea_core.experiments import downstream, hard, label_draws
 from lgdea_core.experiments.cells import Cell
-from lgdea_core.experiments.paper_tables import WHOLE, as_it_is, write_paper_tables
+from lgdea_core.experiments.paper_tables import WHOLE, differences, write_paper_tables
 from lgdea_core.experiments.plans import (
     ABLATIONS,
     ASG_ABLATIONS,
     COMPARED,
     CONTROL,
+    PHRASES,
     SEEDS,
     TOWERS,
     WITHOUT_IMAGES,
@@ -30,7 +31,6 @@ from lgdea_core.experiments.relations import KEY as RELATION_KEY
 from lgdea_core.experiments.relations import measure_relations, missing_relations, relations_summary
 from lgdea_core.experiments.remeasure import kept_models, older_rows, remeasure
 from lgdea_core.experiments.tables import (
-    beyond,
     estimated_minutes,
     guessed_seconds,
     missing_cells,
@@ -66,7 +66,7 @@ def run_ablation(arguments: argparse.Namespace) -> None:
     )
     _train(cells, "ablation", arguments)
     if arguments.summary:
-        _say_differences(read_table(table_path("ablation")), read_table(table_path("limited_pairing")))
+        _say_differences(*(read_table(table_path(name)) for name in ("limited_pairing", "ablation")))
 
 
 def run_real(arguments: argparse.Namespace) -> None:
@@ -173,14 +173,11 @@ def _train(cells: Sequence[Cell], table: str, arguments: argparse.Namespace) -> 
         run_cells(todo, path, arguments.workers)
 
 
-def _say_differences(variants: pd.DataFrame, pairing: pd.DataFrame) -> None:
-    """Variants beyond the method as it is, and all of these beyond the one without unpaired images."""
-    rows = pd.concat([as_it_is(pairing, variants).assign(variant=WHOLE), variants])
-    for name in (WHOLE, WITHOUT_IMAGES):
-        chosen = rows["variant"] == name
-        _say(f"\nbeyond the method {name}, seed by seed:")
-        differences = summary(beyond(rows[~chosen], rows[chosen]))
-        _say(differences.to_string(index=False) if len(differences) else "no rows to compare yet")
+def _say_differences(pairing: pd.DataFrame, variants: pd.DataFrame) -> None:
+    for base in (WHOLE, WITHOUT_IMAGES, PHRASES):
+        _say(f"\nbeyond {'the method as it is' if base == WHOLE else repr(base)}, seed by seed:")
+        rows = differences(pairing, variants, base)
+        _say(rows.to_string(index=False) if len(rows) else "no rows to compare yet")
 
 
 def _remeasure(cells: Sequence[Cell], path: Path, arguments: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from lgdea_core.experiments.downstream import RANDOM
 from lgdea_core.experiments.plans import CONTROLS, SHUFFLED_REGIONS, TOWERS
 from lgdea_core.experiments.relations import KEY as RELATION_KEY
 from lgdea_core.experiments.remeasure import MEASURED
-from lgdea_core.experiments.tables import read_table, table_path
+from lgdea_core.experiments.tables import beyond, read_table, summary, table_path
 from lgdea_core.experiments.worlds import WORLDS, world_of
 from lgdea_core.figures import save_figure
 from lgdea_core.figures_tables import MEASURE_NAMES, PUBLISHED, figure_paper_table
@@ -259,6 +259,19 @@ def as_it_is(pairing: pd.DataFrame, variants: pd.DataFrame) -> pd.DataFrame:
     """Rows of limited_pairing.csv for the methods, ratios, presets and worlds that have variants."""
     shared = ["world", "method", "paired_ratio", "preset"]
     return pairing.merge(variants[shared].drop_duplicates(), on=shared)
+
+
+def differences(pairing: pd.DataFrame, variants: pd.DataFrame, base: str) -> pd.DataFrame:
+    """`tables.summary` of what each variant has beyond one of them, seed by seed.
+
+    Args:
+        pairing: rows of limited_pairing.csv, among them the methods as they are.
+        variants: rows of ablation.csv.
+        base: a variant, or `WHOLE`; where it has no row, a variant has none here.
+    """
+    rows = pd.concat([as_it_is(pairing, variants).assign(variant=WHOLE), variants])
+    chosen = rows["variant"] == base
+    return summary(beyond(rows[~chosen], rows[chosen]))
 
 
 def without_rows_of(table: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
