@@ -34,6 +34,7 @@ from lgdea_core.experiments.cells import (
     train_cell,
     with_whole_reports,
 )
+from lgdea_core.experiments.paper_tables import WHOLE, differences
 from lgdea_core.experiments.plans import (
     ABLATIONS,
     COMPARED,
@@ -234,6 +235,16 @@ def test_what_a_variant_has_beyond_the_method_is_taken_seed_by_seed() -> None:
     assert beyond(rows, base.iloc[:0]).empty
     with pytest.raises(pd.errors.MergeError):
         beyond(rows, pd.concat([base, base]))
+
+
+def test_what_the_film_adds_is_taken_run_by_run_and_compared_like_a_measure() -> None:
+    first, second = limited_pairing(seeds=(1, 2), ratios=(0.1,), methods=("lgdea",))
+    variants = ablation(seeds=(1, 2), variants=("relations: graph",))
+    whole = pd.DataFrame([row_of(first, cnr=0.9, cnr_swapped=0.6), row_of(second, cnr=1.2, cnr_swapped=0.4)])
+    graph = pd.DataFrame([row_of(cell, cnr=1.0, cnr_swapped=0.8) for cell in variants])
+    assert summary(whole)["cnr_own"].tolist() == ["0.550 ± 0.354"]
+    assert differences(whole, graph, WHOLE)["cnr_own"].tolist() == ["-0.350 ± 0.354"]
+    assert "cnr_own" not in summary(whole.drop(columns="cnr_swapped"))
 
 
 def test_the_summary_of_ablations_has_the_differences(

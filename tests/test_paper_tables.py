@@ -18,6 +18,7 @@ from lgdea_core.experiments.paper_tables import (
     read_published,
     write_paper_tables,
 )
+from lgdea_core.experiments.tables import GROUNDED
 from lgdea_core.experiments.worlds import WORLDS
 from lgdea_core.figures_tables import PUBLISHED, figure_paper_table
 
@@ -154,7 +155,7 @@ def test_controls_of_grounding_stand_beside_their_measures_where_rows_have_them(
     found = paper_tables.paper_tables()["grounding_controls"]
     assert set(found["system"]) == {"clip"}
     assert found["measure"].tolist()[:3] == ["CNR (signed)", "CNR (signed), films swapped", "CNR (signed), image-blind"]
-    own = [values[name] - values[f"{name}_swapped"] for name in paper_tables.GROUNDED]
+    own = [values[name] - values[f"{name}_swapped"] for name in GROUNDED]
     assert found["value"].tolist() == pytest.approx([*values.values(), *own])
     assert found["measure"].tolist()[-3:] == list(paper_tables.OWN_NAMES.values())
     assert missing_rows("grounding_controls")[0].endswith("controls of grounding: lgdea (3)"), "clip has them"

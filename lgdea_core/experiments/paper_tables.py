@@ -18,7 +18,7 @@ from lgdea_core.experiments.downstream import RANDOM
 from lgdea_core.experiments.plans import CONTROLS, SHUFFLED_REGIONS, TOWERS
 from lgdea_core.experiments.relations import KEY as RELATION_KEY
 from lgdea_core.experiments.remeasure import MEASURED
-from lgdea_core.experiments.tables import beyond, read_table, summary, table_path
+from lgdea_core.experiments.tables import GROUNDED, OWN, beyond, read_table, summary, table_path, with_own
 from lgdea_core.experiments.worlds import WORLDS, world_of
 from lgdea_core.figures import save_figure
 from lgdea_core.figures_tables import MEASURE_NAMES, PUBLISHED, figure_paper_table
@@ -68,11 +68,12 @@ TASKS = {
     ),
 }
 """table -> columns of limited_pairing.csv"""
-GROUNDED = ("cnr", "miou", "pointing")
 CONTROLLED = tuple(f"{name}{control}" for name in GROUNDED for control in ("", "_swapped", "_blind"))
 """Columns of table `grounding_controls`: measures of grounding, each with its controls (`evaluation.blind`)."""
-OWN_NAMES = {f"{name}_own": f"{(NAMES | FURTHER_NAMES)[name]}, beyond films swapped" for name in GROUNDED}
-"""More columns of it: what the film itself adds, run by run, so that its deviation is that of the differences."""
+OWN_NAMES = {
+    own: f"{(NAMES | FURTHER_NAMES)[name]}, beyond films swapped" for own, name in zip(OWN, GROUNDED, strict=True)
+}
+"""The same of `tables.OWN`, more columns of it."""
 PROBES = {
     "classification": ("asg_linear_probe", {"auc": "linear-probe AUC", "accuracy": "linear-probe accuracy"}),
     "segmentation": ("segmentation", {"dice": "Dice"}),
@@ -269,7 +270,7 @@ def differences(pairing: pd.DataFrame, variants: pd.DataFrame, base: str) -> pd.
         variants: rows of ablation.csv.
         base: a variant, or `WHOLE`; where it has no row, a variant has none here.
     """
-    rows = pd.concat([as_it_is(pairing, variants).assign(variant=WHOLE), variants])
+    rows = with_own(pd.concat([as_it_is(pairing, variants).assign(variant=WHOLE), variants]))
     chosen = rows["variant"] == base
     return summary(beyond(rows[~chosen], rows[chosen]))
 
@@ -296,8 +297,7 @@ def relation_base(preset: str) -> dict[str, object]:
 def _control_rows(table: pd.DataFrame, file: str) -> pd.DataFrame:
     """Grounding with its controls, of those rows alone that have them: older code had none."""
     known = table.reindex(columns=[*KEY, "commit", MEASURED, *CONTROLLED]).dropna(subset=list(CONTROLLED))
-    own = {f"{name}_own": known[name] - known[f"{name}_swapped"] for name in GROUNDED}
-    return experiment_rows(known.assign(**own), file, (*CONTROLLED, *OWN_NAMES))
+    return experiment_rows(with_own(known), file, (*CONTROLLED, *OWN_NAMES))
 
 
 def _ablation_rows(pairing: pd.DataFrame) -> pd.DataFrame:

@@ -33,6 +33,11 @@ GUESSED_ON = "demo"
 """Preset of every such guess: what another costs is unknown before it has rows."""
 
 
+GROUNDED = ("cnr", "miou", "pointing")
+OWN = tuple(f"{name}_own" for name in GROUNDED)
+"""What a measure of grounding has beyond films swapped, hence by the film itself (`evaluation.blind`)."""
+
+
 def table_path(name: str) -> Path:
     """`figures/tables/<name>.csv`."""
     return project_root() / "figures" / "tables" / f"{name}.csv"
@@ -92,9 +97,16 @@ def _write(path: Path, old: pd.DataFrame, rows: Sequence[dict[str, Any]], key: S
     part.rename(path)
 
 
+def with_own(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with `OWN`, run by run; a measure without its swapped control has none."""
+    known = [name for name in GROUNDED if {name, f"{name}_swapped"} <= set(table)]
+    return table.assign(**{f"{name}_own": table[name] - table[f"{name}_swapped"] for name in known})
+
+
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """`over_seeds` of every measure of the trainings."""
-    measures = {*MEASURES, *REGION_MEASURES}
+    measures = {*MEASURES, *OWN, *REGION_MEASURES}
+    table = with_own(table)
     return over_seeds(table, KEY, [name for name in table if name in measures or name.startswith("relation_")])
 
 
@@ -113,7 +125,7 @@ def over_seeds(table: pd.DataFrame, key: Sequence[str], columns: Sequence[str]) 
     return pd.concat([groups["seed"].nunique().rename("seeds"), measured], axis=1).reset_index()
 
 
-def beyond(rows: pd.DataFrame, base: pd.DataFrame, columns: Sequence[str] = tuple(MEASURES)) -> pd.DataFrame:
+def beyond(rows: pd.DataFrame, base: pd.DataFrame, columns: Sequence[str] = (*MEASURES, *OWN)) -> pd.DataFrame:
     """Differences, as rows, of rows to those of a base of the same world, method, ratio, seed and preset.
 
     Args:
