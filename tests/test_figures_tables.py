@@ -170,7 +170,7 @@ def test_every_control_of_the_ablation_is_hollow_and_nothing_else() -> None:
     hollow = [container.lines[0].get_markerfacecolor() == "white" for container in axis.containers]
     names = [text.get_text() for text in axis.get_yticklabels()]
     assert [name for name, drawn in zip(names, hollow, strict=True) if drawn] == [
-        "shuffled pairs", "shuffled pairs, without unpaired images",
+        "shuffled pairs", "shuffled pairs, without unpaired images", "shuffled pairs, phrases and patches alone",
     ]  # fmt: skip
     assert names == list(ABLATIONS)
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from lgdea_core.config import METHODS, LossConfig
 from lgdea_core.data.batches import Batch, sample_batch
 from lgdea_core.encoders import ImageEmbeddings
+from lgdea_core.experiments.plans import PAIRED_PHRASES, PHRASES, PHRASES_CONTROL, ablation
 from lgdea_core.losses import phrase_patch_scores, relation_contrastive_loss
 from lgdea_core.methods import (
     METHOD_TERMS,
@@ -51,6 +52,13 @@ def test_every_method_is_listed_everywhere_and_every_term_has_a_weight() -> None
         model, batch = setting(method)
         assert set(METHOD_TERMS[method](model, batch, model)) <= weights
     assert set(RELATION_TERMS) <= weights
+
+
+def test_phrases_and_patches_alone_are_two_of_lgdeas_terms() -> None:
+    model, batch = setting("lgdea")
+    for cell in ablation(seeds=(1,), variants=(PHRASES, PAIRED_PHRASES, PHRASES_CONTROL)):
+        weights = vars(cell.config.loss)
+        assert {term for term in lgdea_terms(model, batch, model) if weights[term]} == {"ita", "local"}
 
 
 # ---- gloria

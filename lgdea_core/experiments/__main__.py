@@ -66,7 +66,7 @@ def run_ablation(arguments: argparse.Namespace) -> None:
     )
     _train(cells, "ablation", arguments)
     if arguments.summary:
-        _say_differences(*(read_table(table_path(name)) for name in ("limited_pairing", "ablation")))
+        _say_differences(read_table(table_path("limited_pairing")), read_table(table_path("ablation")))
 
 
 def run_real(arguments: argparse.Namespace) -> None:
@@ -174,6 +174,7 @@ def _train(cells: Sequence[Cell], table: str, arguments: argparse.Namespace) -> 
 
 
 def _say_differences(pairing: pd.DataFrame, variants: pd.DataFrame) -> None:
+    """What the variants have beyond each of three of them."""
     for base in (WHOLE, WITHOUT_IMAGES, PHRASES):
         _say(f"\nbeyond {'the method as it is' if base == WHOLE else repr(base)}, seed by seed:")
         rows = differences(pairing, variants, base)

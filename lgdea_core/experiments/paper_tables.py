@@ -73,7 +73,7 @@ CONTROLLED = tuple(f"{name}{control}" for name in GROUNDED for control in ("", "
 OWN_NAMES = {
     own: f"{(NAMES | FURTHER_NAMES)[name]}, beyond films swapped" for own, name in zip(OWN, GROUNDED, strict=True)
 }
-"""The same of `tables.OWN`, more columns of it."""
+"""Names of `tables.OWN`, further columns of that table."""
 PROBES = {
     "classification": ("asg_linear_probe", {"auc": "linear-probe AUC", "accuracy": "linear-probe accuracy"}),
     "segmentation": ("segmentation", {"dice": "Dice"}),
@@ -263,12 +263,12 @@ def as_it_is(pairing: pd.DataFrame, variants: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences(pairing: pd.DataFrame, variants: pd.DataFrame, base: str) -> pd.DataFrame:
-    """`tables.summary` of what each variant has beyond one of them, seed by seed.
+    """Mean ± sd over seeds of what each variant has beyond one of them, measures and `OWN`, taken seed by seed.
 
     Args:
         pairing: rows of limited_pairing.csv, among them the methods as they are.
         variants: rows of ablation.csv.
-        base: a variant, or `WHOLE`; where it has no row, a variant has none here.
+        base: a variant, or `WHOLE`; rows without one of it at their world, method, ratio, seed and preset are left out.
     """
     rows = with_own(pd.concat([as_it_is(pairing, variants).assign(variant=WHOLE), variants]))
     chosen = rows["variant"] == base

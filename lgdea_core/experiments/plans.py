@@ -18,7 +18,14 @@ CONTROL = "shuffled pairs"
 WITHOUT_IMAGES = "without unpaired images"
 PAIRS_CONTROL = f"{CONTROL}, {WITHOUT_IMAGES}"
 """The same of `lgdea` on the shuffled pairs alone: what `CONTROL` has beyond it came by the relations."""
-CONTROLS = (CONTROL, PAIRS_CONTROL)
+PHRASES = "phrases and patches alone"
+"""A local baseline on evidence phrases: contrast of pairs and local loss; no prototypes, text phase or relations.
+
+It sees no unpaired image. Phrases of unpaired reports are asked of paired films, as in every batch of `lgdea`
+(`batches.sample_batch`); `PAIRED_PHRASES` has none."""
+PAIRED_PHRASES = f"{PHRASES}, known reports"
+PHRASES_CONTROL = f"{CONTROL}, {PHRASES}"
+CONTROLS = (CONTROL, PAIRS_CONTROL, PHRASES_CONTROL)
 SILENT = {
     "reconstruction": 0.0,
     "prototype_penalty": 0.0,
@@ -27,8 +34,6 @@ SILENT = {
     "evidence_unpaired": 0.0,
 }
 """Loss weights without prototypes: nothing is asked of evidence distributions."""
-PHRASES = "phrases and patches alone"
-"""The variant that is a local baseline on evidence phrases: no prototypes, nothing unpaired, no text phase."""
 PAPER_TERMS = {"local": 0.0, "local_unpaired": 0.0, "lesion": 0.0, "text": 0.0, "consistency": 0.0}
 """Loss weights without our extensions: the terms that the paper names."""
 MATCHED_SHARPNESS = 3.0
@@ -53,6 +58,8 @@ class Variant:
     """so do the steps of the text warm-up"""
 
 
+_TWO_TERMS = Variant(changes=SILENT | {"lesion": 0.0, "text": 0.0}, without_relations=True, without_text_phase=True)
+
 ABLATIONS = {
     WITHOUT_IMAGES: Variant(without_relations=True),
     "without unpaired reports": Variant(switches={"known_reports": True}),
@@ -65,7 +72,8 @@ ABLATIONS = {
     ),
     "relations: oracle": Variant(changes={"mode": "graph"}, switches={"oracle": True}),
     "paper's terms": Variant(changes={"mode": "graph"} | PAPER_TERMS),
-    PHRASES: Variant(changes=SILENT | {"lesion": 0.0, "text": 0.0}, without_relations=True, without_text_phase=True),
+    PHRASES: _TWO_TERMS,
+    PAIRED_PHRASES: replace(_TWO_TERMS, switches={"known_reports": True}),
     "without local losses": Variant(changes={"mode": "graph", "local": 0.0, "local_unpaired": 0.0}),
     "without lesion contrast": Variant(changes={"lesion": 0.0}),
     "without text phase": Variant(changes={"text": 0.0}, without_text_phase=True),
@@ -73,15 +81,16 @@ ABLATIONS = {
     "without same observation": Variant(changes={"same_observation": 0.0}),
     CONTROL: Variant(switches={"shuffled": True}),
     PAIRS_CONTROL: Variant(switches={"shuffled": True}, without_relations=True),
+    PHRASES_CONTROL: replace(_TWO_TERMS, switches={"shuffled": True}),
 }
 """name -> what is left out or replaced; `CONTROLS` must fail.
 
 "relations: graph" is the paper's form of the relations. Two others have it and compare with it: "whole reports", as the
 affinity would ask every report of every image, and "without local losses", as it would read the local head that nothing
 trains there but "consistency", on itself; maps are then the global head's. "without prototypes" compares with
-"relations: affinity". `PHRASES` keeps the contrast of pairs and the local loss: where `gloria` attends with the
-sentences of whole reports, it asks each phrase of every film it is true of. "without text phase" places the prototypes
-before its first step, when the text tower has learnt nothing."""
+"relations: affinity". "without text phase" places the prototypes before its first step, when the text tower has
+learnt nothing. Where `gloria` contrasts reports by their sentences, `PHRASES` asks every phrase of a batch of every
+paired film, and those whose report makes the phrase's statement are its positives."""
 
 
 TOWERS = ("clip", "asg", "lgdea", "lgdea+asg")

@@ -34,8 +34,9 @@ GUESSED_ON = "demo"
 
 
 GROUNDED = ("cnr", "miou", "pointing")
+"""Measures of grounding that have controls (`evaluation.blind`)."""
 OWN = tuple(f"{name}_own" for name in GROUNDED)
-"""What a measure of grounding has beyond films swapped, hence by the film itself (`evaluation.blind`)."""
+"""`<measure>_own = <measure> - <measure>_swapped`: what the film itself adds, in units of the measure."""
 
 
 def table_path(name: str) -> Path:
@@ -98,7 +99,7 @@ def _write(path: Path, old: pd.DataFrame, rows: Sequence[dict[str, Any]], key: S
 
 
 def with_own(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with `OWN`, run by run; a measure without its swapped control has none."""
+    """The table with `OWN`, run by run, so that its deviation is that of the differences; none without the control."""
     known = [name for name in GROUNDED if {name, f"{name}_swapped"} <= set(table)]
     return table.assign(**{f"{name}_own": table[name] - table[f"{name}_swapped"] for name in known})
 
@@ -112,6 +113,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 def over_seeds(table: pd.DataFrame, key: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
     """`mean_and_sd` of columns over rows that differ in their seed alone, and how many seeds; empty without rows.
+
+    A measure that some of the seeds lack is over the others.
 
     Args:
         table: has the columns.
