@@ -101,7 +101,8 @@ def _write(path: Path, old: pd.DataFrame, rows: Sequence[dict[str, Any]], key: S
 def with_own(table: pd.DataFrame) -> pd.DataFrame:
     """The table with `OWN`, run by run, so that its deviation is that of the differences; none without the control."""
     known = [name for name in GROUNDED if {name, f"{name}_swapped"} <= set(table)]
-    return table.assign(**{f"{name}_own": table[name] - table[f"{name}_swapped"] for name in known})
+    own = {f"{name}_own": table[name] - table[f"{name}_swapped"] for name in known}
+    return pd.concat([table, pd.DataFrame(own, index=table.index)], axis=1)
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
