@@ -31,8 +31,6 @@ SECONDS_A_STEP = {
 """Of preset demo, two trainings side by side on two CPU cores: what a plan assumes before a table has rows."""
 GUESSED_ON = "demo"
 """Preset of every such guess: what another costs is unknown before it has rows."""
-
-
 GROUNDED = ("cnr", "miou", "pointing")
 """Measures of grounding that have controls (`evaluation.blind`)."""
 OWN = tuple(f"{name}_own" for name in GROUNDED)
@@ -129,16 +127,15 @@ def over_seeds(table: pd.DataFrame, key: Sequence[str], columns: Sequence[str]) 
     return pd.concat([groups["seed"].nunique().rename("seeds"), measured], axis=1).reset_index()
 
 
-def beyond(rows: pd.DataFrame, base: pd.DataFrame, columns: Sequence[str] = (*MEASURES, *OWN)) -> pd.DataFrame:
-    """Differences, as rows, of rows to those of a base of the same world, method, ratio, seed and preset.
+def beyond(rows: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
+    """Differences in `MEASURES` and `OWN` of rows to those of a base of the same world, method, ratio, seed and preset.
 
     Args:
-        rows: of variants; ones without such a row in `base` are left out.
+        rows: of variants; ones without such a row in `base` are left out, as are measures that a table lacks.
         base: rows of one variant, or of the methods as they are.
-        columns: which measures; ones that a table lacks are left out.
     """
     same = [name for name in KEY if name != "variant"]
-    measured = [name for name in columns if name in rows and name in base]
+    measured = [name for name in (*MEASURES, *OWN) if name in rows and name in base]
     pairs = rows.merge(base[[*same, *measured]], on=same, suffixes=("", "_base"), validate="many_to_one")
     return pairs[list(KEY)].assign(**{name: pairs[name] - pairs[f"{name}_base"] for name in measured})
 
