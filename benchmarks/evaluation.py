@@ -22,7 +22,7 @@ from scipy.ndimage import gaussian_filter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lgdea_core.data.images import boxes_mask, crop_frame, crop_to_original
+from lgdea_core.crops import boxes_mask, crop_frame, crop_to_original
 from lgdea_core.evaluation.bootstrap import bootstrap_mean
 from lgdea_core.evaluation.grounding import METRICS, THRESHOLDS, grounding_table, score_maps
 from lgdea_core.evaluation.retrieval import nearest, precision_at_k, recall_at_k, retrieval_ranks

@@ -5,9 +5,18 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, BertConfig, PreTrainedConfig, ResNetConfig, ViTConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    BertConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    ResNetConfig,
+    ViTConfig,
+)
 
 FINEST_GRID = 28
 """Finest patch grid used, a side: the finest stage of a tower that is not finer than this."""
@@ -227,3 +236,44 @@ def small_bert_config(vocabulary: int, max_tokens: int) -> PreTrainedConfig:
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
+
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def train_tokenizer(texts: list[str], vocabulary: int = 4000) -> PreTrainedTokenizerFast:
+    """A lower-case WordPiece tokenizer learnt from these texts, with BERT's special tokens.
+
+    The same texts give the same tokens in every process: the trainer numbers inner letters in the order of a hash map,
+    and ties between merges follow these numbers, so the letters are numbered here.
+    """
+    tokenizer = _wordpiece(models.WordPiece(unk_token="[UNK]"))
+    split, normalise = tokenizer.pre_tokenizer.pre_tokenize_str, tokenizer.normalizer.normalize_str
+    words = {word for text in texts for word, _ in split(normalise(text))}
+    inner = [f"##{letter}" for letter in sorted({letter for word in words for letter in word[1:]})]
+    special = [*SPECIAL_TOKENS, *inner]
+    trainer = trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    learnt = models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]", continuing_subword_prefix="##")
+    tokenizer = _wordpiece(learnt)  # a new one: there inner letters are no special tokens
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    tokenizer.decoder = decoders.WordPiece()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+
+
+def _wordpiece(model: models.WordPiece) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer

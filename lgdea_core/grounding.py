@@ -1,8 +1,10 @@
-"""Where in a film a phrase is true: similarity maps in original pixels, Grad-CAM, and a command for one film."""
+"""Where in a film a phrase is true: similarity maps in original pixels, and Grad-CAM.
 
-import argparse
-import logging
+`python -m lgdea_core.grounding FILM "phrase" --model DIR` is the command of `figures.overlay`.
+"""
+
 import math
+import runpy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -13,14 +15,10 @@ from jaxtyping import Float, UInt8
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from lgdea_core.artifacts import git_commit, project_root
-from lgdea_core.data.images import crop_frame, crop_image, crop_to_original, read_image
-from lgdea_core.data.leaks import TrainingPatients
+from lgdea_core.crops import crop_frame, crop_image, crop_to_original
 from lgdea_core.inference import ImageTextModel, ImageTextProcessor, evaluating
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 from lgdea_core.prototypes import assign
-
-logger = logging.getLogger("lgdea")
 
 SMOOTHING = 1.5
 """Sigma of the Gaussian over the patch grid, in patches of BioViL's 14 x 14 grid."""
@@ -105,20 +103,16 @@ def patch_maps(
         raise ValueError("a phrase to ground must not be empty")
     device = next(model.parameters()).device
     with evaluating(model):
-        texts = model.phrase_embeds(*(part.to(device) for part in processor.tokens(list(phrases))))
+        texts = model.method.phrase_embeds(model, *(part.to(device) for part in processor.tokens(list(phrases))))
         images = model.encode_crops(crops.to(device))
-    if space == "joint" and model.config.decoder:
-        _, attention = model.ask_images(texts, images)
-        even = attention.mean(dim=2, keepdim=True)
-        maps = (attention - even) / (attention + even)
-    elif space == "joint":
-        maps = torch.einsum("nd,ipd->inp", texts, model.grounding_patches(images))
+    if space == "joint":
+        maps = model.method.maps(model, images, texts)
     else:
         points, config = model.prototype_points, model.config
         maps = torch.einsum(
             "nk,ipk->inp",
             assign(texts, points, config.text_temperature).sqrt(),
-            assign(model.grounding_patches(images), points, config.image_temperature).sqrt(),
+            assign(model.method.patches(model, images), points, config.image_temperature).sqrt(),
         )
     side = math.isqrt(maps.shape[2])
     grids = maps.unflatten(2, (side, side)).cpu().numpy()
@@ -155,7 +149,7 @@ def gradcam(
     Raises:
         ValueError: the method has a query decoder, hence no cosine to differentiate.
     """
-    if model.config.decoder:
+    if model.method.decodes:
         raise ValueError(
             "gradcam: this model's decoder takes the place of a cosine; use `ground`, which maps its attention"
         )
@@ -172,7 +166,7 @@ def gradcam(
 
 
 def load(folder: Path | str) -> tuple[LGDEAModel, LGDEAProcessor]:
-    """Model, with the patients it was trained on, and processor of a folder of `stages.save_trained`.
+    """Model, with the patients it was trained on, and processor of a folder of `runs.variants.save_trained`.
 
     Raises:
         FileNotFoundError: the folder is not there or holds no model.
@@ -180,37 +174,9 @@ def load(folder: Path | str) -> tuple[LGDEAModel, LGDEAProcessor]:
     if not (Path(folder) / "config.json").is_file():
         raise FileNotFoundError(f"{folder}: no model there; give a folder written by `save_pretrained`")
     model = LGDEAModel.from_pretrained(folder).eval()
-    model.training_patients = TrainingPatients.load(folder)
+    model.folder = Path(folder)
     return model, LGDEAProcessor.from_pretrained(folder)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Write `<film>_<phrase>.npy` (the map, NaN where unseen) and `.png`, `.pdf` (the overlay)."""
-    from lgdea_core.figures import figure_phrase_grounding, save_figure
-
-    parser = argparse.ArgumentParser(prog="python -m lgdea_core.grounding", description=main.__doc__)
-    parser.add_argument("image", type=Path, help="a film: PNG, JPEG or DICOM")
-    parser.add_argument("phrase", help='what to look for, such as "small left pleural effusion"')
-    parser.add_argument("--model", type=Path, required=True, help="folder written by save_pretrained")
-    parser.add_argument("--output", type=Path, default=Path(), help="folder for the map and the overlay (default: .)")
-    parser.add_argument("--space", choices=("joint", "prototypes"), default="joint")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    image = read_image(options.image)
-    model, processor = load(options.model)
-    similarity_map = ground(model, processor, image, options.phrase, space=options.space)
-    options.output.mkdir(parents=True, exist_ok=True)
-    words = "_".join("".join(c if c.isalnum() else " " for c in options.phrase).split())
-    stem = options.output / f"{options.image.stem}_{words}"
-    np.save(stem.with_suffix(".npy"), similarity_map)
-    origin = {"run": str(options.model), "commit": git_commit(project_root()), "seed": "none"}
-    save_figure(figure_phrase_grounding(image, similarity_map, [], options.phrase), stem, origin)
-    logger.info("%s.npy, .png and .pdf: similarity from %.2f to %.2f", stem, *_ends(similarity_map))
-
-
-def _ends(similarity_map: Float[np.ndarray, "height width"]) -> tuple[float, float]:
-    return float(np.nanmin(similarity_map)), float(np.nanmax(similarity_map))
-
-
 if __name__ == "__main__":
-    main()
+    runpy.run_module("lgdea_core.figures.overlay", run_name="__main__")  # the command reads films and draws: a room

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from lgdea_core.data.batches import TrainingData
+from lgdea_core.batch import TrainingData
+from lgdea_core.config import Objective
 from lgdea_core.encoders import ImageEmbeddings
-from lgdea_core.evidence.index import EvidenceIndex
-from lgdea_core.losses import attended_similarity, phrase_patch_scores
+from lgdea_core.finding import EvidenceIndex
+from lgdea_core.method import Method
 from lgdea_core.model import LGDEAConfig, LGDEAModel
 
 IMAGES_AT_ONCE = 128
@@ -27,18 +28,14 @@ class ImageTextModel(Protocol):
     """What evaluation asks of a model: an `LGDEAModel`, or a published checkpoint."""
 
     config: LGDEAConfig
+    method: Method
+    objective: Objective
 
     def encode_crops(self, crops: UInt8[Tensor, "images height width"]) -> ImageEmbeddings: ...
 
     def encode_texts(
         self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"], normalised: bool = True
     ) -> Float[Tensor, "texts dim"]: ...
-
-    def phrase_embeds(
-        self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
-    ) -> Float[Tensor, "texts dim"]: ...
-
-    def grounding_patches(self, images: ImageEmbeddings) -> Float[Tensor, "images patches dim"]: ...
 
     def pooled_evidence(self, images: ImageEmbeddings) -> Float[Tensor, "images prototypes"]: ...
 
@@ -84,15 +81,14 @@ def encode_image_pool(
     if queries is None:
         queries = torch.zeros(0, model.config.dim)
     queries = queries.to(device)
-    respond = attended_similarity if model.config.attended else phrase_patch_scores
     embeds, evidence, responses = [], [], []
     with evaluating(model):
         for start in tqdm(range(0, len(images), IMAGES_AT_ONCE), unit="block", disable=not progress):
             block = model.encode_crops(images[start : start + IMAGES_AT_ONCE].to(device))
             embeds.append(block.image_embeds.cpu())
             evidence.append(model.pooled_evidence(block).cpu())
-            patches = model.grounding_patches(block)
-            responses.append(respond(queries, patches, model.config.local_temperature).cpu())
+            patches, temperature = model.method.patches(model, block), model.config.local_temperature
+            responses.append(model.method.respond(queries, patches, temperature).cpu())
     return ImagePool(*(torch.cat(parts).numpy() for parts in (embeds, evidence, responses)))
 
 
@@ -103,7 +99,7 @@ def decoder_scores(
     input_ids: Int[Tensor, "texts tokens"],
     token_mask: Bool[Tensor, "texts tokens"],
 ) -> Float[np.ndarray, "images texts"]:
-    """The query decoder's logit of every image with every text; for "similarity" the mean of both ways of asking.
+    """The query decoder's logit of every image with every text, see `decoders.DecoderMethod.logits`.
 
     No score depends on which other images and texts are asked about.
     """
@@ -113,10 +109,7 @@ def decoder_scores(
         texts = model.text_tower.with_tokens(input_ids.to(device), token_mask.to(device))
         for crops in images.split(PAIRED_AT_ONCE):
             seen = model.encode_crops(crops.to(device))
-            logits, _ = model.ask_images(texts.text_embeds, seen)
-            if model.config.decoder == "similarity":
-                logits = 0.5 * (logits + model.ask_texts(seen, texts, token_mask.to(device)))
-            blocks.append(logits.cpu())
+            blocks.append(model.method.logits(model, seen, texts, token_mask.to(device)).cpu())
     return torch.cat(blocks).numpy()
 
 
@@ -128,7 +121,7 @@ def score_rows(
     token_mask: Bool[Tensor, "texts tokens"],
 ) -> tuple[Float[np.ndarray, "images k"], Float[np.ndarray, "texts k"]]:
     """Rows whose inner products are the method's scores: embeddings, or a decoder's scores against the identity."""
-    if model.config.decoder:
+    if model.method.decodes:
         scores = decoder_scores(model, images, input_ids, token_mask)
         return scores, np.eye(len(input_ids), dtype=scores.dtype)
     return encode_image_pool(model, images).image_embeds, encode_tokens(model, input_ids, token_mask).numpy()

@@ -60,7 +60,7 @@ def reconstruction_loss(
         L_rec = mean_n ||z_n - sum_k p(k|z_n) mu_k||^2
 
     Gradient flows to `z` and to `mu`. Alone it draws every phrase of a trainable tower to one point: it needs a term
-    that keeps phrases apart (`LossConfig.text`) or a frozen tower.
+    that keeps phrases apart (`LGDEAObjective.text`) or a frozen tower.
     """
     return (phrase_embeds - assignments @ points).square().sum(dim=1).mean()
 
@@ -243,3 +243,18 @@ def consistency_loss(
     """Cross entropy of an image's phrase responses with its EMA teacher's, sharpened (E)."""
     targets = (sharpening * teacher_logits.detach()).softmax(dim=1)  # a target
     return -(targets * student_logits.log_softmax(dim=1)).sum(dim=1).mean()
+
+
+def own_place_loss(
+    logits: Float[Tensor, "items places places"], mask: Bool[Tensor, "items places"]
+) -> Float[Tensor, ""]:
+    """Both directions of cross entropy between place k and place k of the same item, among its real places.
+
+    Mean over the places of an item, then over the items that have any; 0 where none has.
+    """
+    hidden = torch.where(mask, 0.0, OUT_OF_REACH)
+    rows = (logits + hidden.unsqueeze(1)).log_softmax(dim=2).diagonal(dim1=1, dim2=2)
+    columns = (logits + hidden.unsqueeze(2)).log_softmax(dim=1).diagonal(dim1=1, dim2=2)
+    counts = mask.sum(dim=1)
+    costs = torch.where(mask, -0.5 * (rows + columns), 0.0).sum(dim=1) / counts.clamp(min=1)
+    return costs.sum() / (counts > 0).sum().clamp(min=1)

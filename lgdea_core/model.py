@@ -4,7 +4,7 @@ import json
 import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,26 +14,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
-from lgdea_core.config import METHODS, RunConfig
-from lgdea_core.data.batches import pixel_values
-from lgdea_core.data.leaks import TrainingPatients
-from lgdea_core.decoder import QueryDecoder
+from lgdea_core.config import Objective, RunConfig, find_method
+from lgdea_core.crops import pixel_values
 from lgdea_core.encoders import (
     BUILT_IMAGE_TOWERS,
     ImageEmbeddings,
     ImageTower,
-    TextEmbeddings,
     TextTower,
     image_tower_config,
-    mean_token,
     small_bert_config,
     text_tower_config,
+    train_tokenizer,
 )
-from lgdea_core.lesions import LesionQueries
-from lgdea_core.prototypes import assign, image_evidence_distribution, prototype_points
-from lgdea_core.regions import TagDecoder
-from lgdea_core.tokenizer import train_tokenizer
-from lgdea_core.vocabulary import ASG_TAGS
+from lgdea_core.prototypes import LesionQueries, assign, image_evidence_distribution, prototype_points
 
 logger = logging.getLogger("lgdea")
 
@@ -74,33 +67,10 @@ class LGDEAConfig:
     """of the contrastive terms; where it is learned, its start"""
     local_temperature: float = 0.1
     """temperature of phrase-to-patch scores"""
-    presence_threshold: float = 0.6
-    """phrase-to-patch score at which a phrase is as likely true of an image as not"""
-    local: bool = True
-    """whether the local head was trained: if not, grounding reads the global head's patch map"""
-    evidence: bool = True
-    """whether lesion queries and prototypes were trained"""
-    tags: bool = False
-    """whether there is an image-tag decoder (ASG); the next four are its shape, see `config.ModelConfig`"""
-    sentence_head: Literal["", "regions", "grounding"] = ""
-    """"regions": sentences meet regions through a head of their own (ASG has one beside that for reports); "grounding":
-    phrases meet patches through it as well, for nothing else trains the local head"""
-    tag_layers: int = 4
-    tag_heads: int = 4
-    tag_widening: float = 4 / 3
-    tag_dropout: float = 0.1
-    within_pairs: bool = False
-    """whether the local head's loss compares patches of one image alone (ASG, MGCA, PRIOR): then its response says
-    where a phrase fits best, not whether it is true, and zero-shot classification leaves it out"""
-    attended: bool = False
-    """whether the local head's loss compares texts with what they attend to (GLoRIA, BioViL): then its response is that
-    similarity, `losses.attended_similarity`, and else `losses.phrase_patch_scores`"""
-    decoder: Literal["", "existence", "similarity"] = ""
-    """what a query decoder says of an image and a text, in place of a cosine: that the text is true of it (MedKLIP), or
-    how well they match, asked both ways (CARZero); "" has no decoder"""
-    decoder_layers: int = 2
-    sentence_memory: bool = False
-    """whether sentences are recalled from the prototypes before they meet patches (PRIOR)"""
+    method: str = "clip"
+    """what trained it, one of `config.METHODS`: which modules it has, and how it scores and maps"""
+    objective: dict[str, Any] = field(default_factory=dict)
+    """the method's own weights and constants, as of its training"""
 
 
 class LGDEAModel(
@@ -114,32 +84,28 @@ class LGDEAModel(
 ):
     """Image and text towers, lesion queries and prototypes: the same modules, and weights, whatever the method trains.
 
-    What only some methods have comes after them: ASG's tag decoder and sentence head, a query decoder (MedKLIP,
-    CARZero), a predictor (PRIOR).
+    What only one method has comes after them (`Method.modules`).
     """
 
     def __init__(self, config: LGDEAConfig) -> None:
         super().__init__()
         self.config = config
-        self.training_patients: TrainingPatients | None = None
+        self.training_patients: object | None = None  # `runs.leaks.TrainingPatients`, where somebody knows them
+        self.folder: Path | None = None  # where it was loaded from
         self.image_tower = ImageTower(_tower_config(config.image), config.dim, config.image_size, config.neck_width)
         self.text_tower = TextTower(_tower_config(config.text), config.dim)
         self.lesion_queries = LesionQueries(config.lesions, self.image_tower.width, config.dim)
         self.prototypes = nn.Parameter(F.normalize(torch.randn(config.prototypes, config.dim), dim=-1))
         self.log_logit_scale = nn.Parameter(torch.tensor(-np.log(config.temperature), dtype=torch.float32))
-        self.tag_decoder = self._tag_decoder() if config.tags else None
-        self.sentence_head = nn.Linear(self.text_tower.head.in_features, config.dim) if config.sentence_head else None
-        self.decoder = QueryDecoder(config.dim, config.decoder_layers) if config.decoder else None
-        self.predictor = _predictor(config.dim) if config.sentence_memory else None
+        self.method = find_method(config.method)
+        self.objective: Objective = self.method.Config(**config.objective)
+        text_width = self.text_tower.head.in_features
+        for name, module in self.method.modules(config, self.objective, self.image_tower.width, text_width).items():
+            self.add_module(name, module)
 
     @classmethod
     def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> "LGDEAModel":
         return super()._from_pretrained(strict=strict, **kwargs)
-
-    def _tag_decoder(self) -> TagDecoder:
-        config, text_width = self.config, self.text_tower.head.in_features
-        shape = config.tag_layers, config.tag_heads, config.tag_widening, config.tag_dropout
-        return TagDecoder(text_width, self.image_tower.width, *shape)
 
     @property
     def logit_scale(self) -> Float[Tensor, ""]:
@@ -161,25 +127,6 @@ class LGDEAModel(
         """Embeddings of tokenised reports or phrases, L2-normalised unless told otherwise."""
         return self.text_tower(input_ids, token_mask, normalised)
 
-    def sentence_embeds(
-        self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
-    ) -> Float[Tensor, "texts dim"]:
-        """Sentences as regions meet them: mean of the L2-normalised embeddings of their tokens (ASG, ARSA).
-
-        By the sentence head, or by that of whole texts in a model without one. Not normalised again.
-        """
-        head = self.text_tower.head if self.sentence_head is None else self.sentence_head
-        tokens = F.normalize(head(self.text_tower.token_features(input_ids, token_mask)).float(), dim=-1)
-        return mean_token(tokens, token_mask)
-
-    def phrase_embeds(
-        self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
-    ) -> Float[Tensor, "texts dim"]:
-        """Phrases as patches meet them, L2-normalised: through the head whose loss trains the local head of images."""
-        if self.config.sentence_head == "grounding":
-            return F.normalize(self.sentence_embeds(input_ids, token_mask), dim=-1)
-        return self.recalled(self.encode_texts(input_ids, token_mask))
-
     def lesion_tokens(
         self, patch_features: Float[Tensor, "images patches channels"]
     ) -> Float[Tensor, "images lesions dim"]:
@@ -198,43 +145,9 @@ class LGDEAModel(
         """Embeddings of uint8 crops."""
         return self.encode_images(pixel_values(crops))
 
-    def recalled(self, sentence_embeds: Float[Tensor, "sentences dim"]) -> Float[Tensor, "sentences dim"]:
-        """Sentences as patches meet them: `normalize(sum_k p(k|s) mu_k)` where the model has a sentence memory."""
-        if not self.config.sentence_memory:
-            return sentence_embeds
-        return F.normalize(self.assign_phrases(sentence_embeds) @ self.prototype_points, dim=-1)
-
-    def ask_images(
-        self, text_embeds: Float[Tensor, "texts dim"], images: ImageEmbeddings
-    ) -> tuple[Float[Tensor, "images texts"], Float[Tensor, "images texts patches"]]:
-        """The decoder's answers of every image, as a whole and its patches, to every text, and where it looked.
-
-        The map leaves out what the image as a whole drew.
-        """
-        memory = torch.cat([images.image_embeds.unsqueeze(1), images.patch_embeds], dim=1)
-        logits, attention = self.decoder(text_embeds, memory)
-        return logits, attention[:, :, 1:]
-
-    def ask_texts(
-        self, images: ImageEmbeddings, texts: TextEmbeddings, token_mask: Bool[Tensor, "texts tokens"]
-    ) -> Float[Tensor, "images texts"]:
-        """The decoder's answers of every text, as a whole and its tokens, to every image."""
-        memory = torch.cat([texts.text_embeds.unsqueeze(1), texts.token_embeds], dim=1)
-        logits, _ = self.decoder(images.image_embeds, memory, F.pad(token_mask, (1, 0), value=True))
-        return logits.T
-
     def pooled_evidence(self, images: ImageEmbeddings) -> Float[Tensor, "images prototypes"]:
         """Eq. 3, 6 and 7 of encoded images."""
         return self.image_evidence(self.lesion_tokens(images.patch_features))
-
-    def grounding_patches(self, images: ImageEmbeddings) -> Float[Tensor, "images patches dim"]:
-        """The patch embeddings a phrase is compared with: the local head's where the method trains it."""
-        return images.patch_embeds if self.config.local else images.global_patch_embeds
-
-
-def _predictor(dim: int) -> nn.Module:
-    """The bottleneck that keeps SimSiam (Chen & He, CVPR 2021) from collapsing."""
-    return nn.Sequential(nn.Linear(dim, dim // 2), nn.ReLU(), nn.Linear(dim // 2, dim))
 
 
 def _tower_config(values: dict[str, Any]) -> Any:
@@ -249,7 +162,7 @@ class LGDEAProcessor:
         self.tokenizer, self.image_size, self.max_tokens = tokenizer, image_size, max_tokens
 
     def pixel_values(self, crops: UInt8[Tensor, "images height width"]) -> Float[Tensor, "images 1 height width"]:
-        """Crops as the towers read them; see `batches.pixel_values`."""
+        """Crops as the towers read them; see `crops.pixel_values`."""
         return pixel_values(crops)
 
     def tokens(self, texts: list[str]) -> tuple[Int[Tensor, "texts tokens"], Bool[Tensor, "texts tokens"]]:
@@ -297,8 +210,7 @@ def build_model(config: RunConfig, texts: list[str]) -> tuple[LGDEAModel, LGDEAP
     if parts.text_tower is not None:
         _load_backbone(model.text_tower.backbone, parts.text_tower)
     processor = LGDEAProcessor(tokenizer, size, parts.max_tokens)
-    if model.tag_decoder is not None:
-        _name_tags(model, processor)
+    model.method.prepare(model, processor)
     return model, processor
 
 
@@ -310,7 +222,7 @@ def model_config(config: RunConfig, image: dict[str, Any], text: dict[str, Any])
         image: configuration of the image tower, as `LGDEAConfig.image`.
         text: of the text tower.
     """
-    parts, method = config.model, METHODS[config.method]
+    parts = config.model
     return LGDEAConfig(
         image=image,
         text=text,
@@ -324,51 +236,9 @@ def model_config(config: RunConfig, image: dict[str, Any], text: dict[str, Any])
         image_temperature=parts.image_temperature,
         temperature=config.loss.temperature,
         local_temperature=config.loss.local_temperature,
-        presence_threshold=config.loss.presence_threshold,
-        local=_trains_local_head(config),
-        evidence=config.reads_relations and config.loss.evidence_paired > 0,
-        sentence_head=_sentence_head(config),
-        tags=config.reads_regions and config.loss.irl > 0,
-        tag_layers=parts.tag_layers,
-        tag_heads=parts.tag_heads,
-        tag_widening=parts.tag_widening,
-        tag_dropout=parts.tag_dropout,
-        within_pairs=method.within_pairs,
-        attended=method.attended,
-        decoder=method.decoder,
-        decoder_layers=parts.decoder_layers,
-        sentence_memory=method.sentence_memory,
+        method=config.method,
+        objective=asdict(config.objective),
     )
-
-
-def _trains_local_head(config: RunConfig) -> bool:
-    by_regions, local = config.reads_regions and config.loss.arsa > 0, METHODS[config.method].local
-    return by_regions or bool(local and getattr(config.loss, local))
-
-
-def _sentence_head(config: RunConfig) -> Literal["", "regions", "grounding"]:
-    if not config.reads_regions or not config.loss.arsa:
-        return ""
-    return "regions" if config.reads_relations and config.loss.local else "grounding"
-
-
-@torch.no_grad()
-def _name_tags(model: LGDEAModel, processor: LGDEAProcessor) -> None:
-    """Set the decoder's queries: what the text tower makes of the tags' names before any training.
-
-    All names have most of it in common (mean cosine 0.9 from a fresh tower), so each channel is standardised. Names
-    that the tokenizer reads as the same unknown word stay the same query, which the log says.
-    """
-    tokens, mask = processor.tokens(list(ASG_TAGS))
-    alike = len(tokens) - len(tokens.unique(dim=0))
-    if alike:
-        logger.warning(
-            "the tokenizer cannot tell %d of %d tag names from others; name a text tower", alike, len(tokens)
-        )
-    model.text_tower.eval()  # without dropout
-    features = model.text_tower.features(tokens, mask)
-    model.tag_decoder.tag_embeds.copy_((features - features.mean(dim=0)) / features.std(dim=0).clamp(min=1e-6))
-    model.text_tower.train()
 
 
 def _load_backbone(backbone: nn.Module, name: str) -> None:

@@ -25,8 +25,9 @@ from papermill.iorw import load_notebook_node
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from lgdea_core.artifacts import default_run_name, runs_folder  # noqa: E402
 from lgdea_core.config import PRESETS, RunConfig  # noqa: E402
+from lgdea_core.paths import runs_folder
+from lgdea_core.runs.artifacts import default_run_name
 
 CONFIG_FIELDS = {
     "corpus": "corpus",

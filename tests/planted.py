@@ -7,13 +7,14 @@ import pandas as pd
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from lgdea_core.batch import TrainingData
 from lgdea_core.config import RunConfig
-from lgdea_core.data.batches import TrainingData, training_data
 from lgdea_core.data.pairing import Pools
 from lgdea_core.evidence.index import index_evidence
 from lgdea_core.model import LGDEAModel, LGDEAProcessor, build_model
-from lgdea_core.stages import region_data
-from lgdea_core.training import seed_everything
+from lgdea_core.runs.inputs import region_data
+from lgdea_core.training.loop import seed_everything
+from lgdea_core.training.sampling import training_data
 
 FINDINGS = ("nodule", "pneumonia", "mass", "edema")
 SIDES = ("left", "right")

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from lgdea_core import artifacts
-from lgdea_core.artifacts import ARTIFACTS, Run, checksum, default_run_name, open_run, start_run
 from lgdea_core.config import RunConfig
-from lgdea_core.evidence.schema import EVIDENCE_COLUMNS
+from lgdea_core.finding import EVIDENCE_COLUMNS
+from lgdea_core.paths import checksum
+from lgdea_core.runs import artifacts
+from lgdea_core.runs.artifacts import ARTIFACTS, Run, default_run_name, open_run, start_run
 
 
 @pytest.fixture

@@ -12,18 +12,21 @@ import torch
 from planted import FINDINGS, PlantedWorld, config, picture
 from torch.nn import functional as F
 
-from lgdea_core import losses, training
+from lgdea_core import losses
+from lgdea_core.batch import Batch, RegionData, TrainingData
 from lgdea_core.config import LossConfig, RunConfig
-from lgdea_core.data.batches import Batch, TrainingData, report_sentences, sample_batch, training_data
 from lgdea_core.data.pairing import Pools
-from lgdea_core.data.regions import RegionBatch, RegionData, shuffle_regions, tag_relations
+from lgdea_core.data.regions import shuffle_regions
 from lgdea_core.evaluation.regions import region_hits
 from lgdea_core.evidence.index import index_evidence
+from lgdea_core.evidence.sections import report_sentences
 from lgdea_core.grounding import patch_maps
-from lgdea_core.methods import METHOD_TERMS, asg_terms, clip_terms, lgdea_terms, total_loss
+from lgdea_core.methods.asg import RegionBatch, pool_regions, tag_relations
+from lgdea_core.methods.lgdea import METHOD_TERMS, asg_terms, clip_terms, lgdea_terms, total_loss
 from lgdea_core.model import LGDEAModel, LGDEAProcessor, build_model
-from lgdea_core.regions import pool_regions
-from lgdea_core.stages import region_data
+from lgdea_core.runs.inputs import region_data
+from lgdea_core.training import loop as training
+from lgdea_core.training.sampling import sample_batch, training_data
 from lgdea_core.vocabulary import ASG_TAGS
 
 CELLS = [(kind, side) for kind in range(len(FINDINGS)) for side in ("left", "right")]

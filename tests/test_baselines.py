@@ -12,8 +12,15 @@ from planted import FINDINGS, SIDES, PlantedWorld, config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lgdea_core import baselines, training
-from lgdea_core.baselines import (
+from lgdea_core.batch import Batch
+from lgdea_core.config import METHODS
+from lgdea_core.decoders import QueryDecoder
+from lgdea_core.evaluation.zero_shot import zero_shot_scores
+from lgdea_core.grounding import gradcam, patch_maps
+from lgdea_core.inference import decoder_scores, score_rows
+from lgdea_core.losses import relation_contrastive_loss
+from lgdea_core.methods import baselines
+from lgdea_core.methods.baselines import (
     cross_alignment_losses,
     existence_loss,
     own_place_loss,
@@ -22,15 +29,10 @@ from lgdea_core.baselines import (
     swapped_prediction_loss,
     token_alignment_loss,
 )
-from lgdea_core.config import METHODS
-from lgdea_core.data.batches import Batch, sample_batch
-from lgdea_core.decoder import QueryDecoder
-from lgdea_core.evaluation.zero_shot import zero_shot_scores
-from lgdea_core.grounding import gradcam, patch_maps
-from lgdea_core.inference import decoder_scores, score_rows
-from lgdea_core.losses import relation_contrastive_loss
-from lgdea_core.methods import METHOD_TERMS, clip_terms, gloria_terms
+from lgdea_core.methods.lgdea import METHOD_TERMS, clip_terms, gloria_terms
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
+from lgdea_core.training import loop as training
+from lgdea_core.training.sampling import sample_batch
 from lgdea_core.vocabulary import DIAGNOSTIC_FINDINGS, NO_FINDING
 
 BASELINES = ("mgca", "medclip", "biovil", "prior", "medklip", "carzero")

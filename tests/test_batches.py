@@ -7,8 +7,10 @@ import pytest
 import torch
 from planted import PlantedWorld, config
 
-from lgdea_core.data import batches, texts
-from lgdea_core.data.batches import Batch, TrainingData, sample_batch
+from lgdea_core import batch as texts
+from lgdea_core.batch import Batch, TrainingData
+from lgdea_core.training import sampling as batches
+from lgdea_core.training.sampling import sample_batch
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from lgdea_core.evaluation.breakdown import (
 )
 from lgdea_core.evaluation.harness import phrase_samples
 from lgdea_core.grounding import ground
-from lgdea_core.stages import Inputs
+from lgdea_core.runs.inputs import Inputs
 
 Corners = tuple[float, float, float, float]
 

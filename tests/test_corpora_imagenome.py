@@ -15,8 +15,8 @@ from lgdea_core.data.check import check_corpus
 from lgdea_core.data.corpora import load_corpus
 from lgdea_core.data.corpora.tables import CHEXPERT_LABELS
 from lgdea_core.evidence.extract import extract_evidence
-from lgdea_core.stages import fresh_model, load_inputs, prepare_training
-from lgdea_core.training import train
+from lgdea_core.runs.inputs import fresh_model, load_inputs, prepare_training
+from lgdea_core.training.loop import train
 from lgdea_core.vocabulary import REGIONS
 
 # film: patient, study, list

@@ -21,7 +21,7 @@ from lgdea_core.data.corpora import assemble, load_corpus
 from lgdea_core.data.corpora.mimic_reports import report_sections, section_kind
 from lgdea_core.data.images import load_images
 from lgdea_core.data.pairing import check_leaks, limit_pairs
-from lgdea_core.stages import load_corpus_of
+from lgdea_core.runs.inputs import load_corpus_of
 from lgdea_core.vocabulary import CHEXPERT_FINDINGS
 
 # film: patient, study, view, split

@@ -22,7 +22,7 @@ from lgdea_core.data.images import load_images, read_image
 from lgdea_core.data.pairing import Pools
 from lgdea_core.evaluation.harness import label_table, zero_shot_table
 from lgdea_core.evaluation.prompts import load_prompt_set
-from lgdea_core.stages import Inputs
+from lgdea_core.runs.inputs import Inputs
 from lgdea_core.vocabulary import NO_FINDING
 
 HEADER = (

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from layouts import write_dicom
 
+from lgdea_core.crops import boxes_to_frame
 from lgdea_core.data.check import check_corpus
 from lgdea_core.data.corpora import FOLDERS, assemble, load_corpus
 from lgdea_core.data.corpora.siim import SIDE, decode_runs, read_runs
 from lgdea_core.data.corpora.tables import read_rows
 from lgdea_core.data.corpus import Corpus
-from lgdea_core.data.images import boxes_to_frame, load_images, read_image, read_mask
+from lgdea_core.data.images import load_images, read_image, read_mask
 from lgdea_core.data.pairing import check_leaks, limit_pairs
 from lgdea_core.vocabulary import NIH_FINDINGS, NO_FINDING
 

@@ -260,7 +260,7 @@ def test_every_row_of_a_probe_is_shown_with_its_interval_and_the_findings_it_is_
 
 def test_a_random_tower_has_the_weights_a_training_of_its_seed_starts_from() -> None:
     from lgdea_core.model import build_model
-    from lgdea_core.training import seed_everything
+    from lgdea_core.training.loop import seed_everything
 
     config = RunConfig.from_preset("ci", method="clip", seed=5)
     seed_everything(5)

@@ -10,13 +10,14 @@ import pytest
 import torch
 from planted import PlantedWorld, config
 
+from lgdea_core.crops import boxes_mask
 from lgdea_core.data.corpus import Corpus, empty_table
-from lgdea_core.data.images import ImageStore, boxes_mask
+from lgdea_core.data.images import ImageStore
 from lgdea_core.data.pairing import Pools
 from lgdea_core.evaluation import harness
 from lgdea_core.evaluation.blind import GRID, blind_map, box_priors, other_films
 from lgdea_core.evaluation.grounding import METRICS, score_maps
-from lgdea_core.stages import Inputs
+from lgdea_core.runs.inputs import Inputs
 
 Corners = tuple[float, float, float, float]
 SIDE = 32

@@ -29,15 +29,15 @@ from transformers import (
     ViTModel,
 )
 
-from lgdea_core import stages
 from lgdea_core.config import RunConfig
+from lgdea_core.encoders import train_tokenizer
 from lgdea_core.evaluation import checkpoint
 from lgdea_core.evaluation.checkpoint import load_published
 from lgdea_core.evaluation.zero_shot import zero_shot_scores
 from lgdea_core.grounding import patch_maps
 from lgdea_core.inference import ImageTextModel, encode_tokens, score_rows
 from lgdea_core.model import LGDEAModel
-from lgdea_core.tokenizer import train_tokenizer
+from lgdea_core.runs import inputs as stages
 
 TEXT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 VISION = TEXT | {"image_size": 32, "patch_size": 8}

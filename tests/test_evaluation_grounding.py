@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import jaccard_score, roc_auc_score
 
-from lgdea_core.data.images import boxes_mask
+from lgdea_core.crops import boxes_mask
 from lgdea_core.evaluation import grounding
 from lgdea_core.evaluation.grounding import (
     METRICS,

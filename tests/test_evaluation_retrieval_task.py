@@ -13,7 +13,6 @@ from layouts import write
 from PIL import Image
 from planted import PlantedWorld, config
 
-from lgdea_core import stages
 from lgdea_core.data.corpora import load_corpus
 from lgdea_core.data.corpora.chexpert_retrieval import CLASSES
 from lgdea_core.data.corpora.tables import CHEXPERT_LABELS
@@ -25,6 +24,7 @@ from lgdea_core.evaluation.retrieval import chance_median_rank, chance_recall
 from lgdea_core.evaluation.retrieval_task import commonest_rows, precision_rows, recall_rows, retrieval_table, text_rows
 from lgdea_core.inference import decoder_scores, encode_image_pool, encode_tokens
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
+from lgdea_core.runs import inputs as stages
 
 OPTIONS = {"resamples": 30, "seed": 0}
 

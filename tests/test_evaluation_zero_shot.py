@@ -8,7 +8,7 @@ import pytest
 import torch
 from planted import PlantedWorld, config
 
-from lgdea_core.data.batches import pixel_values
+from lgdea_core.crops import pixel_values
 from lgdea_core.evaluation.prompts import load_prompt_set, negative_prompts, positive_prompts
 from lgdea_core.evaluation.zero_shot import combine_channels, fuse_scores, prompt_scores, zero_shot_scores
 from lgdea_core.inference import decoder_scores, encode_image_pool, encode_tokens

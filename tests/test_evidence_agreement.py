@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import pandas as pd
 import pytest
 
-from lgdea_core.evidence.agreement import differing, score_agreement, status_table
+from lgdea_core.evaluation.extraction.agreement import differing, score_agreement, status_table
 from lgdea_core.evidence.extract import make_extractor
-from lgdea_core.evidence.schema import Finding
+from lgdea_core.finding import Finding
 
 
 def finding(observation: str, status: str) -> Finding:

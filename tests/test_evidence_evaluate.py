@@ -8,23 +8,29 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lgdea_core.evidence import evaluate
-from lgdea_core.evidence.answers import Reply
-from lgdea_core.evidence.evaluate import disagreement_page, evaluate_reading, evaluation_table, main, read_texts
-from lgdea_core.evidence.extract import make_extractor
-from lgdea_core.evidence.labels import LABEL_OBSERVATIONS
-from lgdea_core.evidence.llm import LanguageModelExtractor, Settle
-from lgdea_core.evidence.mesh import Attributes
-from lgdea_core.evidence.passage import Passage
-from lgdea_core.evidence.prompt import Prompt
-from lgdea_core.evidence.reference import (
+from lgdea_core.evaluation.extraction import evaluate
+from lgdea_core.evaluation.extraction.evaluate import (
+    disagreement_page,
+    evaluate_reading,
+    evaluation_table,
+    main,
+    read_texts,
+)
+from lgdea_core.evaluation.extraction.labels import LABEL_OBSERVATIONS
+from lgdea_core.evaluation.extraction.mesh import Attributes
+from lgdea_core.evaluation.extraction.reference import (
     Reference,
     find_reference,
     openi_reference,
     phantom_reference,
     readable_text,
 )
-from lgdea_core.evidence.schema import Finding
+from lgdea_core.evidence.answers import Reply
+from lgdea_core.evidence.extract import make_extractor
+from lgdea_core.evidence.llm import LanguageModelExtractor, Settle
+from lgdea_core.evidence.passage import Passage
+from lgdea_core.evidence.prompt import Prompt
+from lgdea_core.finding import Finding
 from lgdea_core.vocabulary import NIH_FINDINGS
 
 BAR = 0.88

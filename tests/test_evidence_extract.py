@@ -18,7 +18,7 @@ from lgdea_core.evidence.extract import (
     write_evidence,
 )
 from lgdea_core.evidence.llm import LanguageModelExtractor
-from lgdea_core.evidence.schema import EVIDENCE_COLUMNS, Finding
+from lgdea_core.finding import EVIDENCE_COLUMNS, Finding
 
 SECRET = "Zyzzogeton"
 STUDIES = pd.DataFrame(

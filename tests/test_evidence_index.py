@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lgdea_core.evidence.index import NORMAL_PHRASE, EvidenceIndex, index_evidence, index_reports
+from lgdea_core.evidence.index import NORMAL_PHRASE, index_evidence, index_reports
+from lgdea_core.finding import EvidenceIndex
 from lgdea_core.vocabulary import (
     CHEXPERT_FINDINGS,
     DIAGNOSTIC_FINDINGS,

@@ -18,7 +18,7 @@ from lgdea_core.evidence.lexicon import (
     load_lexicon,
     parent_observation,
 )
-from lgdea_core.evidence.schema import Finding
+from lgdea_core.finding import Finding
 from lgdea_core.vocabulary import (
     ASG_TAGS,
     CHEXPERT_FINDINGS,

@@ -25,8 +25,8 @@ from lgdea_core.evidence.answers import (
 from lgdea_core.evidence.lexicon import default_lexicon
 from lgdea_core.evidence.passage import read_passage
 from lgdea_core.evidence.prompt import PROMPT_FILE, load_prompt
-from lgdea_core.evidence.schema import Finding
 from lgdea_core.evidence.store import AnswerStore, Question, passage_hash
+from lgdea_core.finding import Finding
 from lgdea_core.vocabulary import CHEXPERT_FINDINGS, MS_CXR_FINDINGS, NIH_FINDINGS, PHANTOM_FINDINGS, REGIONS
 
 REPORT = "INDICATION: pneumonia?\nFINDINGS: Small  left\n pleural effusion.\nIMPRESSION: Edema. <1 cm nodule, [x] mass."

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from lgdea_core.data.corpora import load_corpus
-from lgdea_core.evidence.answers import OBSERVATIONS
-from lgdea_core.evidence.mesh import (
+from lgdea_core.evaluation.extraction.mesh import (
     FAMILIES,
     IGNORED_QUALIFIERS,
     SEVERITIES,
@@ -19,8 +18,9 @@ from lgdea_core.evidence.mesh import (
     score_attributes,
     stated_attributes,
 )
-from lgdea_core.evidence.schema import Finding
+from lgdea_core.evidence.answers import OBSERVATIONS
 from lgdea_core.evidence.triplets import sided
+from lgdea_core.finding import Finding
 from lgdea_core.vocabulary import REGIONS
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 
 from lgdea_core.data.phantom import PhantomConfig, generate_study
 from lgdea_core.evidence.extract import make_extractor
-from lgdea_core.evidence.schema import Finding
+from lgdea_core.finding import Finding
 from lgdea_core.vocabulary import NO_FINDING, PHANTOM_FINDINGS
 
 STUDIES = 150

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from servers import answer, statement
 
-from lgdea_core.artifacts import project_root
 from lgdea_core.evidence.answers import Reply, Statement, Verdict, judge
 from lgdea_core.evidence.passage import read_passage
 from lgdea_core.evidence.store import AnswerStats, AnswerStore, Question, StoredAnswer, passage_hash, store_path
+from lgdea_core.paths import project_root
 
 PASSAGE = read_passage("FINDINGS: Small nodule. Mass.")
 QUESTION = Question(prompt="p", model="openai:m")

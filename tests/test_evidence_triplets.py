@@ -10,7 +10,6 @@ from lgdea_core.data.corpora import load_corpus
 from lgdea_core.evidence.answers import OBSERVATIONS
 from lgdea_core.evidence.extract import extract_evidence
 from lgdea_core.evidence.lexicon import default_lexicon
-from lgdea_core.evidence.schema import EVIDENCE_COLUMNS
 from lgdea_core.evidence.triplets import (
     DIFFUSE,
     HOMELESS,
@@ -26,6 +25,7 @@ from lgdea_core.evidence.triplets import (
     sided,
     triplets,
 )
+from lgdea_core.finding import EVIDENCE_COLUMNS
 from lgdea_core.vocabulary import ASG_TAGS, NO_FINDING, REGIONS
 
 

@@ -15,9 +15,8 @@ from planted import PlantedWorld
 from planted import config as planted_config
 from scipy import sparse
 
-from lgdea_core import refresh
+from lgdea_core.batch import TrainingData
 from lgdea_core.config import RunConfig, replace_fields
-from lgdea_core.data.batches import TrainingData, sample_batch
 from lgdea_core.data.phantom import PhantomConfig, build_phantom
 from lgdea_core.data.regions import crop_boxes
 from lgdea_core.experiments import __main__ as experiments
@@ -63,8 +62,10 @@ from lgdea_core.experiments.tables import (
 )
 from lgdea_core.experiments.worlds import REAL
 from lgdea_core.model import LGDEAModel
-from lgdea_core.schedule import phase_at
-from lgdea_core.stages import inputs_of
+from lgdea_core.runs.inputs import inputs_of
+from lgdea_core.training import refresh
+from lgdea_core.training.sampling import sample_batch
+from lgdea_core.training.schedule import phase_at
 
 
 @pytest.fixture(autouse=True)

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 from planted import PlantedWorld, config
 
-from lgdea_core import stages
 from lgdea_core.config import replace_fields
 from lgdea_core.experiments import __main__ as command
 from lgdea_core.experiments import hard, relations, tables, worlds
 from lgdea_core.experiments.cells import KEY, Cell
 from lgdea_core.experiments.plans import COMPARED, SEEDS, limited_pairing
 from lgdea_core.experiments.tables import add_row, read_table
+from lgdea_core.runs import inputs as stages
 
 
 @pytest.fixture(autouse=True)

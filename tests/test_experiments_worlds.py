@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from lgdea_core import stages
 from lgdea_core.config import RunConfig, replace_fields
 from lgdea_core.experiments import worlds
 from lgdea_core.experiments.plans import limited_pairing
 from lgdea_core.experiments.worlds import GENERATED, REAL, WORLDS, build_world, world_inputs
+from lgdea_core.runs import inputs as stages
 
 
 @pytest.fixture(autouse=True)

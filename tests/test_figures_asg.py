@@ -7,7 +7,7 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
 from lgdea_core.figures import COLOURS, GREY
-from lgdea_core.figures_asg import figure_label_curve, figure_region_sentences
+from lgdea_core.figures.asg import figure_label_curve, figure_region_sentences
 
 FILM = np.full((40, 30), 0.5)
 BOXES = {"left lung": (16, 5, 10, 25), "right lung": (4, 5, 10, 25), "trachea": (13, 0, 3, 8)}

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from lgdea_core.figures import STATUS_COLOURS
-from lgdea_core.figures_evidence import figure_extractors
+from lgdea_core.figures.evidence import figure_extractors
 
 REPORT = "FINDINGS: Small left effusion. No pneumothorax is seen on this upright film.\nIMPRESSION: Effusion."
 

@@ -11,7 +11,7 @@ from lgdea_core.experiments.cells import MEASURES
 from lgdea_core.experiments.paper_tables import relation_base
 from lgdea_core.experiments.plans import ABLATIONS, CONTROLS
 from lgdea_core.experiments.relations import SHUFFLED
-from lgdea_core.figures_tables import (
+from lgdea_core.figures.tables import (
     MEASURE_NAMES,
     PUBLISHED,
     figure_ablation,

@@ -20,7 +20,7 @@ from lgdea_core.graph import (
     seed_matrix,
     symmetric_normalize,
 )
-from lgdea_core.monitors import graph_stats, hubness
+from lgdea_core.training.monitors import graph_stats, hubness
 
 
 def csr(rows: list[list[float]] | np.ndarray) -> sparse.csr_array:

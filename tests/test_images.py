@@ -10,19 +10,9 @@ import torch
 from layouts import write_dicom
 from PIL import Image
 
+from lgdea_core.crops import boxes_mask, boxes_to_crop, boxes_to_frame, crop_frame, crop_image, crop_to_original
 from lgdea_core.data.corpus import Corpus
-from lgdea_core.data.images import (
-    boxes_mask,
-    boxes_to_crop,
-    boxes_to_frame,
-    crop_frame,
-    crop_image,
-    crop_to_original,
-    load_images,
-    read_image,
-    read_image_size,
-    read_mask,
-)
+from lgdea_core.data.images import load_images, read_image, read_image_size, read_mask
 
 
 def ramp(height: int = 40, width: int = 48, top: int = 255) -> np.ndarray:

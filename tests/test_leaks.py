@@ -14,11 +14,11 @@ from layouts import film, write, write_dicom
 from lgdea_core.config import RunConfig
 from lgdea_core.data.corpora import load_corpus
 from lgdea_core.data.corpus import Corpus, empty_table
-from lgdea_core.data.leaks import PATIENTS_FILE, TrainingPatients, patient_keys, refuse_training_patients
 from lgdea_core.data.pairing import combine, split_by_patient
 from lgdea_core.experiments.downstream import Pretrained
 from lgdea_core.grounding import load
 from lgdea_core.model import build_model
+from lgdea_core.runs.leaks import PATIENTS_FILE, TrainingPatients, patient_keys, refuse_training_patients
 
 
 def make_corpus(name: str, patients: int = 20, *, seed: int = 0, root: str = "/data/toy") -> Corpus:

@@ -9,19 +9,14 @@ from planted import PlantedWorld, config
 from torch import nn
 from torch.nn import functional as F
 
+from lgdea_core.batch import Batch
 from lgdea_core.config import METHODS, LossConfig
-from lgdea_core.data.batches import Batch, sample_batch
 from lgdea_core.encoders import ImageEmbeddings
 from lgdea_core.experiments.plans import PAIRED_PHRASES, PHRASES, PHRASES_CONTROL, ablation
 from lgdea_core.losses import phrase_patch_scores, relation_contrastive_loss
-from lgdea_core.methods import (
-    METHOD_TERMS,
-    RELATION_TERMS,
-    clip_terms,
-    gloria_terms,
-    lgdea_terms,
-)
+from lgdea_core.methods.lgdea import METHOD_TERMS, RELATION_TERMS, clip_terms, gloria_terms, lgdea_terms
 from lgdea_core.model import LGDEAModel
+from lgdea_core.training.sampling import sample_batch
 
 
 def setting(method: str, phase: str = "pairs", **changes: object) -> tuple[LGDEAModel, Batch]:

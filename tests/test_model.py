@@ -12,11 +12,10 @@ from torch.nn import functional as F
 from transformers import BertConfig, BertModel, ResNetConfig, ResNetModel, ViTConfig, ViTModel
 
 from lgdea_core.config import RunConfig
-from lgdea_core.data.images import crop_image
-from lgdea_core.encoders import ImageEmbeddings, ImageTower, sine_positions, smooth_maximum
-from lgdea_core.lesions import LesionQueries
+from lgdea_core.crops import crop_image
+from lgdea_core.encoders import ImageEmbeddings, ImageTower, sine_positions, smooth_maximum, train_tokenizer
 from lgdea_core.model import LGDEAModel, LGDEAProcessor, build_model
-from lgdea_core.tokenizer import train_tokenizer
+from lgdea_core.prototypes import LesionQueries
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORTS = ["There is a small left pleural effusion.", "No edema. Heart size is normal.", "Right upper lobe opacity."]

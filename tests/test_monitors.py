@@ -11,11 +11,12 @@ import torch
 from planted import PlantedWorld, config
 from scipy import sparse
 
-from lgdea_core import monitors, training
 from lgdea_core.inference import encode_tokens
 from lgdea_core.model import LGDEAConfig
 from lgdea_core.prototypes import assignment_sharpness
 from lgdea_core.relations import AffinityRelations, GraphRelations, Relations, relation_quality
+from lgdea_core.training import loop as training
+from lgdea_core.training import monitors
 
 TEXT_ALONE = {"text_steps": 40, "pair_steps": 0, "relation_steps": 0}
 NOTHING_KEEPS_PHRASES_APART = TEXT_ALONE | {"text": 0.0, "usage": 0.0}

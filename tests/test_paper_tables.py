@@ -20,7 +20,7 @@ from lgdea_core.experiments.paper_tables import (
 )
 from lgdea_core.experiments.tables import GROUNDED
 from lgdea_core.experiments.worlds import WORLDS
-from lgdea_core.figures_tables import PUBLISHED, figure_paper_table
+from lgdea_core.figures.tables import PUBLISHED, figure_paper_table
 
 NAMES = {
     "grounding",

@@ -8,14 +8,15 @@ import pytest
 import torch
 from planted import PlantedWorld, config
 
-from lgdea_core import refresh, stages
-from lgdea_core.data.batches import TrainingData
+from lgdea_core.batch import TrainingData
 from lgdea_core.data.images import load_images
 from lgdea_core.data.pairing import Pools, limit_pairs, shuffle_pairs
 from lgdea_core.data.phantom import PhantomConfig, build_phantom
 from lgdea_core.evidence.index import index_reports
-from lgdea_core.monitors import truth_monitor
-from lgdea_core.refresh import EvidenceView, refresh_relations
+from lgdea_core.runs import inputs as stages
+from lgdea_core.training import refresh
+from lgdea_core.training.monitors import truth_monitor
+from lgdea_core.training.refresh import EvidenceView, refresh_relations
 
 SHUFFLES = 12
 

@@ -12,16 +12,18 @@ from planted import PlantedWorld, config
 from torch.nn import functional as F
 from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 
+from lgdea_core.batch import Batch, TrainingData
 from lgdea_core.config import RunConfig
-from lgdea_core.data.batches import Batch, TrainingData, augment, random_motion, sample_batch
+from lgdea_core.crops import augment, moved_boxes, random_motion
 from lgdea_core.data.phantom import PhantomConfig, build_phantom
-from lgdea_core.data.regions import crop_boxes, moved_boxes, shuffle_regions
+from lgdea_core.data.regions import crop_boxes, shuffle_regions
+from lgdea_core.encoders import train_tokenizer
 from lgdea_core.evaluation.regions import evaluate_regions, retrieval_hits, tag_logits
 from lgdea_core.evidence.extract import extract_evidence
+from lgdea_core.methods.asg import TagDecoder, pool_regions
 from lgdea_core.model import build_model
-from lgdea_core.regions import TagDecoder, pool_regions
-from lgdea_core.stages import Inputs, fresh_model, inputs_of, prepare_training
-from lgdea_core.tokenizer import train_tokenizer
+from lgdea_core.runs.inputs import Inputs, fresh_model, inputs_of, prepare_training
+from lgdea_core.training.sampling import sample_batch
 from lgdea_core.vocabulary import ASG_TAGS, REGIONS
 
 

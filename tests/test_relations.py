@@ -12,10 +12,9 @@ from planted import PlantedWorld, config
 from scipy import sparse
 from torch import Tensor
 
+from lgdea_core.batch import TrainingData
 from lgdea_core.config import GraphConfig
-from lgdea_core.data.batches import TrainingData
 from lgdea_core.evidence.index import index_evidence
-from lgdea_core.refresh import EvidenceView, cross_affinity, refresh_relations
 from lgdea_core.relations import (
     AffinityRelations,
     CrossAffinity,
@@ -25,6 +24,7 @@ from lgdea_core.relations import (
     combine_relations,
     relation_quality,
 )
+from lgdea_core.training.refresh import EvidenceView, cross_affinity, refresh_relations
 
 STATED = [[0], [1, 2], [2, 3, 4], None, [4], [0, 5], []]
 """observations of seven reports; the fourth has no evidence, the last says that all is normal"""

@@ -10,18 +10,18 @@ from PIL import Image
 from planted import FINDINGS, SIDES, PlantedWorld
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 
-from lgdea_core import stages
-from lgdea_core.artifacts import start_run
 from lgdea_core.config import RunConfig, replace_fields
-from lgdea_core.data.leaks import TrainingPatients
 from lgdea_core.evaluation import harness
 from lgdea_core.evaluation.grounding import METRICS
 from lgdea_core.evaluation.harness import evaluate, label_table
 from lgdea_core.evaluation.zero_shot import zero_shot_scores
 from lgdea_core.evidence.extract import extract_evidence
 from lgdea_core.grounding import load
-from lgdea_core.monitors import TRUTH
-from lgdea_core.training import start_state
+from lgdea_core.runs import inputs as stages
+from lgdea_core.runs.artifacts import start_run
+from lgdea_core.runs.leaks import TrainingPatients
+from lgdea_core.training.loop import start_state
+from lgdea_core.training.monitors import TRUTH
 
 STUDIES = 120
 

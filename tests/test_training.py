@@ -17,15 +17,16 @@ from safetensors.torch import load_file
 from scipy import sparse
 from torch.nn import functional as F
 
-from lgdea_core import training
 from lgdea_core.config import METHODS, RunConfig
-from lgdea_core.data.batches import report_sentences, standardise
+from lgdea_core.crops import standardise
+from lgdea_core.evidence.sections import report_sentences
 from lgdea_core.inference import encode_image_pool, encode_tokens, score_rows
-from lgdea_core.methods import METHOD_TERMS, lgdea_terms, total_loss
+from lgdea_core.methods.lgdea import METHOD_TERMS, lgdea_terms, total_loss
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
-from lgdea_core.refresh import RelationState, refresh_relations
 from lgdea_core.relations import Relations
-from lgdea_core.schedule import learning_rate_at, phase_at, ramp_at
+from lgdea_core.training import loop as training
+from lgdea_core.training.refresh import RelationState, refresh_relations
+from lgdea_core.training.schedule import learning_rate_at, phase_at, ramp_at
 
 LEARNING = {"text_steps": 10, "pair_steps": 50, "relation_steps": 0, "batch_size": 48, "checkpoint_every": 1000}
 

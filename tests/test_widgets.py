@@ -8,13 +8,13 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from lgdea_core import widgets
 from lgdea_core.config import RunConfig
-from lgdea_core.evidence.schema import Finding
+from lgdea_core.figures import widgets
+from lgdea_core.figures.views import GroundingSample
+from lgdea_core.figures.widgets import EvidenceSpace, SeedSpread
+from lgdea_core.finding import Finding
 from lgdea_core.graph import knn_affinity, propagation_trace, seed_matrix, symmetric_normalize
 from lgdea_core.model import LGDEAModel, LGDEAProcessor, build_model
-from lgdea_core.stages import GroundingSample
-from lgdea_core.widgets import EvidenceSpace, SeedSpread
 
 REPORTS = {"s1": "FINDINGS: Small left pleural effusion.", "s2": "FINDINGS: No pneumothorax."}
 

@@ -8,7 +8,7 @@ from accelerate import PartialState
 from planted import PlantedWorld, config
 from safetensors.torch import save_file
 
-from lgdea_core.training import train
+from lgdea_core.training.loop import train
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])

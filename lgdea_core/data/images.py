@@ -13,15 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from pydicom.errors import InvalidDicomError
 from tqdm.auto import tqdm
 
+from lgdea_core.crops import crop_image
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.dicom import MissingDecoderError, is_dicom, read_dicom, read_dicom_size
 
@@ -127,128 +126,6 @@ def _scale_16_bit(values: np.ndarray) -> Float[np.ndarray, "height width"]:
     if low < 0 or high > 65535:
         raise ValueError(f"values must fit 16 bits without sign, got {low} to {high}")
     return (values / (4095 if high <= 4095 else 65535)).astype(np.float32)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CropFrame:
-    """Where a model's square crop lies in the original image (BioViL: short side resized, centre cut out)."""
-
-    height: int
-    """height of the original, in pixels"""
-    width: int
-    """width of the original, in pixels"""
-    size: int
-    """side of the crop as the model sees it, in pixels"""
-
-    @property
-    def side(self) -> int:
-        """Side of the crop in original pixels: the short side."""
-        return min(self.height, self.width)
-
-    @property
-    def top(self) -> int:
-        """First original row inside the crop."""
-        return (self.height - self.side) // 2
-
-    @property
-    def left(self) -> int:
-        """First original column inside the crop."""
-        return (self.width - self.side) // 2
-
-    @property
-    def window(self) -> tuple[slice, slice]:
-        """Rows and columns of the original inside the crop."""
-        return slice(self.top, self.top + self.side), slice(self.left, self.left + self.side)
-
-
-def crop_frame(height: int, width: int, size: int) -> CropFrame:
-    """The crop of an image of `height` x `width` pixels that a tower of input side `size` sees.
-
-    Raises:
-        ValueError: a side is not positive.
-    """
-    if min(height, width, size) < 1:
-        raise ValueError(f"height, width and size must be positive, got {height}, {width} and {size}")
-    return CropFrame(height=height, width=width, size=size)
-
-
-def crop_image(image: Float[np.ndarray, "height width"], size: int) -> UInt8[np.ndarray, "{size} {size}"]:
-    """Central square of an image, resampled to `size` with an antialiasing filter, as 8 bits.
-
-    Cutting the square out first equals resizing the short side first, without the rounding of the long side.
-
-    Args:
-        image: grey in [0, 1].
-        size: side of the result, in pixels.
-    """
-    frame = crop_frame(*image.shape, size)
-    square = np.ascontiguousarray(image[frame.window], dtype=np.float32)
-    resized = np.asarray(Image.fromarray(square).resize((size, size), Image.Resampling.BILINEAR))
-    return np.rint(np.clip(resized, 0, 1) * 255).astype(np.uint8)
-
-
-def crop_to_original(
-    crop_map: Float[np.ndarray, "rows cols"],
-    frame: CropFrame,
-    interpolation: Literal["bilinear", "nearest"] = "bilinear",
-) -> Float[np.ndarray, "{frame.height} {frame.width}"]:
-    """A map over the crop (a patch grid or its pixels) laid back onto the original; NaN where the crop never looked.
-
-    Args:
-        crop_map: values on an even grid over the whole crop, of any resolution.
-        frame: where the crop lies.
-        interpolation: "bilinear" is smooth; "nearest" is that of torch's `interpolate`, which BioViL's code uses: pixel
-            y takes cell `floor(y * rows / side)`.
-    """
-    original = np.full((frame.height, frame.width), np.nan, dtype=np.float32)
-    if interpolation == "nearest":
-        rows, columns = (np.arange(frame.side) * count // frame.side for count in crop_map.shape)
-        original[frame.window] = crop_map[np.ix_(rows, columns)]
-    else:
-        grid = Image.fromarray(np.ascontiguousarray(crop_map, dtype=np.float32))
-        original[frame.window] = np.asarray(grid.resize((frame.side, frame.side), Image.Resampling.BILINEAR))
-    return original
-
-
-def boxes_to_frame(boxes: pd.DataFrame, height: int, width: int) -> Float[np.ndarray, "boxes 4"]:
-    """Boxes of a corpus scaled from the frame they were drawn in to an image of `height` x `width` pixels.
-
-    Args:
-        boxes: rows of `Corpus.boxes`.
-        height: of the image the result counts in.
-        width: likewise.
-
-    Returns:
-        `boxes_xyxy`: x_min, y_min, x_max, y_max; the order of the rows is kept.
-    """
-    corners = boxes[["x_min", "y_min", "x_max", "y_max"]].to_numpy(dtype=np.float64)
-    drawn = boxes[["frame_width", "frame_height"] * 2].to_numpy(dtype=np.float64)
-    return corners * np.array([width, height, width, height], dtype=np.float64) / drawn
-
-
-def boxes_to_crop(boxes_xyxy: Float[np.ndarray, "boxes 4"], frame: CropFrame) -> Float[np.ndarray, "boxes 4"]:
-    """Boxes in original pixels as `boxes_xyxy_crop`: in the crop's pixels, cut at its border (maybe to nothing)."""
-    offset = np.array([frame.left, frame.top] * 2, dtype=np.float64)
-    return np.clip((boxes_xyxy - offset) * frame.size / frame.side, 0, frame.size)
-
-
-def boxes_mask(boxes_xyxy: Float[np.ndarray, "boxes 4"], height: int, width: int) -> Bool[np.ndarray, "height width"]:
-    """True inside the union of the boxes: every pixel whose centre lies in one.
-
-    Parts outside the image are cut off. A box too thin to hold a pixel's centre marks the pixel it lies in.
-    """
-    mask = np.zeros((height, width), dtype=bool)
-    for x_min, y_min, x_max, y_max in boxes_xyxy:
-        mask[_covered(y_min, y_max, height), _covered(x_min, x_max, width)] = True
-    return mask
-
-
-def _covered(low: float, high: float, length: int) -> slice:
-    start, stop = int(np.ceil(low - 0.5)), int(np.ceil(high - 0.5))
-    if stop <= start:
-        start = int(np.floor((low + high) / 2))
-        stop = start + 1
-    return slice(max(start, 0), max(min(stop, length), 0))
 
 
 @dataclass(frozen=True, kw_only=True)

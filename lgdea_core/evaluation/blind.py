@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from lgdea_core.crops import boxes_mask, boxes_to_frame
 from lgdea_core.data.corpus import Corpus, patients_of
-from lgdea_core.data.images import boxes_mask, boxes_to_frame
 from lgdea_core.data.pairing import stable_hash
 
 GRID = 128

@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from lgdea_core.crops import boxes_mask, boxes_to_frame, crop_frame, crop_to_original
 from lgdea_core.data.corpus import Corpus, label_table, patients_of
-from lgdea_core.data.images import boxes_mask, boxes_to_frame, crop_frame, crop_to_original
 from lgdea_core.evaluation.bootstrap import Keys, Values, bootstrap_mean
 from lgdea_core.evaluation.classification import auc_table
 from lgdea_core.evaluation.grounding import grounding_table
 from lgdea_core.grounding import patch_maps
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
-from lgdea_core.stages import Inputs
+from lgdea_core.runs.inputs import Inputs
 
 SIZES = {"small": (0.0, 0.03), "medium": (0.03, 0.1), "large": (0.1, 1.0)}
 """Share of the image that a phrase's (or finding's) boxes cover together, above the first and up to the second number:

@@ -25,13 +25,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lgdea_core.config import PRESETS, RunConfig, replace_fields
+from lgdea_core.config import PRESETS, Objective, RunConfig, find_method, replace_fields
 from lgdea_core.encoders import ImageEmbeddings
 from lgdea_core.evaluation.harness import DEFAULT_MAPS, evaluate
 from lgdea_core.evaluation.prompts import DEFAULT_PROMPTS, load_prompt_set, prompt_set_names
 from lgdea_core.grounding import MAP_PROTOCOLS
 from lgdea_core.model import LGDEAConfig
-from lgdea_core.stages import evaluation_inputs, load_corpus_of
+from lgdea_core.runs.inputs import evaluation_inputs, load_corpus_of
 from lgdea_core.vocabulary import LABEL_SETS
 
 logger = logging.getLogger("lgdea")
@@ -49,7 +49,8 @@ class PublishedModel(nn.Module):
         size = _input_side(image_processor)
         with torch.no_grad():
             dim = self.encode_crops(torch.zeros(1, size, size, dtype=torch.uint8)).image_embeds.shape[1]
-        self.config = LGDEAConfig(image_size=size, dim=dim, local=False, evidence=False)
+        self.config = LGDEAConfig(image_size=size, dim=dim)
+        self.method, self.objective = find_method("clip"), Objective()
 
     def encode_crops(self, crops: UInt8[Tensor, "images height width"]) -> ImageEmbeddings:
         """Embeddings of grey crops, repeated to colour and prepared by the checkpoint's own image processor.
@@ -83,16 +84,6 @@ class PublishedModel(nn.Module):
         """Text features, L2-normalised unless told otherwise."""
         features = self.model.get_text_features(input_ids=input_ids, attention_mask=token_mask.long()).pooler_output
         return F.normalize(features, dim=-1) if normalised else features
-
-    def phrase_embeds(
-        self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
-    ) -> Float[Tensor, "texts dim"]:
-        """Phrases are texts like others."""
-        return self.encode_texts(input_ids, token_mask)
-
-    def grounding_patches(self, images: ImageEmbeddings) -> Float[Tensor, "images patches dim"]:
-        """Projected patch tokens."""
-        return images.patch_embeds
 
     def pooled_evidence(self, images: ImageEmbeddings) -> Float[Tensor, "images 0"]:
         """Nothing: there are no prototypes."""

@@ -11,9 +11,8 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from tqdm.auto import tqdm
 
+from lgdea_core.crops import boxes_mask, boxes_to_frame, crop_frame, crop_to_original
 from lgdea_core.data.corpus import Corpus, label_table, patients_of
-from lgdea_core.data.images import boxes_mask, boxes_to_frame, crop_frame, crop_to_original
-from lgdea_core.data.leaks import refuse_training_patients
 from lgdea_core.evaluation.blind import BoxPriors, blind_map, box_priors, other_films
 from lgdea_core.evaluation.classification import (
     ORACLE_METRICS,
@@ -29,7 +28,8 @@ from lgdea_core.evaluation.retrieval_task import retrieval_table
 from lgdea_core.evaluation.zero_shot import combine_channels, zero_shot_scores
 from lgdea_core.grounding import MAP_PROTOCOLS, patch_maps
 from lgdea_core.inference import ImageTextModel, ImageTextProcessor
-from lgdea_core.stages import Inputs
+from lgdea_core.runs.inputs import Inputs
+from lgdea_core.runs.leaks import refuse_training_patients
 from lgdea_core.vocabulary import LABEL_SETS
 
 logger = logging.getLogger("lgdea")

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lgdea_core.data.batches import pixel_values
+from lgdea_core.crops import pixel_values
 from lgdea_core.encoders import ImageTower
 from lgdea_core.evaluation.bootstrap import Interval, bootstrap_macro_auc, bootstrap_mean
 from lgdea_core.evaluation.harness import MIN_POSITIVES

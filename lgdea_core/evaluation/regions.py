@@ -10,17 +10,17 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from lgdea_core.data.batches import report_sentences
+from lgdea_core.batch import RegionData
 from lgdea_core.data.corpus import patients_of
-from lgdea_core.data.leaks import refuse_training_patients
-from lgdea_core.data.regions import RegionData
 from lgdea_core.evaluation.bootstrap import bootstrap_mean
 from lgdea_core.evaluation.classification import auc_table
 from lgdea_core.evaluation.harness import METRIC_COLUMNS, MIN_POSITIVES, evaluation_part
+from lgdea_core.evidence.sections import report_sentences
 from lgdea_core.inference import IMAGES_AT_ONCE, evaluating
+from lgdea_core.methods.asg import pool_regions, sentence_embeds
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
-from lgdea_core.regions import pool_regions
-from lgdea_core.stages import Inputs, region_data
+from lgdea_core.runs.inputs import Inputs, region_data
+from lgdea_core.runs.leaks import refuse_training_patients
 from lgdea_core.vocabulary import ASG_TAGS
 
 
@@ -76,7 +76,7 @@ def evaluate_regions(
             values = {"estimate": interval.estimate, "low": interval.low, "high": interval.high, "n": interval.n}
             rows.append({"task": "regions", "metric": metric, "finding": "all", "positives": interval.n} | values)
     tables = [pd.DataFrame(rows)]
-    if model.tag_decoder is not None:
+    if hasattr(model, "tag_decoder"):
         scores = tag_logits(model, crops)
         table = auc_table(scores, data.tags[report_of], ASG_TAGS, patients, min_positives=MIN_POSITIVES, **options)
         tables.append(table.rename(columns={"auc": "estimate"}).assign(task="tags", metric="auc"))
@@ -118,7 +118,7 @@ def region_hits(
             named = np.zeros((len(boxes), len(spoken)), dtype=bool)
             named[links[:, 1], columns] = True
             ids, mask = (part.to(device) for part in processor.tokens([sentences[report][row] for row in spoken]))
-            texts = model.sentence_embeds(ids, mask)
+            texts = sentence_embeds(model, ids, mask)
             patches = model.grounding_patches(model.encode_crops(crops[image : image + 1].to(device)))
             kept = boxes[seen].to(device)
             pooled = pool_regions(patches, kept, torch.zeros(len(kept), dtype=torch.long, device=device))
@@ -158,7 +158,7 @@ def tag_logits(model: LGDEAModel, crops: UInt8[Tensor, "images height width"]) -
     Raises:
         ValueError: the model has no tag decoder.
     """
-    if model.tag_decoder is None:
+    if not hasattr(model, "tag_decoder"):
         raise ValueError("tag_logits: the model has no tag decoder; train method asg with irl above 0")
     device, parts = next(model.parameters()).device, []
     with evaluating(model):

@@ -23,7 +23,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from lgdea_core.data.batches import report_sentences
 from lgdea_core.data.corpus import QUERY, TEXT_QUERY, Corpus, label_table, patients_of
 from lgdea_core.evaluation.bootstrap import Interval, bootstrap_mean, bootstrap_median, bootstrap_pool_precision
 from lgdea_core.evaluation.prompts import load_prompt_set
@@ -38,8 +37,9 @@ from lgdea_core.evaluation.retrieval import (
     recall_at_k,
     retrieval_ranks,
 )
+from lgdea_core.evidence.sections import report_sentences
 from lgdea_core.inference import ImageTextModel, ImageTextProcessor, score_rows
-from lgdea_core.stages import Inputs
+from lgdea_core.runs.inputs import Inputs
 
 logger = logging.getLogger("lgdea")
 
@@ -195,7 +195,7 @@ def class_rows(
     for suffix, own in texts.groupby("suffix"):
         classes = own["finding"].tolist()
         rows += text_rows(suffix, text_embeds[own.index], candidates, classes, pool, **options)
-    if asking.any() and not model.config.decoder:
+    if asking.any() and not model.method.decodes:
         classes, patients = films["finding"].to_numpy(), films["patient_id"].to_numpy()
         sides = embeds[asking], candidates, classes[asking].tolist(), classes[~asking].tolist()
         rows += precision_rows("_image_to_image", *sides, patients[asking], **options)

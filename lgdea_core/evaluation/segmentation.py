@@ -15,13 +15,13 @@ from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lgdea_core.data.batches import pixel_values
+from lgdea_core.crops import boxes_mask, boxes_to_frame, crop_image, pixel_values
 from lgdea_core.data.corpus import Corpus
-from lgdea_core.data.images import boxes_mask, boxes_to_frame, crop_image, read_mask
+from lgdea_core.data.images import read_mask
 from lgdea_core.encoders import ImageTower, token_grid
 from lgdea_core.evaluation.bootstrap import Interval, bootstrap_mean
 from lgdea_core.evaluation.supervised import Examples, Fit, Schedule, fit, outputs
-from lgdea_core.training import seed_everything
+from lgdea_core.training.loop import seed_everything
 
 logger = logging.getLogger("lgdea")
 

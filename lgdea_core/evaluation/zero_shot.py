@@ -58,7 +58,7 @@ def zero_shot_scores(
     tokens = processor.tokens([text for pair in pairs for part in pair for text in part])
     ends = np.cumsum([0] + [len(part) for pair in pairs for part in pair])
     spans = [slice(start, end) for start, end in itertools.pairwise(ends.tolist())]
-    own = _channels(model)
+    own = model.method.channels(model.objective)
     channels = [channel for channel in own if channel in chosen.channels]
     if not channels:
         raise ValueError(
@@ -160,14 +160,6 @@ def fuse_scores(
     if len(reference) != len(scores):
         raise ValueError(f"fuse_scores: expected a reference for each of {len(scores)} scores, got {len(reference)}")
     return np.sum([_standardise(score, other) for score, other in zip(scores, reference, strict=True)], axis=0)
-
-
-def _channels(model: ImageTextModel) -> list[str]:
-    """Names of the scores that a model trains to tell whether a phrase is true."""
-    if model.config.decoder:
-        return ["decoder"]
-    local = ["local"] if model.config.local and not model.config.within_pairs else []
-    return ["global", *local, *(["evidence"] if model.config.evidence else [])]
 
 
 def _similarities(

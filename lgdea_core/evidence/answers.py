@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lgdea_core.evidence.lexicon import default_lexicon
 from lgdea_core.evidence.passage import Body, Passage
-from lgdea_core.evidence.schema import Finding
+from lgdea_core.finding import Finding
 from lgdea_core.vocabulary import LATERALITIES, NO_FINDING, REGIONS, SEVERITIES, STATUSES
 
 OBSERVATIONS = (

@@ -20,9 +20,9 @@ from tqdm.auto import tqdm
 from lgdea_core.evidence.answers import HALLUCINATED, REPEATED
 from lgdea_core.evidence.lexicon import LexiconExtractor, default_lexicon
 from lgdea_core.evidence.llm import LanguageModelExtractor
-from lgdea_core.evidence.schema import EVIDENCE_COLUMNS, Finding
 from lgdea_core.evidence.sections import readable_sections
 from lgdea_core.evidence.store import AnswerStats
+from lgdea_core.finding import EVIDENCE_COLUMNS, Finding
 
 EXTRACTORS = ("lexicon", "keywords", "keywords+negspacy")
 """Rule extractors by name. The keyword ones are controls: what the rules of `lexicon` are worth."""

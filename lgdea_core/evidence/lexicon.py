@@ -16,8 +16,8 @@ from spacy.tokens import Doc
 
 from lgdea_core.evidence.clauses import read_sentence
 from lgdea_core.evidence.items import Draft, Item, Place
-from lgdea_core.evidence.schema import Finding
 from lgdea_core.evidence.sections import readable_sections
+from lgdea_core.finding import Finding
 
 LEXICON_FILE = Path(__file__).with_name("lexicon.json")
 

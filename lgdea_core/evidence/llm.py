@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 from lgdea_core.evidence.answers import Reply, judge, locate_statements
 from lgdea_core.evidence.passage import Passage, read_passage
 from lgdea_core.evidence.prompt import Prompt, load_prompt
-from lgdea_core.evidence.schema import Finding
 from lgdea_core.evidence.store import AnswerStats, AnswerStore, Question, passage_hash, store_path
+from lgdea_core.finding import Finding
 
 FAILURES_IN_A_ROW = 100
 """So many reports without an answer between two answers: the server is gone, it is not the reports."""

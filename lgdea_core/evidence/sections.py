@@ -110,3 +110,8 @@ def _section(report: str, name: str, kind: SectionKind, start: int, end: int) ->
     stripped = body.strip()
     start += len(body) - len(body.lstrip()) if stripped else 0
     return Section(name=name, kind=kind, start=start, end=start + len(stripped))
+
+
+def report_sentences(report: str) -> list[str]:
+    """Sentences of the impression, then of the findings; see `sections.sentence_spans`."""
+    return [report[start:end] for start, end in sentence_spans(report)]

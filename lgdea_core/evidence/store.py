@@ -19,10 +19,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
-from lgdea_core.artifacts import project_root
 from lgdea_core.evidence.answers import HALLUCINATED, AnswerStatus, Statement, Verdict, locate_statements
 from lgdea_core.evidence.passage import Passage
-from lgdea_core.evidence.schema import SCHEMA_VERSION
+from lgdea_core.finding import SCHEMA_VERSION
+from lgdea_core.paths import project_root
 
 STORE_VARIABLE = "LGDEA_EVIDENCE_STORE"
 

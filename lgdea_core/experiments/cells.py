@@ -11,32 +11,24 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from lgdea_core.artifacts import git_commit, project_root, runs_folder
-from lgdea_core.config import RunConfig, replace_fields
-from lgdea_core.data.batches import TrainingData, report_sentences
+from lgdea_core.batch import TrainingData, one_text, pad_tokens
+from lgdea_core.config import RunConfig, find_method, replace_fields
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.pairing import Pools
-from lgdea_core.data.texts import one_text, pad_tokens
 from lgdea_core.evaluation.harness import evaluate
 from lgdea_core.evaluation.regions import evaluate_regions
 from lgdea_core.evidence.extract import extract_evidence
 from lgdea_core.evidence.index import index_reports
+from lgdea_core.evidence.sections import report_sentences
 from lgdea_core.experiments.worlds import REAL, WORLDS, world_inputs
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
-from lgdea_core.refresh import refresh_relations
+from lgdea_core.paths import git_commit, project_root, runs_folder
 from lgdea_core.relations import relation_quality
-from lgdea_core.schedule import phase_at
-from lgdea_core.stages import (
-    Inputs,
-    Trained,
-    fresh_model,
-    hidden_truth,
-    inputs_of,
-    prepare_training,
-    save_trained,
-    with_shuffled_regions,
-)
-from lgdea_core.training import train
+from lgdea_core.runs.inputs import Inputs, fresh_model, hidden_truth, inputs_of, prepare_training
+from lgdea_core.runs.variants import Trained, save_trained, with_shuffled_regions
+from lgdea_core.training.loop import train
+from lgdea_core.training.refresh import refresh_relations
+from lgdea_core.training.schedule import phase_at
 
 KEY = ("world", "method", "variant", "paired_ratio", "seed", "preset")
 """What tells two rows of a table apart."""
@@ -148,7 +140,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     save_trained(trained, cell.folder / "model")
     (cell.folder / TRAINED_BY).write_text(git_commit(project_root()) + "\n")
     row = dict(zip(KEY, cell.key, strict=True)) | measure(cell, trained.state.model, trained.processor, inputs)
-    if cell.config.reads_relations and cell.config.train.relation_steps:
+    if find_method(cell.config.method).relations and cell.config.train.relation_steps:
         row |= _relation_measures(cell, inputs, trained)
     shutil.rmtree(cell.folder / "training")
     world = WORLDS[cell.world]
@@ -273,7 +265,7 @@ def with_whole_reports(data: TrainingData, reports: list[str]) -> TrainingData:
     index = index_reports([" ".join(report_sentences(report)) for report in reports], data.evidence.report_ids)
     held_by = index.report_phrases.tocsc()
     first = held_by.indices[held_by.indptr[:-1]]  # reports of the same words share their phrase
-    whole = [one_text(data.sentences[report], data.special_ids, data.max_tokens) for report in first]
+    whole = [one_text(data.sentences[report], data) for report in first]
     tokens, mask = pad_tokens(whole, data.special_ids[2])
     return replace(data, evidence=index, phrase_tokens=tokens, phrase_mask=mask, phrase_report=first)
 

@@ -10,12 +10,10 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 
-from lgdea_core.artifacts import git_commit, project_root
 from lgdea_core.config import METHODS, RunConfig
 from lgdea_core.data.corpora import FOLDERS, load_corpus
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.images import load_images
-from lgdea_core.data.leaks import refuse_training_patients
 from lgdea_core.encoders import ImageTower, image_tower_config
 from lgdea_core.evaluation.downstream import (
     PROBE_TASKS,
@@ -31,8 +29,9 @@ from lgdea_core.experiments.cells import Cell
 from lgdea_core.experiments.tables import add_rows, guessed_seconds, over_seeds, read_table, side_by_side, table_path
 from lgdea_core.experiments.worlds import build_world
 from lgdea_core.grounding import load
-from lgdea_core.stages import DATA_VARIABLE
-from lgdea_core.training import seed_everything
+from lgdea_core.paths import DATA_VARIABLE, git_commit, project_root
+from lgdea_core.runs.leaks import refuse_training_patients
+from lgdea_core.training.loop import seed_everything
 
 RANDOM = "random"
 """Name of a tower with the initial weights of its seed."""

@@ -7,11 +7,9 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from lgdea_core.artifacts import project_root
 from lgdea_core.config import RunConfig
 from lgdea_core.data.corpus import label_table
 from lgdea_core.data.images import load_images
-from lgdea_core.data.leaks import refuse_training_patients
 from lgdea_core.data.pairing import Pools
 from lgdea_core.data.phantom import PhantomConfig, build_hard_set, load_probes
 from lgdea_core.evaluation.breakdown import (
@@ -31,7 +29,9 @@ from lgdea_core.experiments.cells import RESAMPLES, Cell
 from lgdea_core.experiments.tables import add_rows, mean_and_sd, missing_cells, read_table, table_path
 from lgdea_core.grounding import load
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
-from lgdea_core.stages import Inputs
+from lgdea_core.paths import project_root
+from lgdea_core.runs.inputs import Inputs
+from lgdea_core.runs.leaks import refuse_training_patients
 
 logger = logging.getLogger("lgdea")
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from lgdea_core.artifacts import git_commit, project_root
 from lgdea_core.evaluation.downstream import PROBE_TASKS, probe_scores
 from lgdea_core.evaluation.supervised import FROZEN
 from lgdea_core.experiments.downstream import Pretrained, load_films
 from lgdea_core.experiments.tables import add_rows, mean_and_sd, read_table, side_by_side, table_path
+from lgdea_core.paths import git_commit, project_root
 
 TABLE = "label_draws"
 KEY = ("corpus", "method", "label_ratio", "seed", "preset", "draw")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from lgdea_core.artifacts import git_commit, project_root
 from lgdea_core.config import METHODS, RunConfig
 from lgdea_core.data.corpora import CORPORA
 from lgdea_core.evaluation.supervised import FROZEN
@@ -21,7 +20,8 @@ from lgdea_core.experiments.remeasure import MEASURED
 from lgdea_core.experiments.tables import GROUNDED, OWN, beyond, read_table, summary, table_path, with_own
 from lgdea_core.experiments.worlds import WORLDS, world_of
 from lgdea_core.figures import save_figure
-from lgdea_core.figures_tables import MEASURE_NAMES, PUBLISHED, figure_paper_table
+from lgdea_core.figures.tables import MEASURE_NAMES, PUBLISHED, figure_paper_table
+from lgdea_core.paths import git_commit, project_root
 
 COLUMNS = ("system", "backbone", "corpus", "reports", "setting", "measure", "value", "sd", "seeds", "origin", "source")
 """`seeds` and `sd` are empty where a paper gives none; one seed has no sd. `reports` says what ours learnt from."""

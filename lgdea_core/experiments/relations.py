@@ -11,18 +11,18 @@ import pandas as pd
 from scipy import sparse
 from tqdm.auto import tqdm
 
-from lgdea_core.artifacts import git_commit, project_root, runs_folder
+from lgdea_core.batch import TrainingData
 from lgdea_core.config import GraphConfig, RunConfig, replace_fields
-from lgdea_core.data.batches import TrainingData
 from lgdea_core.evidence.extract import extract_evidence
 from lgdea_core.experiments.cells import RELATION_MEASURES, rounded
 from lgdea_core.experiments.plans import CONTROL
 from lgdea_core.experiments.tables import SECONDS_A_STEP, add_row, guessed_seconds, over_seeds, read_table, table_path
 from lgdea_core.experiments.worlds import world_inputs
-from lgdea_core.refresh import EvidenceView, build_graphs, cross_affinity, spread_seeds, view_evidence
+from lgdea_core.paths import git_commit, project_root, runs_folder
 from lgdea_core.relations import GraphRelations, Relations, combine_relations, relation_quality
-from lgdea_core.stages import fresh_model, hidden_truth, prepare_training
-from lgdea_core.training import train
+from lgdea_core.runs.inputs import fresh_model, hidden_truth, prepare_training
+from lgdea_core.training.loop import train
+from lgdea_core.training.refresh import EvidenceView, build_graphs, cross_affinity, spread_seeds, view_evidence
 
 logger = logging.getLogger("lgdea")
 

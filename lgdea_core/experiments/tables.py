@@ -15,9 +15,9 @@ import torch
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from lgdea_core.artifacts import project_root
 from lgdea_core.experiments.cells import KEY, MEASURES, REGION_MEASURES, Cell, run_cell
 from lgdea_core.experiments.worlds import build_world
+from lgdea_core.paths import project_root
 
 logger = logging.getLogger("lgdea")
 

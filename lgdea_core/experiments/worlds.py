@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from lgdea_core.artifacts import project_root
 from lgdea_core.config import RunConfig, replace_fields
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.phantom import EASY, SHIFTED_PREVALENCE, PhantomConfig, build_phantom, mismatched_pools
-from lgdea_core.stages import Inputs, inputs_of, load_corpus_of
+from lgdea_core.paths import project_root
+from lgdea_core.runs.inputs import Inputs, inputs_of, load_corpus_of
 
 PAIRED_RATIOS = (0.1, 1.0, 0.05, 0.25, 0.01)
 """In the order in which they are trained."""

@@ -23,7 +23,6 @@ import pandas as pd
 from jaxtyping import Float32
 from tqdm.auto import tqdm
 
-from lgdea_core.artifacts import project_root
 from lgdea_core.data.corpora import nih, rsna
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.images import read_image
@@ -35,6 +34,7 @@ from lgdea_core.data.phantom.lungs import MIN_AGREEMENT, LungFit, fit_lungs
 from lgdea_core.data.phantom.report import lesion_phrases, write_report
 from lgdea_core.data.phantom.study import PhantomStudy, paint_lesions
 from lgdea_core.data.phantom.truth import sample_truth
+from lgdea_core.paths import project_root
 from lgdea_core.vocabulary import NO_FINDING, PHANTOM_FINDINGS
 
 NAME = "painted lesions on real normal films (nih)"

@@ -15,7 +15,7 @@ import pandas as pd
 
 from lgdea_core.data.corpus import COLUMNS
 from lgdea_core.data.phantom.study import PhantomStudy
-from lgdea_core.evidence.schema import EVIDENCE_COLUMNS
+from lgdea_core.finding import EVIDENCE_COLUMNS
 
 CONFIG_FILE = "config.json"
 """Written last, so a folder that has it is complete."""

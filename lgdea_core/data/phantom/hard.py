@@ -21,7 +21,7 @@ from lgdea_core.data.phantom.study import StudyPlan
 from lgdea_core.data.phantom.truth import MIDLINE, Mention, Truth, sample_lesion, sample_truth
 from lgdea_core.data.phantom.unseen import OTHER_FORMS, OTHER_NOUNS, is_unseen
 from lgdea_core.data.phantom.wording import TRAINING, Wording
-from lgdea_core.evidence.schema import Finding
+from lgdea_core.finding import Finding
 
 STRATA = {
     "ordinary": "studies of the phantom as they come: what the others compare with",

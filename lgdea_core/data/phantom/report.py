@@ -9,7 +9,7 @@ from lgdea_core.data.phantom import wording as words
 from lgdea_core.data.phantom.config import PhantomConfig
 from lgdea_core.data.phantom.truth import Mention, Truth, sides_of
 from lgdea_core.data.phantom.wording import TRAINING, Wording
-from lgdea_core.evidence.schema import Finding
+from lgdea_core.finding import Finding
 from lgdea_core.vocabulary import NO_FINDING
 
 LENGTH_RANGE = (330, 520)

@@ -14,7 +14,7 @@ from lgdea_core.data.phantom.lesions import Lesion, PaintedLesion, draw_lesion, 
 from lgdea_core.data.phantom.nuisance import Exposure, Nuisance, add_scatter, finish, paint_devices
 from lgdea_core.data.phantom.report import lesion_phrases, write_report
 from lgdea_core.data.phantom.truth import Truth, sample_lesion, sample_truth
-from lgdea_core.evidence.schema import Finding
+from lgdea_core.finding import Finding
 
 _DETAIL_WIDTH, _DETAIL_LEVEL = 0.03, 0.12
 """Canonical units and grey levels below which a bilateral filter takes a real film's structures for detail."""

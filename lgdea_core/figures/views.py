@@ -1,0 +1,134 @@
+"""What figures and explorers look at: films with their phrases, regions and maps, in original pixels."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, UInt8
+from matplotlib.figure import Figure
+
+from lgdea_core.crops import boxes_mask, boxes_to_frame, standardise
+from lgdea_core.data.corpus import Corpus
+from lgdea_core.data.images import read_image
+from lgdea_core.evidence.sections import sentence_spans
+from lgdea_core.evidence.triplets import sentence_regions, triplets
+from lgdea_core.figures import save_figure
+from lgdea_core.grounding import gradcam, ground
+from lgdea_core.inference import IMAGES_AT_ONCE, evaluating
+from lgdea_core.model import LGDEAModel, LGDEAProcessor
+from lgdea_core.paths import git_commit, project_root
+from lgdea_core.runs.artifacts import Run
+from lgdea_core.runs.inputs import Inputs
+from lgdea_core.vocabulary import REGIONS
+
+
+def keep_figure(run: Run, figure: Figure, name: str, *, patients: bool = False) -> Figure:
+    """Save a figure with its origin where the run's figures lie, and hand it back to be shown.
+
+    Args:
+        run: says where, and what goes into the metadata.
+        figure: what to save.
+        name: file name without suffix.
+        patients: it shows a report or a film; those of a real corpus stay in the run's folder, which git ignores.
+    """
+    private = patients and run.config.data.corpus != "phantom"
+    folder = run.folder / "figures" if private else run.figures
+    origin = {"run": run.name, "commit": git_commit(project_root()), "seed": str(run.config.seed)}
+    save_figure(figure, folder / name, origin)
+    return figure
+
+
+class LesionViews(NamedTuple):
+    """What the lesion queries answer, and where each looked."""
+
+    tokens: Float[np.ndarray, "images lesions dim"]
+    attention: Float[np.ndarray, "images lesions grid grid"]
+
+
+@torch.no_grad()
+def lesion_views(model: LGDEAModel, crops: UInt8[torch.Tensor, "images height width"]) -> LesionViews:
+    """Lesion tokens (eq. 3) of some crops with their attention over the patches, which sums to 1 per token."""
+    device, parts = next(model.parameters()).device, []
+    with evaluating(model):
+        for block in crops.split(IMAGES_AT_ONCE):
+            images = model.encode_images(standardise(block.unsqueeze(1).float() / 255).to(device))
+            parts.append([part.float().cpu() for part in model.lesion_queries(images.patch_features)])
+    tokens, attention = (torch.cat(part) for part in zip(*parts, strict=True))
+    side = math.isqrt(attention.shape[2])
+    return LesionViews(tokens.numpy(), attention.unflatten(2, (side, side)).numpy())
+
+
+class GroundingSample(NamedTuple):
+    """A film, a phrase that is true of it, and where."""
+
+    study_id: str
+    phrase: str
+    film: Float[np.ndarray, "height width"]
+    boxes_xywh: list[tuple[float, ...]]
+
+    @property
+    def mask(self) -> Bool[np.ndarray, "height width"]:
+        """The boxes as one mask of the film."""
+        corners = np.array([(x, y, x + width, y + height) for x, y, width, height in self.boxes_xywh])
+        return boxes_mask(corners, *self.film.shape)
+
+
+def grounding_samples(inputs: Inputs, study_ids: Iterable[str], limit: int) -> list[GroundingSample]:
+    """Phrases with boxes of some studies, as many different findings as there are first; films in original pixels."""
+    boxes = inputs.corpus.boxes
+    boxes = boxes[boxes["study_id"].isin(set(study_ids))]
+    chosen = boxes.drop_duplicates(["image_id", "phrase"])
+    turn = chosen.groupby("finding", dropna=False).cumcount()
+    chosen = chosen.loc[turn.sort_values(kind="stable").index[:limit]]
+    samples = []
+    for image_id, study_id, phrase in chosen[["image_id", "study_id", "phrase"]].itertuples(index=False):
+        film = read_image(inputs.corpus.image_path(image_id))
+        own = boxes[(boxes["image_id"] == image_id) & (boxes["phrase"] == phrase)]
+        corners = boxes_to_frame(own, *film.shape).tolist()
+        samples.append(GroundingSample(study_id, phrase, film, [(a, b, c - a, d - b) for a, b, c, d in corners]))
+    return samples
+
+
+class RegionView(NamedTuple):
+    """A film with its regions, and its report's sentences with the regions they name."""
+
+    film: Float[np.ndarray, "height width"]
+    boxes_xywh: dict[str, tuple[float, ...]]
+    sentences: list[tuple[str, list[str]]]
+
+
+def region_view(corpus: Corpus, evidence: pd.DataFrame, study_id: str) -> RegionView:
+    """What ASG aligns in one study, in pixels of its first film."""
+    image_id = corpus.images.loc[corpus.images["study_id"] == study_id, "image_id"].iloc[0]
+    film, regions = read_image(corpus.image_path(image_id)), corpus.regions
+    regions = regions[regions["image_id"] == image_id]
+    corners = boxes_to_frame(regions, *film.shape).tolist()
+    boxes = {name: (a, b, c - a, d - b) for name, (a, b, c, d) in zip(regions["region"], corners, strict=True)}
+    report = corpus.studies.set_index("study_id").loc[study_id, "report"]
+    [links] = sentence_regions(triplets(evidence[evidence["report_id"] == study_id]), {study_id: report})
+    sentences: list[tuple[str, list[str]]] = [(report[start:end], []) for start, end in sentence_spans(report)]
+    for sentence, region in links.tolist():
+        sentences[sentence][1].append(REGIONS[region])
+    return RegionView(film, boxes, sentences)
+
+
+OVERLAYS = ("model", "baseline", "prototypes", "Grad-CAM")
+"""Maps of a phrase: cosine in the joint space of the run's method and of `clip`; of the method, the Bhattacharyya
+coefficient of assignments, and Grad-CAM."""
+
+
+def phrase_map(
+    models: Mapping[str, tuple[LGDEAModel, LGDEAProcessor]],
+    film: Float[np.ndarray, "height width"],
+    phrase: str,
+    overlay: str,
+) -> Float[np.ndarray, "height width"]:
+    """One of `OVERLAYS` in the film's pixels; `models` needs "model", and "baseline" for the overlay of that name."""
+    if overlay == "Grad-CAM":
+        return gradcam(*models["model"], film, phrase)
+    if overlay == "prototypes":
+        return ground(*models["model"], film, phrase, space="prototypes")
+    return ground(*models[overlay], film, phrase)

@@ -1,0 +1,272 @@
+"""Explorers for the notebooks: choose something and see its figure, the same one that a headless run shows once.
+
+Every explorer is controls over one picture, redrawn by a `draw_*` function that the notebook also calls by itself.
+"""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from matplotlib.figure import Figure
+from scipy import sparse
+
+from lgdea_core.evidence.extract import accept_findings, make_extractor
+from lgdea_core.figures import GroundingRow, figure_grounding_grid, figure_report_evidence
+from lgdea_core.figures.evidence import figure_extractors
+from lgdea_core.figures.explore import figure_prototype_neighbours, figure_seed_reach, figure_term_by_variant
+from lgdea_core.figures.views import OVERLAYS, GroundingSample, phrase_map
+from lgdea_core.finding import EVIDENCE_COLUMNS
+from lgdea_core.graph import seed_matrix
+from lgdea_core.model import LGDEAModel, LGDEAProcessor
+
+if TYPE_CHECKING:
+    import ipywidgets
+
+NEAREST_PHRASES = 8
+NEAREST_LESIONS = 6
+LONGEST_WALK = 6
+"""Steps a seed is followed for."""
+NONNEGATIVE = ("prototypes", "Grad-CAM")
+"""Overlays that are no cosines: they run over [0, 1]."""
+SCREEN_DPI = 90
+FORM_COLUMNS = 88
+"""characters a line of a pasted report"""
+EXAMPLE_REPORT = (
+    "FINDINGS: The heart is mildly enlarged. There is a small left pleural effusion with adjacent basilar atelectasis; "
+    "pneumonia cannot be excluded. No pneumothorax.\nIMPRESSION: Mild cardiomegaly and small left effusion."
+)
+"""An invented report: what the form holds until another one is pasted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvidenceSpace:
+    """Prototypes with all that may lie near them."""
+
+    phrases: Sequence[str]
+    phrase_embeds: Float[np.ndarray, "phrases dim"]
+    prototype_points: Float[np.ndarray, "prototypes dim"]
+    lesion_tokens: Float[np.ndarray, "images lesions dim"]
+    attention: Float[np.ndarray, "images lesions grid grid"]
+    crops: Float[np.ndarray, "images height width"]
+    """grey levels in [0, 1]"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedSpread:
+    """Two graphs and the seeds that spread over them."""
+
+    image_points: Float[np.ndarray, "images 2"]
+    report_points: Float[np.ndarray, "reports 2"]
+    seed_pairs: Int[np.ndarray, "pairs 2"]
+    image_propagator: sparse.csr_array
+    report_propagator: sparse.csr_array
+    alpha: float
+
+    def walk(self, seed: int, steps: int = LONGEST_WALK) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Share of one seed's relations on every image and every report after 0, 1, ... steps (eq. 14)."""
+        image, report = self.seed_pairs[seed]
+        on_images, on_reports = np.zeros(len(self.image_points)), np.zeros(len(self.report_points))
+        on_images[image] = on_reports[report] = 1
+        of_images, of_reports = [], []
+        for _ in range(steps + 1):
+            of_images.append(on_images * on_reports.sum())
+            of_reports.append(on_reports * on_images.sum())
+            on_images, on_reports = self.image_propagator @ on_images, self.report_propagator @ on_reports
+        walks = zip(_after_steps(of_images, self.alpha), _after_steps(of_reports, self.alpha), strict=True)
+        return [(images / images.sum(), reports / reports.sum()) for images, reports in walks]
+
+    def block(
+        self, images: Int[np.ndarray, "rows"], reports: Int[np.ndarray, "cols"], steps: int = LONGEST_WALK
+    ) -> list[Float[np.ndarray, "rows cols"]]:
+        """Relations of some images with some reports after 0, 1, ... steps, without the rest of `P` (eq. 14)."""
+        seeds = seed_matrix(self.seed_pairs, len(self.image_points), len(self.report_points), np.float64)
+        rows, cols = np.zeros((len(self.image_points), len(images))), np.zeros((len(self.report_points), len(reports)))
+        rows[images, np.arange(len(images))] = cols[reports, np.arange(len(reports))] = 1
+        walked = []
+        for _ in range(steps + 1):
+            walked.append(rows.T @ (seeds @ cols))
+            rows, cols = self.image_propagator @ rows, self.report_propagator @ cols
+        return _after_steps(walked, self.alpha)
+
+
+def _after_steps(walked: Sequence[np.ndarray], alpha: float) -> list[np.ndarray]:
+    """`P[t]` of every t from `G[u] = S_I^u Y S_R^u`: (1 - alpha) sum_{u<t} alpha^u G[u] + alpha^t G[t]."""
+    settled, totals = np.zeros_like(walked[0]), []
+    for step, walk in enumerate(walked):
+        totals.append(settled + alpha**step * walk)
+        settled = settled + (1 - alpha) * alpha**step * walk
+    return totals
+
+
+def draw_report(studies: pd.DataFrame, evidence: pd.DataFrame, study_id: str) -> Figure:
+    """One study's report with its evidence (eq. 1)."""
+    report = studies.loc[studies["study_id"] == study_id, "report"].iloc[0]
+    found = evidence[evidence["report_id"] == study_id]
+    return figure_report_evidence(report, found, caption=f"study {study_id}, {len(found)} statements")
+
+
+def draw_extractors(studies: pd.DataFrame, readings: Mapping[str, pd.DataFrame], study_id: str) -> Figure:
+    """One study's report as several extractors read it; `readings` holds the evidence table of each by name."""
+    report = studies.loc[studies["study_id"] == study_id, "report"].iloc[0]
+    found = {name: evidence[evidence["report_id"] == study_id] for name, evidence in readings.items()}
+    return figure_extractors(report, found, caption=f"study {study_id}")
+
+
+def draw_prototype(space: EvidenceSpace, prototype: int, title: str = "") -> Figure:
+    """What lies nearest to one prototype: phrases, and of each image at most one lesion token."""
+    point = space.prototype_points[prototype] / np.linalg.norm(space.prototype_points[prototype])
+    similarity = space.phrase_embeds @ point
+    near = np.argsort(-similarity, kind="stable")[:NEAREST_PHRASES]
+    tokens = space.lesion_tokens @ point
+    best = tokens.argmax(axis=1)
+    images = np.argsort(-tokens.max(axis=1), kind="stable")[:NEAREST_LESIONS]
+    return figure_prototype_neighbours(
+        [space.phrases[row] for row in near],
+        similarity[near],
+        [space.crops[image] for image in images],
+        [space.attention[image, best[image]] for image in images],
+        tokens[images, best[images]],
+        title=title or f"prototype {prototype}",
+        caption=f"nearest of {len(similarity)} phrases and {tokens.size} lesion tokens",
+    )
+
+
+def draw_seed(spread: SeedSpread, seed: int, step: int) -> Figure:
+    """What one seed has reached after some steps (eq. 14)."""
+    image_mass, report_mass = spread.walk(seed)[step]
+    image, report = spread.seed_pairs[seed].tolist()
+    return figure_seed_reach(
+        spread.image_points, spread.report_points, image_mass, report_mass, (image, report), step,
+        caption=f"seed {seed} of {len(spread.seed_pairs)}",
+    )  # fmt: skip
+
+
+def draw_overlay(
+    models: Mapping[str, tuple[LGDEAModel, LGDEAProcessor]], sample: GroundingSample, phrase: str, overlay: str
+) -> Figure:
+    """One film with one of `views.OVERLAYS`; boxes only where the phrase is the annotated one."""
+    boxes = sample.boxes_xywh if phrase == sample.phrase else []
+    maps = {overlay: phrase_map(models, sample.film, phrase, overlay)}
+    row = GroundingRow(image=sample.film, maps=maps, boxes_xywh=boxes, phrase=phrase)
+    return figure_grounding_grid([row], nonnegative=NONNEGATIVE, caption=f"study {sample.study_id}")
+
+
+def evidence_explorer(studies: pd.DataFrame, evidence: pd.DataFrame, study_ids: Sequence[str]) -> "ipywidgets.VBox":
+    """Choose a report and see its evidence."""
+    import ipywidgets
+
+    chosen = ipywidgets.Dropdown(options=list(study_ids), description="report")
+    return _explorer(lambda study_id: draw_report(studies, evidence, study_id), study_id=chosen)
+
+
+def evidence_form(extractor: str = "lexicon", report: str = EXAMPLE_REPORT) -> "ipywidgets.VBox":
+    """Paste a report, press the button, and see its evidence as a picture and as a table.
+
+    Rules keep nothing of it; a language model's answer goes to its store.
+
+    Args:
+        extractor: see `make_extractor`.
+        report: text to begin with.
+    """
+    import ipywidgets
+
+    model = make_extractor(extractor)
+    text = ipywidgets.Textarea(value=report, rows=6, layout=ipywidgets.Layout(width="100%"))
+    button = ipywidgets.Button(description="extract evidence")
+    picture, table = ipywidgets.Image(format="png"), ipywidgets.HTML()
+
+    def read(_: object = None) -> None:
+        found = accept_findings(text.value, model.extract([text.value])[0], {})
+        evidence = pd.DataFrame([finding.model_dump() for finding in found], columns=list(EVIDENCE_COLUMNS[1:]))
+        picture.value = _png(figure_extractors(text.value, {extractor: evidence}, FORM_COLUMNS))
+        shown = evidence.assign(phrase=evidence["phrase"].str.split().str.join(" ")).fillna("")
+        table.value = shown.to_html(index=False)  # which escapes what was pasted
+
+    button.on_click(read)
+    read()
+    return ipywidgets.VBox([text, button, picture, table])
+
+
+def prototype_explorer(space: EvidenceSpace, names: Sequence[str]) -> "ipywidgets.VBox":
+    """Choose a prototype, by name, and see the phrases and lesion tokens nearest to it."""
+    import ipywidgets
+
+    options = [(f"{number}: {name}", number) for number, name in enumerate(names)]
+    chosen = ipywidgets.Dropdown(options=options, description="prototype")
+    return _explorer(
+        lambda prototype: draw_prototype(space, prototype, f"prototype {prototype}: {names[prototype]}"),
+        prototype=chosen,
+    )
+
+
+def propagation_explorer(spread: SeedSpread) -> "ipywidgets.VBox":
+    """Choose a propagation step and a seed, and see which images and reports the seed reaches."""
+    import ipywidgets
+
+    options = list(range(len(spread.seed_pairs)))
+    return _explorer(
+        lambda seed, step: draw_seed(spread, seed, step),
+        seed=ipywidgets.Dropdown(options=options, description="seed"),
+        step=ipywidgets.IntSlider(value=1, min=0, max=LONGEST_WALK, description="step", continuous_update=False),
+    )
+
+
+def history_explorer(history: pd.DataFrame, terms: Sequence[str]) -> "ipywidgets.VBox":
+    """Choose a term or monitor, and the variants to compare."""
+    import ipywidgets
+
+    variants = list(dict.fromkeys(history["variant"]))
+    return _explorer(
+        lambda term, chosen: figure_term_by_variant(history[history["variant"].isin(chosen)], [term]),
+        term=ipywidgets.Dropdown(options=list(terms), description="term"),
+        chosen=ipywidgets.SelectMultiple(options=variants, value=variants, description="variants"),
+    )
+
+
+def grounding_explorer(
+    models: Mapping[str, tuple[LGDEAModel, LGDEAProcessor]], samples: Sequence[GroundingSample]
+) -> "ipywidgets.VBox":
+    """Choose a study, a phrase (one of the list, or any other words) and an overlay."""
+    import ipywidgets
+
+    phrases = list(dict.fromkeys(sample.phrase for sample in samples))
+    options = [(f"{sample.study_id}: {sample.phrase}", number) for number, sample in enumerate(samples)]
+    study = ipywidgets.Dropdown(options=options, description="study")
+    phrase = ipywidgets.Combobox(
+        value=phrases[0], options=phrases, description="phrase", ensure_option=False, continuous_update=False
+    )
+    names = [name for name in OVERLAYS if name in models or name != "baseline"]
+    study.observe(lambda change: setattr(phrase, "value", samples[change.new].phrase), names="value")
+    return _explorer(
+        lambda study, phrase, overlay: draw_overlay(
+            models, samples[study], phrase.strip() or samples[study].phrase, overlay
+        ),
+        study=study,
+        phrase=phrase,
+        overlay=ipywidgets.Dropdown(options=names, description="overlay"),
+    )
+
+
+def _explorer(draw: Callable[..., Figure], **controls: Any) -> "ipywidgets.VBox":
+    """Controls over a picture that is redrawn when one of them changes; `draw` gets their values by name."""
+    import ipywidgets
+
+    picture = ipywidgets.Image(format="png")
+
+    def redraw(_: object = None) -> None:
+        picture.value = _png(draw(**{name: control.value for name, control in controls.items()}))
+
+    for control in controls.values():
+        control.observe(redraw, names="value")
+    redraw()
+    return ipywidgets.VBox([ipywidgets.HBox(list(controls.values())), picture])
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=SCREEN_DPI)
+    return buffer.getvalue()

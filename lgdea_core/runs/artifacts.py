@@ -1,0 +1,318 @@
+"""Run folders: schema, checksum and provenance of every artifact that one notebook hands to the next."""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from lgdea_core.config import RunConfig
+from lgdea_core.finding import EVIDENCE_COLUMNS
+from lgdea_core.paths import checksum, git_commit, project_root, replacing, runs_folder
+
+log = logging.getLogger("lgdea")
+
+CONFIG_FILE = "config.json"
+PROVENANCE_FILE = "provenance.json"
+PACKAGES = ("numpy", "pandas", "scipy", "torch", "transformers")
+MOVABLE = ("data.root",)
+"""configuration fields that only say where something lies: they may change between two visits of a run"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """What one file or folder of a run holds and who writes it."""
+
+    notebook: str
+    """number of the notebook that writes it"""
+    columns: tuple[str, ...] = ()
+    """columns a table must have; it may have more"""
+
+
+ARTIFACTS = {
+    "split.json": Artifact(notebook="01"),
+    "evidence.parquet": Artifact(notebook="01", columns=EVIDENCE_COLUMNS),
+    "extraction_stats.json": Artifact(notebook="01"),
+    "warm": Artifact(notebook="02"),
+    "warm_history.csv": Artifact(notebook="02", columns=("step",)),
+    "prototypes.parquet": Artifact(notebook="02", columns=("prototype", "usage", "observation", "purity", "phrases")),
+    "relations.npz": Artifact(notebook="03"),
+    "graph_stats.json": Artifact(notebook="03"),
+    "model": Artifact(notebook="04"),
+    "baseline": Artifact(notebook="04"),
+    "model_shuffled": Artifact(notebook="04"),
+    "baseline_shuffled": Artifact(notebook="04"),
+    "history.csv": Artifact(notebook="04", columns=("step",)),
+    "metrics.json": Artifact(notebook="05"),
+    "fresh_metrics.csv": Artifact(notebook="06", columns=("variant", "task", "metric", "finding", "estimate")),
+    "asg_regions.csv": Artifact(notebook="07", columns=("variant", "task", "metric", "finding", "estimate")),
+}
+"""Everything that passes from one notebook to another, by its name in `data/runs/<run>/`; no suffix: a folder."""
+
+
+def default_run_name(config: RunConfig) -> str:
+    """`<method>-<preset>-<seed>`, and the corpus unless it is the phantom."""
+    parts = [config.method, config.preset, str(config.seed)]
+    if config.data.corpus != "phantom":
+        parts.append(config.data.corpus)
+    return re.sub(r"[^\w.+=-]", "-", "-".join(parts))
+
+
+def start_run(config: RunConfig, name: str | None = None, root: Path | None = None) -> "Run":
+    """Create a run's folder, or reopen it where it holds the same configuration.
+
+    Args:
+        config: everything the run depends on; written to `config.json`.
+        name: folder name; None takes `default_run_name`.
+        root: folder of all runs; None takes `runs_folder`.
+
+    Raises:
+        ValueError: the name is not a plain folder name, or the folder holds another configuration.
+    """
+    name = default_run_name(config) if name is None else name
+    if not re.fullmatch(r"[\w+=-][\w.+=-]*", name):
+        raise ValueError(f"run name: expected letters, digits and any of . _ + = -, got {name!r}; choose another")
+    folder = (root or runs_folder()) / name
+    if (folder / CONFIG_FILE).is_file():
+        _refuse_other_config(folder, config)
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / CONFIG_FILE) as path:
+        config.save(path)
+    log.info("run %s: %s", name, folder)
+    return Run(folder=folder, config=config)
+
+
+def open_run(name: str, root: Path | None = None) -> "Run":
+    """Reopen a run by name, with the configuration it was made with.
+
+    Raises:
+        FileNotFoundError: there is no such run; the message lists those there are.
+    """
+    root = root or runs_folder()
+    path = root / name / CONFIG_FILE
+    if not path.is_file():
+        known = sorted(entry.parent.name for entry in root.glob(f"*/{CONFIG_FILE}"))
+        raise FileNotFoundError(f"no run {name!r} in {root}; there are: {', '.join(known) or 'none'}")
+    return Run(folder=path.parent, config=RunConfig.load(path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run's folder: notebooks write artifacts into it and read those of the notebooks before them.
+
+    Files appear whole or not at all: they are written under a temporary name and then renamed. Every artifact's
+    checksum, commit, package versions and inputs go to `provenance.json`, and are checked when it is read.
+    """
+
+    folder: Path
+    config: RunConfig
+    inputs: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """checksums of what was read through this object so far: the provenance of what it writes next"""
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.name
+
+    @property
+    def figures(self) -> Path:
+        """Folder for figures: `figures/`; the run's own for preset `ci`, which learns nothing worth showing."""
+        folder = self.folder / "figures" if self.config.preset == "ci" else project_root() / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @property
+    def provenance(self) -> dict[str, dict[str, Any]]:
+        """Entry of every artifact written so far, by name; holds no date, so that a rerun gives the same bytes."""
+        path = self.folder / PROVENANCE_FILE
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def path(self, artifact: str) -> Path:
+        """Where an artifact lies or will lie, unchecked.
+
+        Raises:
+            ValueError: `ARTIFACTS` has no such name.
+        """
+        if artifact not in ARTIFACTS:
+            known = ", ".join(ARTIFACTS)
+            raise ValueError(f"no artifact is called {artifact!r}; declare it in artifacts.ARTIFACTS (there: {known})")
+        return self.folder / artifact
+
+    @contextmanager
+    def writing(self, artifact: str, exclusions: Mapping[str, int] | None = None) -> Iterator[Path]:
+        """A temporary path to write an artifact to; renamed and recorded on leaving, removed after an error.
+
+        An artifact without suffix is a folder, such as a saved model; it is made before the block starts.
+
+        Args:
+            exclusions: what was left out on the way and how often, by reason; goes into the provenance.
+        """
+        target = self.path(artifact)
+        with replacing(target) as path:
+            if not target.suffix:
+                path.mkdir()
+            yield path
+        self._record(artifact, dict(exclusions or {}))
+
+    def checked(self, artifact: str) -> Path:
+        """Path of an artifact that is there and is what was written.
+
+        Raises:
+            FileNotFoundError: it is missing; the message says which notebook writes it.
+            RuntimeError: its bytes are not those that were recorded, or it belongs to another configuration.
+        """
+        path = self.path(artifact)
+        again = f"run notebook {ARTIFACTS[artifact].notebook} again"
+        if not path.exists():
+            first = f"run notebook {ARTIFACTS[artifact].notebook} first"
+            raise FileNotFoundError(f"run {self.name}: no {artifact} at {path}; {first}")
+        entry = self.provenance.get(artifact)
+        if entry is None:
+            raise RuntimeError(f"run {self.name}: {artifact} has no entry in {PROVENANCE_FILE}; {again}")
+        if entry["config"] != config_hash(self.config):
+            raise RuntimeError(f"run {self.name}: {artifact} was written under another configuration; {again}")
+        found = checksum(path)
+        if found != entry["sha256"]:
+            raise RuntimeError(
+                f"run {self.name}: {path} was changed after it was written: expected sha256 {entry['sha256'][:12]}, "
+                f"got {found[:12]}; {again}"
+            )
+        self._warn_if_stale(artifact, entry["inputs"])
+        self.inputs[artifact] = found
+        return path
+
+    def save_table(self, artifact: str, frame: pd.DataFrame, exclusions: Mapping[str, int] | None = None) -> Path:
+        """Write a table as parquet or CSV, whichever its name ends in.
+
+        Raises:
+            ValueError: a declared column is missing.
+        """
+        self._check_columns(artifact, frame)
+        with self.writing(artifact, exclusions) as path:
+            if artifact.endswith(".parquet"):
+                frame.to_parquet(path, index=False)
+            else:
+                frame.to_csv(path, index=False, lineterminator="\n")
+        return self.path(artifact)
+
+    def load_table(self, artifact: str) -> pd.DataFrame:
+        """Read what `save_table` wrote.
+
+        Raises:
+            FileNotFoundError: as `checked`.
+            RuntimeError: as `checked`.
+            ValueError: a declared column is missing.
+        """
+        path = self.checked(artifact)
+        parquet = artifact.endswith(".parquet")
+        frame = pd.read_parquet(path) if parquet else pd.read_csv(path, float_precision="round_trip")
+        self._check_columns(artifact, frame)
+        return frame
+
+    def save_json(self, artifact: str, values: Mapping[str, Any], exclusions: Mapping[str, int] | None = None) -> Path:
+        """Write nested plain values; numpy scalars and arrays become numbers and lists."""
+        with self.writing(artifact, exclusions) as path:
+            path.write_text(json.dumps(values, indent=2, default=_plain) + "\n")
+        return self.path(artifact)
+
+    def load_json(self, artifact: str) -> dict[str, Any]:
+        """Read what `save_json` wrote; errors as `checked`."""
+        return json.loads(self.checked(artifact).read_text())
+
+    def save_sparse(
+        self,
+        artifact: str,
+        matrix: sparse.csr_array | sparse.csr_matrix,
+        exclusions: Mapping[str, int] | None = None,
+    ) -> Path:
+        """Write a CSR matrix as npz, uncompressed: its values hardly compress."""
+        with self.writing(artifact, exclusions) as path, path.open("wb") as file:
+            sparse.save_npz(file, matrix, compressed=False)
+        return self.path(artifact)
+
+    def load_sparse(self, artifact: str) -> sparse.csr_array | sparse.csr_matrix:
+        """Read what `save_sparse` wrote, array or matrix as it was; never unpickles. Errors as `checked`."""
+        return sparse.load_npz(self.checked(artifact))
+
+    def _check_columns(self, artifact: str, frame: pd.DataFrame) -> None:
+        self.path(artifact)
+        missing = [column for column in ARTIFACTS[artifact].columns if column not in frame]
+        if missing:
+            raise ValueError(
+                f"run {self.name}: {artifact} needs column(s) {missing}, got {list(frame.columns)}; "
+                "artifacts.ARTIFACTS declares them"
+            )
+
+    def _record(self, artifact: str, exclusions: dict[str, int]) -> None:
+        entry = {
+            "sha256": checksum(self.folder / artifact),
+            "notebook": ARTIFACTS[artifact].notebook,
+            "config": config_hash(self.config),
+            "commit": git_commit(project_root()),
+            "packages": {name: metadata.version(name) for name in PACKAGES},
+            "exclusions": exclusions,
+            "inputs": {name: found for name, found in sorted(self.inputs.items()) if name != artifact},
+        }
+        entries = dict(sorted({**self.provenance, artifact: entry}.items()))
+        with replacing(self.folder / PROVENANCE_FILE) as path:
+            path.write_text(json.dumps(entries, indent=2) + "\n")
+
+    def _warn_if_stale(self, artifact: str, inputs: dict[str, str]) -> None:
+        entries = self.provenance
+        stale = [name for name, found in inputs.items() if entries.get(name, {}).get("sha256") != found]
+        if stale:
+            log.warning(
+                "run %s: %s was made from another %s than the one there now; run notebook %s again",
+                self.name, artifact, " and ".join(stale), ARTIFACTS[artifact].notebook,
+            )  # fmt: skip
+
+
+def config_hash(config: RunConfig) -> str:
+    """sha256 of a configuration without its `MOVABLE` fields."""
+    values = _flatten(asdict(config))
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def config_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """In what two configurations, as nested dictionaries, differ: "train.text_steps is 6 there, 80 here"."""
+    there, here = _flatten(there), _flatten(here)
+    return [
+        f"{name} is {there.get(name, 'not set')!r} there, {here.get(name, 'not set')!r} here"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]
+
+
+def _refuse_other_config(folder: Path, config: RunConfig) -> None:
+    differing = config_differences(json.loads((folder / CONFIG_FILE).read_text()), asdict(config))
+    if differing:
+        raise ValueError(
+            f"run folder {folder} was made with another configuration: {'; '.join(differing)}. "
+            "Give this run a name of its own (parameter `run`), or delete the folder to start over"
+        )
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values under dotted names, without the `MOVABLE` ones."""
+    flat = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{name}."))
+        elif f"{prefix}{name}" not in MOVABLE:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"JSON takes plain values, lists, dicts and numpy, got {type(value).__name__}; convert it")

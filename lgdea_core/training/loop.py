@@ -1,0 +1,344 @@
+"""One training loop for every method (Algorithm 1, reconstruction), with exact resume."""
+
+import copy
+import hashlib
+import json
+import logging
+import math
+import os
+import random
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from safetensors.torch import load_model, save_model
+from scipy import sparse
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from lgdea_core.batch import Batch, TrainingData
+from lgdea_core.config import RunConfig, find_method, replace_fields
+from lgdea_core.inference import encode_phrases
+from lgdea_core.method import Terms, total_loss
+from lgdea_core.model import LGDEAModel
+from lgdea_core.prototypes import initial_prototypes
+from lgdea_core.relations import Relations
+from lgdea_core.training.monitors import evidence_space, warn_of_collapse, warn_of_relations
+from lgdea_core.training.refresh import RelationState, refresh_relations
+from lgdea_core.training.sampling import sample_batch
+from lgdea_core.training.schedule import (
+    checkpoint_due,
+    last_step,
+    learning_rate_at,
+    phase_at,
+    placed_at,
+    ramp_at,
+    refresh_due,
+)
+
+logger = logging.getLogger("lgdea")
+
+CHECKPOINT = "checkpoint"
+"""A run's newest resumable state: a folder that is replaced whole."""
+PLACED_ON = 5000
+"""Most frequent phrases that the prototypes are placed on."""
+
+
+def seed_everything(seed: int) -> None:
+    """The one place that seeds the global generators: initial weights and dropout depend on them."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def step_seed(seed: int, step: int, process: int) -> int:
+    """What dropout of one step depends on, so that a resumed run drops the same."""
+    return int(np.random.default_rng([seed, step, process]).integers(2**31))
+
+
+class TermModule(nn.Module):
+    """A model and its method's terms as one forward pass, which is what accelerate wraps and distributes."""
+
+    def __init__(self, model: LGDEAModel, weights: Mapping[str, float]) -> None:
+        super().__init__()
+        self.model, self.weights = model, weights
+
+    def forward(self, batch: Batch, teacher: LGDEAModel) -> Terms:
+        return self.model.method.terms(self.model, batch, teacher, self.weights)
+
+
+@dataclass
+class TrainState:
+    """All that changes during training."""
+
+    model: LGDEAModel
+    teacher: LGDEAModel
+    optimizer: torch.optim.Optimizer
+    step: int
+    history: list[dict[str, Any]]
+
+
+def start_state(model: LGDEAModel, config: RunConfig) -> TrainState:
+    """State before the first step; the teacher starts as a copy."""
+    model.log_logit_scale.requires_grad_(config.loss.learned_temperature)
+    plain = [weight for weight in model.parameters() if weight.ndim < 2]
+    decayed = [weight for name, weight in model.named_parameters() if weight.ndim >= 2 and name != "prototypes"]
+    groups = [
+        {"params": decayed, "weight_decay": config.train.weight_decay},
+        {"params": [*plain, model.prototypes], "weight_decay": 0.0},
+    ]
+    teacher = copy.deepcopy(model).eval().requires_grad_(False)
+    return TrainState(model, teacher, torch.optim.AdamW(groups, lr=config.train.learning_rate), 0, [])
+
+
+def train(
+    config: RunConfig,
+    data: TrainingData,
+    model: LGDEAModel,
+    folder: Path,
+    *,
+    until: Literal["text", "pairs", "end"] = "end",
+    first_graph: sparse.csr_array | None = None,
+    fixed_graph: sparse.csr_array | None = None,
+    progress: bool = True,
+    after_step: Callable[[int], None] | None = None,
+    after_refresh: Callable[[Relations], Mapping[str, float]] | None = None,
+) -> tuple[TrainState, pd.DataFrame]:
+    """Train, or go on from the folder's checkpoint, until the end of a phase.
+
+    A killed run loses at most `checkpoint_every` steps (`refresh_every`, if that is more) and ends with the same
+    weights as one that was never killed: batches and dropout depend on (seed, step) alone, and while relations are in
+    use a checkpoint is only taken where they are about to be rebuilt.
+
+    Args:
+        config: method, schedule, weights and seed.
+        data: pools, evidence and known pairs.
+        model: fresh weights; replaced by the checkpoint's where there is one.
+        folder: where the checkpoint lives.
+        until: phase after which to stop; "end" trains all steps.
+        first_graph: propagated relations (unpaired block) of the teacher at the end of phase "pairs", if already there.
+        fixed_graph: relations (unpaired block) to use instead of any propagation: an experiment's oracle.
+        progress: show a bar.
+        after_step: called with the number of steps done; an exception from it ends training like a kill.
+        after_refresh: called with the new relations; the numbers it returns go into the history and nowhere else, so it
+            may know the hidden truth (`monitors.truth_monitor`).
+
+    Returns:
+        The state, and the history: one row per logged step with every term by name.
+
+    Raises:
+        ValueError: no known pairs; or relations are due and there is no unpaired image or report.
+        RuntimeError: the loss is not finite; names the step and the terms.
+    """
+    _check_data(config, data)
+    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    set_precision(model, config)
+    model.to(accelerator.device)
+    state = start_state(model, config)
+    origin = training_origin(config, data)
+    resume(state, folder / CHECKPOINT, origin)
+    module, state.optimizer = accelerator.prepare(TermModule(model, config.weights), state.optimizer)
+    last = last_step(until, config.train)
+    relations = None
+    bar = tqdm(total=last, initial=min(state.step, last), unit="step", desc=config.method, disable=not progress)
+    while state.step < last:
+        phase = phase_at(state.step, config.method, config.train)
+        if phase == "relations" and (relations is None or refresh_due(state.step, config.train)):
+            first = state.step == config.train.text_steps + config.train.pair_steps
+            graph = first_graph if first and fixed_graph is None else fixed_graph
+            relations = refresh_relations(state.teacher, data, config, graph=graph)
+            warn_of_relations(relations.report_mass, relations.stats["effective_reports"], state.step)
+            if after_refresh is not None:
+                relations.stats.update(after_refresh(relations.relations))
+        if find_method(config.method).relations and state.step == placed_at(config.train):
+            place_prototypes(state, data, config.seed)
+        process = (accelerator.process_index, accelerator.num_processes)
+        batch = sample_batch(data, config, state.step, phase, relations, process).to(accelerator.device)
+        seed_everything(step_seed(config.seed, state.step, accelerator.process_index))
+        loss = _take_step(state, module, batch, config, accelerator, relations)
+        bar.update()
+        if checkpoint_due(state.step, last, config) and accelerator.is_main_process:
+            _check_finite(state.step, loss, {})
+            save_checkpoint(state, folder / CHECKPOINT, origin)
+        if after_step is not None:
+            after_step(state.step)
+    bar.close()
+    return state, pd.DataFrame(state.history)
+
+
+def set_precision(model: LGDEAModel, config: RunConfig) -> None:
+    """Let the image tower run in the run's precision, which is not saved with a model."""
+    model.image_tower.autocast_dtype = torch.bfloat16 if config.train.mixed_precision == "bf16" else None
+
+
+def _check_data(config: RunConfig, data: TrainingData) -> None:
+    if not len(data.seed_pairs):
+        raise ValueError("training needs at least one known pair, got none; raise paired_ratio or add paired studies")
+    method = find_method(config.method)
+    method.check_data(config, data)
+    if method.evidence and not data.evidence.phrases:
+        raise ValueError(f"method {config.method!r} needs evidence, but no report has any; look at evidence.parquet")
+    if method.relations and config.train.relation_steps:
+        for name, pool in (("image", data.unpaired_images), ("report", data.unpaired_reports)):
+            if not len(pool):
+                raise ValueError(
+                    f"method {config.method!r} spreads relations to unpaired studies, but there is no unpaired {name}; "
+                    "lower paired_ratio, add unpaired studies, or set relation_steps=0"
+                )
+
+
+def _take_step(
+    state: TrainState,
+    module: nn.Module,
+    batch: Batch,
+    config: RunConfig,
+    accelerator: Accelerator,
+    relations: RelationState | None,
+) -> Tensor:
+    """One optimiser update and one update of the teacher; returns the loss."""
+    schedule = config.train
+    rate, ramp = learning_rate_at(state.step, config.method, schedule), ramp_at(state.step, schedule)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    module.train()
+    terms = module(batch, state.teacher)
+    if not terms:
+        raise ValueError(
+            f"step {state.step}: every term of method {config.method!r} has weight 0, so nothing is trained"
+        )
+    loss = total_loss(terms, config.weights, ramp, find_method(config.method).ramped)
+    accelerator.backward(loss)
+    if schedule.clip_norm:
+        accelerator.clip_grad_norm_(module.parameters(), schedule.clip_norm)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    share_buffers(state.model, accelerator)
+    update_teacher(state.teacher, state.model, schedule.teacher_decay)
+    state.step += 1
+    if state.step % schedule.log_every == 0 or state.step in (1, schedule.total_steps):
+        _log(state, batch, terms, loss, rate, ramp, config, relations)
+    return loss.detach()
+
+
+@torch.no_grad()
+def share_buffers(model: nn.Module, accelerator: Accelerator) -> None:
+    """Average batch norm statistics over the processes, so that all build the same relations; gradients already are."""
+    if accelerator.num_processes > 1:
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(accelerator.reduce(buffer, reduction="mean"))
+
+
+@torch.no_grad()
+def update_teacher(teacher: nn.Module, model: nn.Module, decay: float) -> None:
+    """Exponential moving average: `teacher = decay * teacher + (1 - decay) * model`, batch norm too (E)."""
+    torch._foreach_lerp_(list(teacher.parameters()), list(model.parameters()), 1 - decay)
+    for ours, theirs in zip(teacher.buffers(), model.buffers(), strict=True):
+        ours.lerp_(theirs, 1 - decay) if ours.is_floating_point() else ours.copy_(theirs)
+
+
+@torch.no_grad()
+def place_prototypes(state: TrainState, data: TrainingData, seed: int) -> None:
+    """Start the prototypes at k-means centres of the phrases, once the text tower tells phrases apart (R)."""
+    counts = np.asarray(data.evidence.report_phrases.sum(axis=0)).ravel()
+    common = np.sort(np.argsort(-counts, kind="stable")[:PLACED_ON])
+    phrases = encode_phrases(state.model, data, common)
+    centres = initial_prototypes(phrases, len(state.model.prototypes), seed).to(state.model.prototypes.device)
+    state.model.prototypes.copy_(centres)
+    state.teacher.prototypes.copy_(centres)
+
+
+def _log(
+    state: TrainState,
+    batch: Batch,
+    terms: Terms,
+    loss: Tensor,
+    rate: float,
+    ramp: float,
+    config: RunConfig,
+    relations: RelationState | None,
+) -> None:
+    values = {name: term.item() for name, term in terms.items()}
+    _check_finite(state.step, loss, values)
+    phase = phase_at(state.step - 1, config.method, config.train)
+    row = {"step": state.step, "phase": phase, "learning_rate": rate, "ramp": ramp, "loss": loss.item(), **values}
+    if "usage" in values:
+        row["usage_entropy"] = -values["usage"]
+        row |= evidence_space(state.model, batch)
+        taught = config.weights["evidence_paired"] > 0 or config.weights["evidence_unpaired"] > 0
+        if taught and state.step > placed_at(config.train):  # before, prototypes are random, and about to be replaced
+            warn_of_collapse(row, state.model.config)
+    if phase == "relations" and relations is not None:
+        row |= {name: value for name, value in relations.stats.items() if isinstance(value, float | int)}
+    state.history.append(row)
+    logger.info("%s", json.dumps(row))
+
+
+def _check_finite(step: int, loss: Tensor, terms: dict[str, float]) -> None:
+    """Asked where a row is logged or a checkpoint written: each asking waits for the device."""
+    if not math.isfinite(loss.item()):
+        raise RuntimeError(f"step {step}: the loss is not finite; terms {terms}; lower learning_rate")
+
+
+def training_origin(config: RunConfig, data: TrainingData) -> str:
+    """Hash of all that a training depends on: configuration, data, and the package's own code."""
+    settings = replace_fields(config, root="").__dict__  # where the data lie does not matter
+    digest = hashlib.sha256(repr(settings).encode())
+    for tensor in (data.images, data.phrase_tokens, data.phrase_mask):
+        digest.update(tensor.numpy().tobytes())
+    digest.update(data.seed_pairs.tobytes())
+    digest.update(repr((data.sentences, data.evidence.statements, data.evidence.report_ids)).encode())
+    digest.update(data.evidence.report_phrases.indices.tobytes())
+    digest.update(data.evidence.report_findings.toarray().tobytes() + data.impressions.tobytes())
+    if data.regions is not None:
+        digest.update(repr([len(links) for links in data.regions.links]).encode())
+        for array in (data.regions.boxes, data.regions.tags, *data.regions.links):
+            digest.update(array.tobytes())
+    for source in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+def save_checkpoint(state: TrainState, folder: Path, origin: str) -> None:
+    """Replace the checkpoint whole: a kill leaves the old one or the new one, never half of one."""
+    part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    save_model(state.model, str(part / "model.safetensors"))
+    save_model(state.teacher, str(part / "teacher.safetensors"))
+    rest = {"origin": origin, "step": state.step, "optimizer": state.optimizer.state_dict()}
+    torch.save(rest, part / "state.pt")
+    (part / "history.json").write_text(json.dumps(state.history))
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(part, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def resume(state: TrainState, folder: Path, origin: str) -> None:
+    """Take over a checkpoint's state, if there is one of this very training.
+
+    A checkpoint of other data, configuration or code is left alone with a warning: its weights would pass for results
+    they are not. Of a kill between two renames the old one is used.
+    """
+    old = folder.with_name(folder.name + ".old")
+    if not folder.exists() and old.exists():
+        os.replace(old, folder)
+    if not folder.exists():
+        return
+    rest = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
+    if rest["origin"] != origin:
+        logger.warning("%s was made from other data, configuration or code: training starts over", folder)
+        return
+    load_model(state.model, str(folder / "model.safetensors"))
+    load_model(state.teacher, str(folder / "teacher.safetensors"))
+    state.optimizer.load_state_dict(rest["optimizer"])
+    state.step, state.history = rest["step"], json.loads((folder / "history.json").read_text())
+    logger.info("resumed at step %d from %s", state.step, folder)
