@@ -6,7 +6,7 @@ What only one method has stands in its own file of `methods/`, presets included.
 import importlib
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +39,8 @@ def find_method(name: str) -> Any:
 
 PRESET_VARIABLE = "LGDEA_PRESET"
 Number = int | float
+MOVABLE = ("data.root",)
+"""configuration fields that only say where something lies: they may change between two visits of a run"""
 
 
 def check_range(name: str, value: Number, low: Number, high: Number, *, open_ends: bool = False) -> None:
@@ -317,6 +319,27 @@ def replace_fields(config: RunConfig, **changes: Any) -> RunConfig:
             raise ValueError(f"no configuration field is called {name!r}")
         config = replace(config, **{owners[0]: replace(getattr(config, owners[0]), **{name: value})})
     return config
+
+
+def config_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """In what two configurations, as nested dictionaries, differ: "train.text_steps is 6 there, 80 here"."""
+    there, here = flatten(there), flatten(here)
+    return [
+        f"{name} is {there.get(name, 'not set')!r} there, {here.get(name, 'not set')!r} here"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values under dotted names, without the `MOVABLE` ones."""
+    flat = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        elif f"{prefix}{name}" not in MOVABLE:
+            flat[f"{prefix}{name}"] = value
+    return flat
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lgdea_core.config import RunConfig
+from lgdea_core.config import RunConfig, config_differences
 from lgdea_core.experiments.cells import KEY, TRAINED_BY, Cell, cell_inputs, measure, measured_columns
 from lgdea_core.experiments.tables import build_worlds, read_table, replace_values, side_by_side
 from lgdea_core.grounding import load
 from lgdea_core.model import LGDEAConfig, model_config
 from lgdea_core.paths import git_commit, project_root
-from lgdea_core.runs.artifacts import config_differences
 from lgdea_core.training.loop import set_precision
 
 MEASURED = "measured_commit"

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from lgdea_core.config import RunConfig
+from lgdea_core.config import RunConfig, config_differences, flatten
 from lgdea_core.finding import EVIDENCE_COLUMNS
 from lgdea_core.paths import checksum, git_commit, project_root, replacing, runs_folder
 
@@ -24,8 +24,6 @@ log = logging.getLogger("lgdea")
 CONFIG_FILE = "config.json"
 PROVENANCE_FILE = "provenance.json"
 PACKAGES = ("numpy", "pandas", "scipy", "torch", "transformers")
-MOVABLE = ("data.root",)
-"""configuration fields that only say where something lies: they may change between two visits of a run"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,18 +276,8 @@ class Run:
 
 def config_hash(config: RunConfig) -> str:
     """sha256 of a configuration without its `MOVABLE` fields."""
-    values = _flatten(asdict(config))
+    values = flatten(asdict(config))
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def config_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """In what two configurations, as nested dictionaries, differ: "train.text_steps is 6 there, 80 here"."""
-    there, here = _flatten(there), _flatten(here)
-    return [
-        f"{name} is {there.get(name, 'not set')!r} there, {here.get(name, 'not set')!r} here"
-        for name in sorted(there.keys() | here.keys())
-        if there.get(name) != here.get(name)
-    ]
 
 
 def _refuse_other_config(folder: Path, config: RunConfig) -> None:
@@ -299,17 +287,6 @@ def _refuse_other_config(folder: Path, config: RunConfig) -> None:
             f"run folder {folder} was made with another configuration: {'; '.join(differing)}. "
             "Give this run a name of its own (parameter `run`), or delete the folder to start over"
         )
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values under dotted names, without the `MOVABLE` ones."""
-    flat = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{name}."))
-        elif f"{prefix}{name}" not in MOVABLE:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def _plain(value: Any) -> Any:

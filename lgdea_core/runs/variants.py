@@ -14,7 +14,8 @@ from lgdea_core.data.regions import shuffle_regions
 from lgdea_core.model import LGDEAProcessor
 from lgdea_core.runs.artifacts import Run
 from lgdea_core.runs.inputs import Inputs, fresh_model, hidden_truth, prepare_training
-from lgdea_core.training.loop import CHECKPOINT, TrainState, train
+from lgdea_core.training.checkpoint import CHECKPOINT, TrainState
+from lgdea_core.training.loop import train
 from lgdea_core.training.monitors import truth_monitor
 
 VARIANTS = ("model", "baseline", "model_shuffled", "baseline_shuffled")

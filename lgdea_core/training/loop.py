@@ -1,34 +1,30 @@
 """One training loop for every method (Algorithm 1, reconstruction), with exact resume."""
 
 import copy
-import hashlib
 import json
 import logging
 import math
-import os
 import random
-import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from safetensors.torch import load_model, save_model
 from scipy import sparse
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lgdea_core.batch import Batch, TrainingData
-from lgdea_core.config import RunConfig, find_method, replace_fields
+from lgdea_core.config import RunConfig, find_method
 from lgdea_core.inference import encode_phrases
 from lgdea_core.method import Terms, total_loss
 from lgdea_core.model import LGDEAModel
 from lgdea_core.prototypes import initial_prototypes
 from lgdea_core.relations import Relations
+from lgdea_core.training.checkpoint import CHECKPOINT, TrainState, resume, save_checkpoint, training_origin
 from lgdea_core.training.monitors import evidence_space, warn_of_collapse, warn_of_relations
 from lgdea_core.training.refresh import RelationState, refresh_relations
 from lgdea_core.training.sampling import sample_batch
@@ -44,8 +40,6 @@ from lgdea_core.training.schedule import (
 
 logger = logging.getLogger("lgdea")
 
-CHECKPOINT = "checkpoint"
-"""A run's newest resumable state: a folder that is replaced whole."""
 PLACED_ON = 5000
 """Most frequent phrases that the prototypes are placed on."""
 
@@ -71,17 +65,6 @@ class TermModule(nn.Module):
 
     def forward(self, batch: Batch, teacher: LGDEAModel) -> Terms:
         return self.model.method.terms(self.model, batch, teacher, self.weights)
-
-
-@dataclass
-class TrainState:
-    """All that changes during training."""
-
-    model: LGDEAModel
-    teacher: LGDEAModel
-    optimizer: torch.optim.Optimizer
-    step: int
-    history: list[dict[str, Any]]
 
 
 def start_state(model: LGDEAModel, config: RunConfig) -> TrainState:
@@ -284,61 +267,3 @@ def _check_finite(step: int, loss: Tensor, terms: dict[str, float]) -> None:
     """Asked where a row is logged or a checkpoint written: each asking waits for the device."""
     if not math.isfinite(loss.item()):
         raise RuntimeError(f"step {step}: the loss is not finite; terms {terms}; lower learning_rate")
-
-
-def training_origin(config: RunConfig, data: TrainingData) -> str:
-    """Hash of all that a training depends on: configuration, data, and the package's own code."""
-    settings = replace_fields(config, root="").__dict__  # where the data lie does not matter
-    digest = hashlib.sha256(repr(settings).encode())
-    for tensor in (data.images, data.phrase_tokens, data.phrase_mask):
-        digest.update(tensor.numpy().tobytes())
-    digest.update(data.seed_pairs.tobytes())
-    digest.update(repr((data.sentences, data.evidence.statements, data.evidence.report_ids)).encode())
-    digest.update(data.evidence.report_phrases.indices.tobytes())
-    digest.update(data.evidence.report_findings.toarray().tobytes() + data.impressions.tobytes())
-    if data.regions is not None:
-        digest.update(repr([len(links) for links in data.regions.links]).encode())
-        for array in (data.regions.boxes, data.regions.tags, *data.regions.links):
-            digest.update(array.tobytes())
-    for source in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(source.read_bytes())
-    return digest.hexdigest()
-
-
-def save_checkpoint(state: TrainState, folder: Path, origin: str) -> None:
-    """Replace the checkpoint whole: a kill leaves the old one or the new one, never half of one."""
-    part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save_model(state.model, str(part / "model.safetensors"))
-    save_model(state.teacher, str(part / "teacher.safetensors"))
-    rest = {"origin": origin, "step": state.step, "optimizer": state.optimizer.state_dict()}
-    torch.save(rest, part / "state.pt")
-    (part / "history.json").write_text(json.dumps(state.history))
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(part, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def resume(state: TrainState, folder: Path, origin: str) -> None:
-    """Take over a checkpoint's state, if there is one of this very training.
-
-    A checkpoint of other data, configuration or code is left alone with a warning: its weights would pass for results
-    they are not. Of a kill between two renames the old one is used.
-    """
-    old = folder.with_name(folder.name + ".old")
-    if not folder.exists() and old.exists():
-        os.replace(old, folder)
-    if not folder.exists():
-        return
-    rest = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
-    if rest["origin"] != origin:
-        logger.warning("%s was made from other data, configuration or code: training starts over", folder)
-        return
-    load_model(state.model, str(folder / "model.safetensors"))
-    load_model(state.teacher, str(folder / "teacher.safetensors"))
-    state.optimizer.load_state_dict(rest["optimizer"])
-    state.step, state.history = rest["step"], json.loads((folder / "history.json").read_text())
-    logger.info("resumed at step %d from %s", state.step, folder)

@@ -27,6 +27,8 @@ from lgdea_core.method import Drawn
 
 logger = logging.getLogger("lgdea")
 
+DRAW_VERSION = 1
+"""Raise it when a step draws other things from the same seed: checkpoints of before cannot be gone on from."""
 PHRASES_PER_REPORT = 3
 """Phrases of one report in a batch, at most; drawn anew each step."""
 SENTENCES_KEPT = 0.6
