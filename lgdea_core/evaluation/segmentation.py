@@ -21,7 +21,7 @@ from lgdea_core.data.images import read_mask
 from lgdea_core.encoders import ImageTower, token_grid
 from lgdea_core.evaluation.bootstrap import Interval, bootstrap_mean
 from lgdea_core.evaluation.supervised import Examples, Fit, Schedule, fit, outputs
-from lgdea_core.training.loop import seed_everything
+from lgdea_core.training.loop import seeded
 
 logger = logging.getLogger("lgdea")
 
@@ -265,9 +265,10 @@ def segment(
     """
     if not test.masks.any():
         raise ValueError(f"segmentation: none of the {len(test.masks)} test images has a lesion, so there is no score")
-    seed_everything(seed)
-    segmenter = Segmenter(tower, tuned=tuned).to(next(tower.parameters()).device)
-    fitted = fit(segmenter, _examples(train), _examples(val), mixed_loss, schedule, seed)
+    device = next(tower.parameters()).device
+    with seeded(seed, device):
+        segmenter = Segmenter(tower, tuned=tuned).to(device)
+        fitted = fit(segmenter, _examples(train), _examples(val), mixed_loss, schedule, seed)
     scores = image_dice(outputs(segmenter, test.crops).numpy() > 0, test.masks)  # logit 0 is p = 0.5
     positive = test.masks.any(axis=(1, 2))
     return SegmentationScore(

@@ -31,7 +31,7 @@ from lgdea_core.experiments.worlds import build_world
 from lgdea_core.grounding import load
 from lgdea_core.paths import DATA_VARIABLE, git_commit, project_root
 from lgdea_core.runs.leaks import refuse_training_patients
-from lgdea_core.training.loop import seed_everything
+from lgdea_core.training.loop import seeded
 
 RANDOM = "random"
 """Name of a tower with the initial weights of its seed."""
@@ -83,10 +83,10 @@ class Pretrained:
             model, _ = load(self.folder)
             refuse_training_patients(model, corpus.split("test"))
             return model.image_tower.to(device)
-        seed_everything(self.config.seed)
         config, size = self.config.model, self.config.data.image_size
-        image_config = image_tower_config(config.image_tower, size)
-        return ImageTower(image_config, config.dim, size, config.neck_width).eval().to(device)
+        with seeded(self.config.seed):
+            tower = ImageTower(image_tower_config(config.image_tower, size), config.dim, size, config.neck_width)
+        return tower.eval().to(device)
 
 
 def pretrained(cells: Sequence[Cell]) -> list[Pretrained]:

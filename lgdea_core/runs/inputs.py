@@ -22,7 +22,7 @@ from lgdea_core.evidence.triplets import image_tags, sentence_regions, triplets
 from lgdea_core.model import LGDEAModel, LGDEAProcessor, build_model
 from lgdea_core.paths import DATA_VARIABLE, project_root
 from lgdea_core.runs.leaks import TrainingPatients
-from lgdea_core.training.loop import seed_everything
+from lgdea_core.training.loop import seeded
 from lgdea_core.training.sampling import training_data
 
 logger = logging.getLogger("lgdea")
@@ -92,8 +92,8 @@ def fresh_model(config: RunConfig, inputs: Inputs) -> tuple[LGDEAModel, LGDEAPro
 
     The model knows the patients of the training split from here on.
     """
-    seed_everything(config.seed)
-    model, processor = build_model(config, inputs.reports(inputs.pools.report_ids))
+    with seeded(config.seed):
+        model, processor = build_model(config, inputs.reports(inputs.pools.report_ids))
     model.training_patients = TrainingPatients.of(inputs.corpus)
     return model, processor
 

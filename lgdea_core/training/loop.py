@@ -4,8 +4,8 @@ import copy
 import json
 import logging
 import math
-import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -44,11 +44,23 @@ PLACED_ON = 5000
 """Most frequent phrases that the prototypes are placed on."""
 
 
-def seed_everything(seed: int) -> None:
-    """The one place that seeds the global generators: initial weights and dropout depend on them."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+@contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Torch's global generators seeded for a block, and afterwards as they were: whoever trains keeps his own numbers.
+
+    The one place that seeds them: initial weights and dropout depend on them.
+
+    Args:
+        seed: of the block.
+        device: a CUDA device whose generator is meant, beside the CPU's.
+    """
+    cuda = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(seed)
+        for one in cuda:
+            with torch.cuda.device(one):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 def step_seed(seed: int, step: int, process: int) -> int:
@@ -143,8 +155,8 @@ def train(
             place_prototypes(state, data, config.seed)
         process = (accelerator.process_index, accelerator.num_processes)
         batch = sample_batch(data, config, state.step, phase, relations, process).to(accelerator.device)
-        seed_everything(step_seed(config.seed, state.step, accelerator.process_index))
-        loss = _take_step(state, module, batch, config, accelerator, relations)
+        with seeded(step_seed(config.seed, state.step, accelerator.process_index), accelerator.device):
+            loss = _take_step(state, module, batch, config, accelerator, relations)
         bar.update()
         if checkpoint_due(state.step, last, config) and accelerator.is_main_process:
             _check_finite(state.step, loss, {})
