@@ -3,7 +3,6 @@
 import copy
 import json
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import broadcast
 from scipy import sparse
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -152,15 +152,16 @@ def train(
             if after_refresh is not None:
                 relations.stats.update(after_refresh(relations.relations))
         if find_method(config.method).relations and state.step == placed_at(config.train):
-            place_prototypes(state, data, config.seed)
+            place_prototypes(state, data, config.seed, accelerator)
         process = (accelerator.process_index, accelerator.num_processes)
         batch = sample_batch(data, config, state.step, phase, relations, process).to(accelerator.device)
         with seeded(step_seed(config.seed, state.step, accelerator.process_index), accelerator.device):
             loss = _take_step(state, module, batch, config, accelerator, relations)
         bar.update()
-        if checkpoint_due(state.step, last, config) and accelerator.is_main_process:
-            _check_finite(state.step, loss, {})
-            save_checkpoint(state, folder / CHECKPOINT, origin)
+        if checkpoint_due(state.step, last, config):
+            _check_finite(accelerator, state.step, loss, {})
+            if accelerator.is_main_process:
+                save_checkpoint(state, folder / CHECKPOINT, origin)
         if after_step is not None:
             after_step(state.step)
     bar.close()
@@ -217,7 +218,7 @@ def _take_step(
     update_teacher(state.teacher, state.model, schedule.teacher_decay)
     state.step += 1
     if state.step % schedule.log_every == 0 or state.step in (1, schedule.total_steps):
-        _log(state, batch, terms, loss, rate, ramp, config, relations)
+        _log(state, batch, terms, loss, rate, ramp, config, relations, accelerator)
     return loss.detach()
 
 
@@ -239,12 +240,16 @@ def update_teacher(teacher: nn.Module, model: nn.Module, decay: float) -> None:
 
 
 @torch.no_grad()
-def place_prototypes(state: TrainState, data: TrainingData, seed: int) -> None:
-    """Start the prototypes at k-means centres of the phrases, once the text tower tells phrases apart (R)."""
+def place_prototypes(state: TrainState, data: TrainingData, seed: int, accelerator: Accelerator) -> None:
+    """Start the prototypes at k-means centres of the phrases, once the text tower tells phrases apart (R).
+
+    Several processes take the centres of the first: k-means may end elsewhere on another machine.
+    """
     counts = np.asarray(data.evidence.report_phrases.sum(axis=0)).ravel()
     common = np.sort(np.argsort(-counts, kind="stable")[:PLACED_ON])
     phrases = encode_phrases(state.model, data, common)
     centres = initial_prototypes(phrases, len(state.model.prototypes), seed).to(state.model.prototypes.device)
+    centres = broadcast(centres, from_process=0)
     state.model.prototypes.copy_(centres)
     state.teacher.prototypes.copy_(centres)
 
@@ -258,9 +263,10 @@ def _log(
     ramp: float,
     config: RunConfig,
     relations: RelationState | None,
+    accelerator: Accelerator,
 ) -> None:
     values = {name: term.item() for name, term in terms.items()}
-    _check_finite(state.step, loss, values)
+    _check_finite(accelerator, state.step, loss, values)
     phase = phase_at(state.step - 1, config.method, config.train)
     row = {"step": state.step, "phase": phase, "learning_rate": rate, "ramp": ramp, "loss": loss.item(), **values}
     if "usage" in values:
@@ -275,7 +281,13 @@ def _log(
     logger.info("%s", json.dumps(row))
 
 
-def _check_finite(step: int, loss: Tensor, terms: dict[str, float]) -> None:
-    """Asked where a row is logged or a checkpoint written: each asking waits for the device."""
-    if not math.isfinite(loss.item()):
-        raise RuntimeError(f"step {step}: the loss is not finite; terms {terms}; lower learning_rate")
+def _check_finite(accelerator: Accelerator, step: int, loss: Tensor, terms: dict[str, float]) -> None:
+    """Asked where a row is logged or a checkpoint written, by all processes: each asking waits for the device.
+
+    Raises:
+        RuntimeError: in every process, where the loss of any is not finite.
+    """
+    finite = accelerator.reduce(torch.isfinite(loss.detach()).float(), reduction="sum").item()
+    if finite < accelerator.num_processes:
+        where = "" if accelerator.num_processes == 1 else f" in some process; here it is {loss.item()}"
+        raise RuntimeError(f"step {step}: the loss is not finite{where}; terms {terms}; lower learning_rate")
