@@ -243,7 +243,8 @@ def update_teacher(teacher: nn.Module, model: nn.Module, decay: float) -> None:
 def place_prototypes(state: TrainState, data: TrainingData, seed: int, accelerator: Accelerator) -> None:
     """Start the prototypes at k-means centres of the phrases, once the text tower tells phrases apart (R).
 
-    Several processes take the centres of the first: k-means may end elsewhere on another machine.
+    AdamW's moments of the random ones go with them. Several processes take the centres of the first: k-means may end
+    elsewhere on another machine.
     """
     counts = np.asarray(data.evidence.report_phrases.sum(axis=0)).ravel()
     common = np.sort(np.argsort(-counts, kind="stable")[:PLACED_ON])
@@ -252,6 +253,7 @@ def place_prototypes(state: TrainState, data: TrainingData, seed: int, accelerat
     centres = broadcast(centres, from_process=0)
     state.model.prototypes.copy_(centres)
     state.teacher.prototypes.copy_(centres)
+    state.optimizer.state.pop(state.model.prototypes, None)
 
 
 def _log(
