@@ -222,11 +222,14 @@ def same_evidence(holds: Float[Tensor, "reports phrases"]) -> Float[Tensor, "rep
 def lesion_loss(
     model: LGDEAModel, lesions: Float[Tensor, "pairs lesions dim"], phrases: Float[Tensor, "phrases dim"], batch: Batch
 ) -> Float[Tensor, ""]:
-    """E: pooled lesion tokens against the pooled phrases of the pair's report, where it has phrases."""
+    """E: pooled lesion tokens against the pooled phrases of the pair's report, where it has phrases.
+
+    Images of one study share their report and are no negatives of each other, as in `ita`.
+    """
     held = batch.membership[: batch.pairs]
     pooled_lesions = F.normalize(lesions.mean(dim=1), dim=-1)
     pooled_phrases = mean_phrases(held, phrases)
-    relations = torch.diag_embed((held.sum(dim=1) > 0).float())
+    relations = batch.same_report * (held.sum(dim=1) > 0).float()
     return relation_contrastive_loss(pooled_lesions, pooled_phrases, relations, model.logit_scale)
 
 
