@@ -72,7 +72,7 @@ def prototype_penalty(prototypes: Float[Tensor, "prototypes dim"], norm: str) ->
 
 
 def evidence_divergence(
-    teacher: Float[Tensor, "n prototypes"], student: Float[Tensor, "n prototypes"], weights: Float[Tensor, "n"]
+    teacher: Float[Tensor, "n prototypes"], log_student: Float[Tensor, "n prototypes"], weights: Float[Tensor, "n"]
 ) -> Float[Tensor, ""]:
     """Mean weighted `KL(teacher || student)` in nats (LGDEA eq. 9 on pairs, eq. 15 under the relations).
 
@@ -84,11 +84,12 @@ def evidence_divergence(
 
     Args:
         teacher: evidence distributions; rows sum to 1, or to 0 without evidence.
-        student: evidence distributions of the images.
+        log_student: logarithms of the images' evidence distributions, finite. From logarithms the gradient of an entry
+            is its teacher's share, however small the student's: of the quotient it would be unbounded.
         weights: `w >= 0`: 1 for pairs, an image's confidence under the relations.
     """
     teacher = teacher.detach()  # the report teaches
-    divergence = (torch.xlogy(teacher, teacher) - teacher * student.clamp(min=1e-12).log()).sum(dim=1)
+    divergence = (torch.xlogy(teacher, teacher) - teacher * log_student).sum(dim=1)
     counted = weights * (teacher.sum(dim=1) > 0)
     return (counted * divergence).sum() / (counted > 0).sum().clamp(min=1)
 

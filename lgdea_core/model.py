@@ -26,7 +26,13 @@ from lgdea_core.encoders import (
     text_tower_config,
     train_tokenizer,
 )
-from lgdea_core.prototypes import LesionQueries, assign, image_evidence_distribution, prototype_points
+from lgdea_core.prototypes import (
+    LesionQueries,
+    assign,
+    image_evidence_distribution,
+    log_image_evidence_distribution,
+    prototype_points,
+)
 
 logger = logging.getLogger("lgdea")
 
@@ -140,6 +146,12 @@ class LGDEAModel(
     def image_evidence(self, lesion_embeds: Float[Tensor, "images lesions dim"]) -> Float[Tensor, "images prototypes"]:
         """Eq. 6 and 7: an image's evidence distribution."""
         return image_evidence_distribution(assign(lesion_embeds, self.prototype_points, self.config.image_temperature))
+
+    def log_image_evidence(
+        self, lesion_embeds: Float[Tensor, "images lesions dim"]
+    ) -> Float[Tensor, "images prototypes"]:
+        """Logarithm of `image_evidence`, what the evidence loss reads."""
+        return log_image_evidence_distribution(lesion_embeds, self.prototype_points, self.config.image_temperature)
 
     def encode_crops(self, crops: UInt8[Tensor, "images height width"]) -> ImageEmbeddings:
         """Embeddings of uint8 crops."""

@@ -41,6 +41,14 @@ def image_evidence_distribution(
     return assignments.mean(dim=1)
 
 
+def log_image_evidence_distribution(
+    lesion_embeds: Float[Tensor, "images lesions dim"], points: Float[Tensor, "prototypes dim"], temperature: float
+) -> Float[Tensor, "images prototypes"]:
+    """Logarithm of eq. 7 over eq. 6, `log mean_l softmax_k(v_l . mu_k / tau)`: exact where the mean itself is tiny."""
+    logs = (lesion_embeds @ points.T / temperature).log_softmax(dim=-1)
+    return logs.logsumexp(dim=1) - math.log(lesion_embeds.shape[1])
+
+
 def report_evidence_distribution(
     assignments: Float[Tensor, "phrases prototypes"], membership: Float[Tensor, "reports phrases"]
 ) -> Float[Tensor, "reports prototypes"]:

@@ -145,7 +145,7 @@ class LGDEA(Method):
         images, pairs, unpaired = model.encode_images(batch.pixel_values), batch.pairs, part.unpaired
         if weights["evidence_paired"] or weights["evidence_unpaired"] or weights["lesion"]:
             lesions = model.lesion_tokens(images.patch_features)
-            image_evidence = model.image_evidence(lesions)
+            image_evidence = model.log_image_evidence(lesions)
             report_evidence = report_evidence_distribution(assignments, batch.membership)
         if weights["local"] or weights["local_unpaired"] or weights["consistency"]:
             scores = phrase_patch_scores(phrases, images.patch_embeds, model.config.local_temperature)
