@@ -148,7 +148,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
         "films": world.films,
         "reports": world.reports,
         "steps": cell.config.train.total_steps,
-        "images_seen": images_seen(cell.config, trained.data),
+        "images_seen": images_seen(cell.config),
         "seconds": round(seconds),
         "commit": git_commit(project_root()),
     }
@@ -222,13 +222,10 @@ def headline_measures(
     return row
 
 
-def images_seen(config: RunConfig, data: TrainingData) -> int:
+def images_seen(config: RunConfig) -> int:
     """Images that all steps together looked at, repeats counted."""
-    size, share = config.train.batch_size, config.train.unpaired_share
-    pairs, unpaired = len(data.seed_pairs), len(data.unpaired_images)
-    extra = round(size * share)
-    of_phase = {"text": 0, "pairs": min(size, pairs), "relations": min(size - extra, pairs) + min(extra, unpaired)}
-    return sum(of_phase[phase_at(step, config.method, config.train)] for step in range(config.train.total_steps))
+    images = {"text": 0, "pairs": config.train.batch_size, "relations": config.train.batch_size}
+    return sum(images[phase_at(step, config.method, config.train)] for step in range(config.train.total_steps))
 
 
 def known_reports_only(corpus: Corpus, pools: Pools) -> Corpus:

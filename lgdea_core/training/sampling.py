@@ -27,7 +27,7 @@ from lgdea_core.method import Drawn
 
 logger = logging.getLogger("lgdea")
 
-DRAW_VERSION = 1
+DRAW_VERSION = 2
 """Raise it when a step draws other things from the same seed: checkpoints of before cannot be gone on from."""
 PHRASES_PER_REPORT = 3
 """Phrases of one report in a batch, at most; drawn anew each step."""
@@ -100,7 +100,8 @@ def sample_batch(
     """The batch of one step, a function of (seed, step, process), the data and the relations alone.
 
     Phase "text" draws reports only; "pairs" draws known pairs and, for the text terms, further reports; "relations"
-    draws pairs, unpaired images, and for each of these a report by the relations.
+    draws pairs, unpaired images, and for each of these a report by the relations. A pool smaller than its share of the
+    batch is drawn from again: with 15 known pairs a batch of 64 holds each about four times.
 
     Args:
         data: pools, evidence and known pairs.
@@ -153,8 +154,13 @@ def sample_batch(
 
 
 def _draw(rng: np.random.Generator, pool: int, wanted: int) -> Int[np.ndarray, "n"]:
-    """Distinct rows of a pool, as many as wanted and there are."""
-    return rng.permutation(pool)[:wanted]
+    """Rows of a pool: distinct ones while there are, then all over again, so that every budget is what it says.
+
+    A row that comes twice is moved, and its report shortened, differently each time.
+    """
+    if not pool:
+        return np.empty(0, dtype=np.int64)
+    return np.concatenate([rng.permutation(pool) for _ in range(0, max(1, wanted), pool)])[:wanted]
 
 
 def _draw_phrases(
