@@ -1,4 +1,4 @@
-"""The trainings of one run: its method, the baseline, and both again on shuffled pairs."""
+"""The trainings of one run: its method, the baseline, and the controls that must fail."""
 
 import shutil
 from dataclasses import dataclass, replace
@@ -20,6 +20,8 @@ from lgdea_core.training.monitors import truth_monitor
 
 VARIANTS = ("model", "baseline", "model_shuffled", "baseline_shuffled")
 """What a run trains on one budget: its method and `clip`, and both again on shuffled pairs, which must fail."""
+SHUFFLED_REGIONS = "shuffled_regions"
+"""A further one, of a method with regions: within each image the region boxes change names, which must fail."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,38 +39,76 @@ def train_variant(
     run: Run,
     inputs: Inputs,
     evidence: pd.DataFrame,
-    variant: Literal["model", "baseline", "model_shuffled", "baseline_shuffled"],
+    variant: str,
     *,
     until: Literal["text", "pairs", "end"] = "end",
+    warm: Path | None = None,
     first_graph: sparse.csr_array | None = None,
     progress: bool = True,
 ) -> Trained:
-    """Train one of a run's four models, or go on where it stopped.
+    """Train one of a run's models, or go on where it stopped.
 
     Args:
-        run: configuration, and the folder that holds the checkpoints: `training/<variant>_warm` of phases before the
-            end, `training/<variant>` of all; the second goes on from the first.
+        run: configuration, and the folder that holds the checkpoints: `training/<variant>`, or of phases before the end
+            `training/<variant>_warm`, so that a rerun never sees a later stage's weights.
         inputs: corpus and pools.
         evidence: rows of `evidence.parquet`.
-        variant: which of `VARIANTS`; where the corpus knows which findings the unpaired studies have, the history
-            holds the quality of every variant's relations (`monitors.TRUTH`).
+        variant: one of `VARIANTS`, or `SHUFFLED_REGIONS`. Where the corpus knows which findings the unpaired studies
+            have, the history holds the quality of every variant's relations (`monitors.TRUTH`).
         until: phase after which to stop.
+        warm: artifact `warm/` of this variant, from which a training that has not begun goes on.
         first_graph: see `loop.train`.
         progress: show a bar.
+
+    Raises:
+        ValueError: no such variant.
     """
-    baseline, shuffled = variant.startswith("baseline"), variant.endswith("shuffled")
-    config = replace_fields(run.config, method="clip") if baseline else run.config
+    if variant not in (*VARIANTS, SHUFFLED_REGIONS):
+        raise ValueError(f"no variant {variant!r}; there are {', '.join(VARIANTS)} and {SHUFFLED_REGIONS}")
+    config = replace_fields(run.config, method="clip") if variant.startswith("baseline") else run.config
+    if variant == SHUFFLED_REGIONS:
+        inputs = with_shuffled_regions(inputs, config.seed)
     model, processor = fresh_model(config, inputs)
-    data = prepare_training(config, inputs, evidence, processor, shuffled=shuffled)
-    folder = run.folder / "training" / variant
-    if until == "end":
-        _continue_from(folder.with_name(f"{variant}_warm") / CHECKPOINT, folder / CHECKPOINT)
-    else:
-        folder = folder.with_name(f"{variant}_warm")  # its own, so that a rerun never sees a later stage's weights
+    data = prepare_training(config, inputs, evidence, processor, shuffled=variant.endswith("_shuffled"))
+    folder = run.folder / "training" / (variant if until == "end" else f"{variant}_warm")
+    checkpoint = folder / CHECKPOINT
+    started = checkpoint.exists() or checkpoint.with_name(f"{CHECKPOINT}.old").exists()
+    if warm is not None and not started:
+        part = checkpoint.with_name("copied.part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(warm / CHECKPOINT, part)
+        part.rename(checkpoint)
     monitor = truth_monitor(*hidden_truth(inputs, data)) if find_method(config.method).relations else None
     options = {"first_graph": first_graph, "after_refresh": monitor, "progress": progress}
     state, history = train(config, data, model, folder, until=until, **options)
     return Trained(state=state, history=history, processor=processor, data=data, config=config)
+
+
+def save_warm(run: Run, trained: Trained) -> Path:
+    """Write artifact `warm/`: the model after stage 1, and its checkpoint, from which stage 2 goes on.
+
+    Args:
+        run: whose `train_variant(..., "model", until="pairs")` it was.
+        trained: by that.
+    """
+    with run.writing("warm") as folder:
+        save_trained(trained, folder)
+        shutil.copytree(run.folder / "training" / "model_warm" / CHECKPOINT, folder / CHECKPOINT)
+    return run.path("warm")
+
+
+def load_warm(run: Run, inputs: Inputs, evidence: pd.DataFrame) -> Trained:
+    """Read artifact `warm/`: model, teacher and training data as they were after stage 1. Nothing is trained.
+
+    Raises:
+        FileNotFoundError: it is missing; notebook 02 writes it.
+        RuntimeError: it was changed, or is of another configuration, or its training was of other data.
+    """
+    folder = run.checked("warm")
+    model, processor = fresh_model(run.config, inputs)
+    data = prepare_training(run.config, inputs, evidence, processor)
+    state, history = train(run.config, data, model, folder, until="pairs", resume_only=True, progress=False)
+    return Trained(state=state, history=history, processor=processor, data=data, config=run.config)
 
 
 def short_asg_config(config: RunConfig, steps: int) -> RunConfig:
@@ -80,43 +120,12 @@ def short_asg_config(config: RunConfig, steps: int) -> RunConfig:
     """
     data = {"corpus": config.data.corpus, "root": config.data.root, "paired_ratio": 1.0}
     own = RunConfig.from_preset(config.preset, method="asg", seed=config.seed, **data)
-    steps = min(steps, own.train.total_steps)
-    return replace_fields(own, text_steps=0, pair_steps=steps, relation_steps=0)
-
-
-def train_asg(
-    run: Run, inputs: Inputs, evidence: pd.DataFrame, *, shuffled_regions: bool = False, progress: bool = True
-) -> Trained:
-    """Train a run of method `asg`, or go on where it stopped.
-
-    Args:
-        run: of that method; `training/asg` in its folder holds the checkpoints.
-        inputs: corpus and pools.
-        evidence: rows of `evidence.parquet`.
-        shuffled_regions: within each film the region boxes change names, the control that must fail.
-        progress: show a bar.
-    """
-    if shuffled_regions:
-        inputs = with_shuffled_regions(inputs, run.config.seed)
-    model, processor = fresh_model(run.config, inputs)
-    data = prepare_training(run.config, inputs, evidence, processor)
-    folder = run.folder / "training" / ("asg_shuffled" if shuffled_regions else "asg")
-    state, history = train(run.config, data, model, folder, progress=progress)
-    return Trained(state=state, history=history, processor=processor, data=data, config=run.config)
+    return replace_fields(own, text_steps=0, pair_steps=min(steps, own.train.total_steps), relation_steps=0)
 
 
 def with_shuffled_regions(inputs: Inputs, seed: int) -> Inputs:
-    """The inputs with region boxes that changed names within each film."""
+    """The inputs with region boxes that changed names within each image."""
     return replace(inputs, corpus=replace(inputs.corpus, regions=shuffle_regions(inputs.corpus.regions, seed)))
-
-
-def _continue_from(warm: Path, checkpoint: Path) -> None:
-    started = checkpoint.exists() or checkpoint.with_name(checkpoint.name + ".old").exists()
-    if warm.exists() and not started:
-        part = checkpoint.with_name("copied.part")
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(warm, part)
-        part.rename(checkpoint)
 
 
 def save_trained(trained: Trained, folder: Path) -> None:

@@ -101,6 +101,7 @@ def train(
     until: Literal["text", "pairs", "end"] = "end",
     first_graph: sparse.csr_array | None = None,
     fixed_graph: sparse.csr_array | None = None,
+    resume_only: bool = False,
     progress: bool = True,
     after_step: Callable[[int], None] | None = None,
     after_refresh: Callable[[Relations], Mapping[str, float]] | None = None,
@@ -119,6 +120,7 @@ def train(
         until: phase after which to stop; "end" trains all steps.
         first_graph: propagated relations (unpaired block) of the teacher at the end of phase "pairs", if already there.
         fixed_graph: relations (unpaired block) to use instead of any propagation: an experiment's oracle.
+        resume_only: refuse to train: the folder must hold the checkpoint of the phase's end.
         progress: show a bar.
         after_step: called with the number of steps done; an exception from it ends training like a kill.
         after_refresh: called with the new relations; the numbers it returns go into the history and nowhere else, so it
@@ -129,7 +131,8 @@ def train(
 
     Raises:
         ValueError: no known pairs; or relations are due and there is no unpaired image or report.
-        RuntimeError: the loss is not finite; names the step and the terms.
+        RuntimeError: the loss is not finite (names the step and the terms); the folder holds another training; or, with
+            `resume_only`, it does not hold the end of the phase.
     """
     _check_data(config, data)
     accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
@@ -140,6 +143,8 @@ def train(
     resume(state, folder / CHECKPOINT, origin)
     module, state.optimizer = accelerator.prepare(TermModule(model, config.weights), state.optimizer)
     last = last_step(until, config.train)
+    if resume_only and state.step != last:
+        raise RuntimeError(f"{folder}: expected the checkpoint of step {last}, got step {state.step}; train it first")
     relations = None
     bar = tqdm(total=last, initial=min(state.step, last), unit="step", desc=config.method, disable=not progress)
     while state.step < last:
