@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from lgdea_core.crops import crop_frame, crop_image, crop_to_original
-from lgdea_core.inference import ImageTextModel, ImageTextProcessor, evaluating
+from lgdea_core.inference import ImageTextModel, ImageTextProcessor, best_device, evaluating
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 from lgdea_core.prototypes import assign
 
@@ -165,15 +165,19 @@ def gradcam(
     return crop_to_original(heat.astype(np.float32), crop_frame(*image.shape, processor.image_size))
 
 
-def load(folder: Path | str) -> tuple[LGDEAModel, LGDEAProcessor]:
-    """Model, with the patients it was trained on, and processor of a folder of `runs.variants.save_trained`.
+def load(folder: Path | str, device: torch.device | str | None = None) -> tuple[LGDEAModel, LGDEAProcessor]:
+    """Model, ready for evaluation, and processor of a folder of `runs.variants.save_trained`.
+
+    Args:
+        folder: written by `save_pretrained`.
+        device: where the model goes; None takes `inference.best_device`.
 
     Raises:
         FileNotFoundError: the folder is not there or holds no model.
     """
     if not (Path(folder) / "config.json").is_file():
         raise FileNotFoundError(f"{folder}: no model there; give a folder written by `save_pretrained`")
-    model = LGDEAModel.from_pretrained(folder).eval()
+    model = LGDEAModel.from_pretrained(folder).eval().to(best_device() if device is None else device)
     model.folder = Path(folder)
     return model, LGDEAProcessor.from_pretrained(folder)
 

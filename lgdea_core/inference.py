@@ -184,3 +184,9 @@ class evaluating:
 
     def __exit__(self, *error: object) -> None:
         self.module.train(self.training)
+
+
+def best_device() -> torch.device:
+    """The accelerator at hand (CUDA, MPS and their like), else the CPU."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return found if found is not None else torch.device("cpu")
