@@ -126,24 +126,33 @@ def _nearest(
 def _balanced_neighbours(
     groups: Int[np.ndarray, "nodes"], nearest: Int[np.ndarray, "points cols"], neighbours: int
 ) -> tuple[Int[np.ndarray, "edges"], Int[np.ndarray, "edges"], Int[np.ndarray, "edges"]]:
-    """Edges node -> neighbour, and the column of `nearest` each comes from; points may hold several nodes."""
+    """Edges node -> neighbour, and the column of `nearest` each comes from; points may hold several nodes.
+
+    A node has `neighbours` slots. They are filled point by point, nearest first: its own point's other nodes, then all
+    nodes of the next point, and so on. Where a point holds more nodes than there are slots left, which of them are
+    taken must differ from node to node, or all would choose the same ones.
+    """
+    # nodes sorted by point: point p holds members[starts[p] : starts[p] + sizes[p]]; position is a node's place there
     sizes = np.bincount(groups)
     members = np.argsort(groups, kind="stable")
     starts = np.cumsum(sizes) - sizes
     position = np.empty_like(members)
     position[members] = np.arange(len(groups)) - starts[groups[members]]
 
+    # room: nodes that each near point offers; its running sum says in which point's nodes a slot falls
     room = np.where(nearest >= 0, sizes[nearest], 0)
     room[:, 0] -= 1  # a node is not its own neighbour
     ends = np.cumsum(room, axis=1)
     slots = np.arange(neighbours)
     column = (ends[:, None, :] <= slots[:, None]).sum(axis=2)[groups]  # (nodes, neighbours)
-    rows, slot = np.nonzero(column < nearest.shape[1])
+    rows, slot = np.nonzero(column < nearest.shape[1])  # slots beyond all points stay empty: a small pool
     column = column[rows, slot]
     own = column == 0
     point = nearest[groups[rows], column]
-    offset = slot - (ends - room)[groups[rows], column]
-    # offsets around a point's own nodes: distinct, spaced geometrically up to half the ring; 1, 2, ... in a small one
+    offset = slot - (ends - room)[groups[rows], column]  # 0, 1, ... among the slots that fall into this point
+    # own point: the ring of its nodes, each choosing at the same distances, so that all are chosen equally often.
+    # Distances are distinct and grow geometrically up to half the ring (1, 2, ... in a small one): a few steps from any
+    # node to any other. Another point: a start that depends on who chooses.
     ring = np.floor(np.geomspace(1, np.maximum(1, sizes // 2), neighbours, axis=1)).astype(np.int64) - slots
     ring = (np.maximum.accumulate(ring, axis=1) + slots)[groups[rows], slot]
     start = np.where(own, position[rows] + ring, rows * 7919 + offset)  # a prime spreads who chooses whom
@@ -334,12 +343,14 @@ def _check_walk(seeds: Csr, images: Csr, reports: Csr, alpha: float) -> None:
 def _changes(seeds: Csr, images: Csr, reports: Csr, alpha: float) -> Iterator[tuple[float, bool]]:
     """Relative change of each step, and whether it reaches further images or reports.
 
-    E (x . M v)^2 = |M|_F^2 for Gaussian x and v; the first projections see the unpaired block, the second everything.
-    A seed starts walks only where both its image and its report have somewhere to go.
+    P is never formed: E (x . M v)^2 = |M|_F^2 for Gaussian x and v, so norms are estimated from X^T P V for `PROBES`
+    columns each. The first projections see the unpaired block, the second everything. X^T G[u] V with
+    G[u] = S_I^u Y S_R^u is (S_I^u X)^T Y (S_R^u V): a step multiplies the probes, not P.
     """
     rng = np.random.default_rng(0)
     rows, cols = (rng.standard_normal((2, nodes, PROBES)) for nodes in seeds.shape)
     rows[0, seeds.sum(axis=1) > 0] = cols[0, seeds.sum(axis=0) > 0] = 0
+    # a seed starts walks only where both its image and its report have somewhere to go
     reached_images = (seeds @ (reports.sum(axis=0) > 0).astype(float)) > 0
     reached_reports = (seeds.T @ (images.sum(axis=0) > 0).astype(float)) > 0
     walked, total, weight = _project(rows, seeds, cols), 0, 1
@@ -347,6 +358,7 @@ def _changes(seeds: Csr, images: Csr, reports: Csr, alpha: float) -> Iterator[tu
         total, weight = total + (1 - alpha) * weight * walked, weight * alpha
         rows, cols = np.stack([images @ row for row in rows]), np.stack([reports @ col for col in cols])
         previous, walked = walked, _project(rows, seeds, cols)
+        # P[t+1] - P[t] = alpha^(t+1) (G[t+1] - G[t]): the last term of the sum replaces its own share of the one before
         change = np.linalg.norm(weight * (walked - previous), axis=(1, 2))
         norm = np.linalg.norm(total + weight * walked, axis=(1, 2))
         where = 0 if norm[0] > 0 else 1
