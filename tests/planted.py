@@ -13,7 +13,7 @@ from lgdea_core.data.pairing import Pools
 from lgdea_core.evidence.index import index_evidence
 from lgdea_core.model import LGDEAModel, LGDEAProcessor, build_model
 from lgdea_core.runs.inputs import region_data
-from lgdea_core.training.loop import seed_everything
+from lgdea_core.training.loop import seeded
 from lgdea_core.training.sampling import training_data
 
 FINDINGS = ("nodule", "pneumonia", "mass", "edema")
@@ -90,5 +90,5 @@ class PlantedWorld:
 
     def model(self, run: RunConfig) -> tuple[LGDEAModel, LGDEAProcessor]:
         """Fresh weights, fixed by the run's seed."""
-        seed_everything(run.seed)
-        return build_model(run, self.reports)
+        with seeded(run.seed):
+            return build_model(run, self.reports)
