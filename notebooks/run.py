@@ -26,19 +26,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from lgdea_core.config import PRESETS, RunConfig  # noqa: E402
-from lgdea_core.paths import runs_folder
-from lgdea_core.runs.artifacts import default_run_name
+from lgdea_core.paths import runs_folder  # noqa: E402
+from lgdea_core.runs.artifacts import default_run_name  # noqa: E402
 
-CONFIG_FIELDS = {
-    "corpus": "corpus",
-    "data": "root",
-    "method": "method",
-    "seed": "seed",
-    "paired_ratio": "paired_ratio",
-}
+CONFIG_FIELDS = {"corpus": "corpus", "data": "root"} | {name: name for name in ("method", "seed", "paired_ratio")}
 """notebook parameter -> field of the configuration: the ones every notebook has, besides `preset` and `run`"""
-KERNEL = "python3"
-DATA_VARIABLE = "LGDEA_DATA"
+
+Parameters = dict[str, Any]
+Declared = dict[Path, dict[str, str]]
+"""notebook -> name and annotation of each of its parameters"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,21 +53,17 @@ def main(arguments: Sequence[str] | None = None, folder: Path = ROOT / "notebook
 
     Everything that can be checked is checked before the first notebook starts; a wrong argument exits with 2.
     """
-    parser = _parser()
+    parser = command_line()
     options = parser.parse_args(arguments)
     try:
-        notebooks = select_notebooks(folder, options.notebooks)
-        declared = {path: declared_parameters(path) for path in notebooks}
+        declared = {path: declared_parameters(path) for path in select_notebooks(folder, options.notebooks)}
         jobs = plan(options, declared)
     except ValueError as error:
         parser.error(str(error))
-    for name, parameters in jobs:
-        if not run_all(name, parameters, declared):
-            return 1
-    return 0
+    return 0 if all(run_all(name, parameters, declared) for name, parameters in jobs) else 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Run the notebooks headless and in order.")
     parser.add_argument("--preset", help=f"{', '.join(PRESETS)}; default: LGDEA_PRESET, else demo")
     parser.add_argument("--run", help="name of the folder in data/runs; default: <method>-<preset>-<seed>[-<corpus>]")
@@ -121,7 +113,7 @@ def declared_parameters(path: Path) -> dict[str, str]:
     return found
 
 
-def plan(options: argparse.Namespace, declared: dict[Path, dict[str, str]]) -> list[tuple[str, dict[str, Any]]]:
+def plan(options: argparse.Namespace, declared: Declared) -> list[tuple[str, Parameters]]:
     """Run name and parameters of every run that the command line asks for.
 
     Raises:
@@ -131,26 +123,23 @@ def plan(options: argparse.Namespace, declared: dict[Path, dict[str, str]]) -> l
     given = [(name, getattr(options, name)) for name in ("preset", "run", "corpus", "data")]
     texts = [(name, text) for name, text in given if text is not None] + [tuple(pair) for pair in options.parameters]
     fixed = {name: parse_value(name, text, annotations) for name, text in texts}
-    sweeps = [parse_sweep(sweep, annotations) for sweep in options.sweep]
-    runs = [fixed | dict(values) for values in itertools.product(*sweeps)]
-    configs = [_config(parameters) for parameters in runs]
-    runs = [_with_absolute_data(run, config.data.corpus) for run, config in zip(runs, configs, strict=True)]
-    names = [run.get("run") or default_run_name(config) for run, config in zip(runs, configs, strict=True)]
-    if len(set(names)) < len(names):
-        swept = ["".join(f"-{values[0][0]}-{run[values[0][0]]}" for values in sweeps) for run in runs]
-        names = [name + suffix for name, suffix in zip(names, swept, strict=True)]
-    return [
-        (name, parameters | {"preset": config.preset, "run": name})
-        for name, parameters, config in zip(names, runs, configs, strict=True)
-    ]
-
-
-def parse_sweep(text: str, annotations: dict[str, str]) -> list[tuple[str, Any]]:
-    """`"seed=0,1"` as `[("seed", 0), ("seed", 1)]`."""
-    name, equals, values = text.partition("=")
-    if not equals or not values:
-        raise ValueError(f"--sweep: expected NAME=V1,V2, got {text!r}")
-    return [(name, parse_value(name, value, annotations)) for value in dict.fromkeys(values.split(","))]
+    sweeps = []
+    for text in options.sweep:
+        name, _, values = text.partition("=")
+        if not values:
+            raise ValueError(f"--sweep: expected NAME=V1,V2, got {text!r}")
+        sweeps.append([(name, parse_value(name, value, annotations)) for value in dict.fromkeys(values.split(","))])
+    runs = []
+    for swept in itertools.product(*sweeps):
+        parameters = fixed | dict(swept)
+        changes = {field: parameters[name] for name, field in CONFIG_FIELDS.items() if name in parameters}
+        config = RunConfig.from_preset(parameters.get("preset"), **changes)  # the notebooks make the same one
+        parameters |= data_folder(config.data.corpus, parameters.get("data")) | {"preset": config.preset}
+        suffix = "".join(f"-{name}-{value}" for name, value in swept)
+        runs.append((parameters.get("run") or default_run_name(config), suffix, parameters))
+    distinct = len({name for name, _, _ in runs}) == len(runs)
+    named = [(name if distinct else name + suffix, parameters) for name, suffix, parameters in runs]
+    return [(name, parameters | {"run": name}) for name, parameters in named]
 
 
 def parse_value(name: str, text: str, annotations: dict[str, str]) -> Any:
@@ -172,47 +161,41 @@ def parse_value(name: str, text: str, annotations: dict[str, str]) -> Any:
     raise ValueError(f"parameter {name}: expected {annotations[name]}, got {text!r}")
 
 
-def _with_absolute_data(parameters: dict[str, Any], corpus: str) -> dict[str, Any]:
-    """The parameters with `data` taken from LGDEA_DATA where a real corpus has none, and made absolute."""
-    data = parameters.get("data")
+def data_folder(corpus: str, data: str | None) -> Parameters:
+    """Parameter `data`, absolute; a real corpus without one takes LGDEA_DATA, the phantom needs none."""
     if corpus == "phantom" and data is None:
-        return parameters
-    data = data or os.environ.get(DATA_VARIABLE)
+        return {}
+    data = data or os.environ.get("LGDEA_DATA")
     if not data:
-        raise ValueError(
-            f"corpus {corpus!r} needs the folder that has one sub-folder per corpus: --data, or LGDEA_DATA"
-        )
+        where = "the folder that has one sub-folder per corpus: --data, or LGDEA_DATA"
+        raise ValueError(f"corpus {corpus!r} needs {where}")
     folder = Path(data).expanduser().resolve()  # notebooks run in another folder
     if not folder.is_dir():
         raise ValueError(f"data: no folder at {folder}; give the one that has one sub-folder per corpus")
-    return parameters | {"data": str(folder)}
+    return {"data": str(folder)}
 
 
-def _config(parameters: dict[str, Any]) -> RunConfig:
-    """The configuration that names the run; the notebooks build theirs from the same parameters."""
-    changes = {field: parameters[name] for name, field in CONFIG_FIELDS.items() if name in parameters}
-    return RunConfig.from_preset(parameters.get("preset"), **changes)
-
-
-def run_all(name: str, parameters: dict[str, Any], declared: dict[Path, dict[str, str]]) -> bool:
+def run_all(name: str, parameters: Parameters, declared: Declared) -> bool:
     """Execute notebooks one after the other until one fails; copies and `timing.json` go into the run's folder."""
     run = runs_folder() / name
-    copies = run / "notebooks"
+    copies, timing = run / "notebooks", run / "timing.json"
     copies.mkdir(parents=True, exist_ok=True)
     for place, (path, known) in enumerate(declared.items(), start=1):
         print(f"[{place}/{len(declared)}] {path.name}  run {name}", flush=True)
         own = {key: value for key, value in parameters.items() if key in known}
         outcome = execute_apart(path, copies / path.name, own)
-        _add_timing(run / "timing.json", path.stem, outcome)
+        outcomes = json.loads(timing.read_text()) if timing.is_file() else {}
+        outcomes[path.stem] = asdict(outcome)
+        timing.write_text(json.dumps(dict(sorted(outcomes.items())), indent=2) + "\n")
         if outcome.error:
             print(f"{path.name}: {outcome.error}\nexecuted copy: {copies / path.name}", file=sys.stderr, flush=True)
             return False
         print(f"      {outcome.seconds:.0f} s, peak {outcome.peak_mb:.0f} MB", flush=True)
-    print(f"run {name}: executed copies in {copies}, seconds and memory in {run / 'timing.json'}", flush=True)
+    print(f"run {name}: executed copies in {copies}, seconds and memory in {timing}", flush=True)
     return True
 
 
-def execute_apart(source: Path, copy: Path, parameters: dict[str, Any]) -> Outcome:
+def execute_apart(source: Path, copy: Path, parameters: Parameters) -> Outcome:
     """`execute` in a process of its own, whose only child is the kernel: so its peak memory is the kernel's."""
     with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
@@ -221,14 +204,14 @@ def execute_apart(source: Path, copy: Path, parameters: dict[str, Any]) -> Outco
             return Outcome(seconds=0, peak_mb=0, error="the process that ran it was killed; is there enough memory?")
 
 
-def execute(source: Path, copy: Path, parameters: dict[str, Any]) -> Outcome:
+def execute(source: Path, copy: Path, parameters: Parameters) -> Outcome:
     """Execute one notebook from the repository's root; the copy is written cell by cell, whatever happens."""
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it calls parameters it cannot parse unknown
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     start, error = time.monotonic(), None
     try:
         papermill.execute_notebook(
-            source, copy, parameters, kernel_name=KERNEL, cwd=ROOT, progress_bar=sys.stderr.isatty()
+            source, copy, parameters, kernel_name="python3", cwd=ROOT, progress_bar=sys.stderr.isatty()
         )
     except PapermillExecutionError as failure:
         error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
@@ -236,11 +219,6 @@ def execute(source: Path, copy: Path, parameters: dict[str, Any]) -> Outcome:
         error = f"{type(failure).__name__}: {failure}"
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
     return Outcome(seconds=round(time.monotonic() - start, 1), peak_mb=round(peak), error=error)
-
-
-def _add_timing(path: Path, notebook: str, outcome: Outcome) -> None:
-    timing = json.loads(path.read_text()) if path.is_file() else {}
-    path.write_text(json.dumps(dict(sorted({**timing, notebook: asdict(outcome)}.items())), indent=2) + "\n")
 
 
 if __name__ == "__main__":

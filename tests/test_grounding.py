@@ -1,7 +1,8 @@
 """Similarity maps in original pixels: where the square is, NaN where the crop never looked, and the command."""
 
+import runpy
 from pathlib import Path
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from lgdea_core import grounding
 from lgdea_core.data.images import read_image
+from lgdea_core.figures import overlay
 from lgdea_core.inference import evaluating
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 
@@ -93,17 +95,44 @@ def test_an_empty_phrase_is_refused(fresh: tuple) -> None:
         grounding.ground(*fresh, film(40, 40), "  ")
 
 
-def test_command_writes_map_and_overlay_of_a_film(fresh: tuple, tmp_path: Path) -> None:
-    model, processor = fresh
-    model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
-    path = tmp_path / "film.png"
-    Image.fromarray((film(50, 70) * 255).astype(np.uint8)).save(path)
-    command = [str(path), "left nodule, small", "--model", str(tmp_path / "model"), "--output", str(tmp_path / "out")]
-    grounding.main(command)
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {
-        f"film_left_nodule_small.{kind}" for kind in ("npy", "png", "pdf")
+@pytest.fixture(scope="module")
+def folder(fresh: tuple, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    for part in fresh:
+        part.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [("film.png", "film"), ("1.2.826.0.1.png", "1.2.826.0.1"), ("1.2.826.0.1", "1.2.826.0.1")],
+)
+def test_command_writes_map_and_overlay_of_a_film_whatever_dots_its_name_has(
+    name: str, stem: str, fresh: tuple, folder: Path, tmp_path: Path
+) -> None:
+    path, out = tmp_path / name, tmp_path / "out"
+    Image.fromarray((film(50, 70) * 255).astype(np.uint8)).save(path, format="png")
+    overlay.main([str(path), "left nodule, 1.5 cm", "--model", str(folder), "--output", str(out), "--device", "cpu"])
+    assert {file.name for file in out.iterdir()} == {
+        f"{stem}_left_nodule_1_5_cm.{kind}" for kind in ("npy", "png", "pdf")
     }
-    written = np.load(tmp_path / "out" / "film_left_nodule_small.npy")
-    model.eval()
-    np.testing.assert_allclose(written, grounding.ground(model, processor, read_image(path), "left nodule, small"))
+    written = np.load(out / f"{stem}_left_nodule_1_5_cm.npy")
+    fresh[0].eval()
+    np.testing.assert_allclose(written, grounding.ground(*fresh, read_image(path), "left nodule, 1.5 cm"))
+
+
+@pytest.mark.parametrize(("options", "device"), [([], None), (["--device", "cuda:1"], "cuda:1")])
+def test_command_loads_the_model_on_the_device_asked_for(
+    options: list[str], device: str | None, fresh: tuple, tmp_path: Path
+) -> None:
+    Image.fromarray((film(50, 70) * 255).astype(np.uint8)).save(tmp_path / "film.png")
+    with patch.object(overlay, "load", Mock(return_value=fresh)) as load:
+        overlay.main([str(tmp_path / "film.png"), "edema", "--model", "m", "--output", str(tmp_path / "out"), *options])
+    load.assert_called_once_with(Path("m"), device=device)
+
+
+def test_command_is_that_of_the_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["grounding", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module("lgdea_core.grounding", run_name="__main__")
+    assert "--device" in capsys.readouterr().out

@@ -14,9 +14,6 @@ sys.path.insert(0, str(ROOT / "notebooks"))
 
 import run  # noqa: E402  (notebooks/run.py)
 
-from lgdea_core.config import RunConfig  # noqa: E402
-from lgdea_core.region_detector import RegionDetector  # noqa: E402
-
 COMMON = """preset: str | None = None  # None: LGDEA_PRESET or demo
 run: str | None = None
 corpus: str | None = None
@@ -97,20 +94,14 @@ def test_a_dying_kernel_is_an_error_not_a_hang(folder: Path, capfd: pytest.Captu
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            ["-p", "sead", "1"],
-            "no parameter is called 'sead'; the chosen notebooks have: corpus, data, method, paired_",
-        ),
+        (["-p", "sead", "1"], "no parameter is called 'sead'; the chosen notebooks have: corpus, data, method, pai"),
         (["--preset", "dmeo"], "preset must be one of ci, demo, small, paper, got 'dmeo'"),
         (["-p", "seed", "one"], "parameter seed: expected int, got 'one'"),
         (["-p", "paired_ratio", "2"], "paired_ratio must lie between 0 and 1, got 2"),
         (["-p", "method", "clipp"], "method must be one of"),
         (["--notebooks", "01,09"], "no notebook has the number 09; there are 01, 02"),
         (["--data", "/no/such/folder"], "no folder at /no/such/folder"),
-        (
-            ["--corpus", "nih"],
-            "corpus 'nih' needs the folder that has one sub-folder per corpus: --data, or LGDEA_DATA",
-        ),
+        (["--corpus", "nih"], "'nih' needs the folder that has one sub-folder per corpus: --data, or LGDEA_DATA"),
         (["--preset", "paper"], "corpus 'mimic_cxr' needs the folder"),
         (["--sweep", "seed"], "--sweep: expected NAME=V1,V2, got 'seed'"),
         (["--sweep", "sead=1,2"], "no parameter is called 'sead'"),
@@ -136,32 +127,22 @@ def test_a_notebook_without_a_parameters_cell_is_refused(folder: Path, capsys: p
 
 def planned(folder: Path, *arguments: str) -> list[tuple[str, dict[str, object]]]:
     declared = {path: run.declared_parameters(path) for path in run.select_notebooks(folder)}
-    return run.plan(run._parser().parse_args(arguments), declared)
+    return run.plan(run.command_line().parse_args(arguments), declared)
 
 
 def test_a_sweep_is_one_run_per_combination_each_with_its_own_name(folder: Path) -> None:
     runs = planned(folder, "--sweep", "paired_ratio=0.05,0.1", "--sweep", "seed=0,1")
-    assert [name for name, _ in runs] == [
-        "lgdea-ci-0-paired_ratio-0.05-seed-0",
-        "lgdea-ci-1-paired_ratio-0.05-seed-1",
-        "lgdea-ci-0-paired_ratio-0.1-seed-0",
-        "lgdea-ci-1-paired_ratio-0.1-seed-1",
-    ]
-    assert [(values["paired_ratio"], values["seed"]) for _, values in runs] == [
-        (0.05, 0),
-        (0.05, 1),
-        (0.1, 0),
-        (0.1, 1),
+    assert [(name, values["paired_ratio"], values["seed"]) for name, values in runs] == [
+        ("lgdea-ci-0-paired_ratio-0.05-seed-0", 0.05, 0),
+        ("lgdea-ci-1-paired_ratio-0.05-seed-1", 0.05, 1),
+        ("lgdea-ci-0-paired_ratio-0.1-seed-0", 0.1, 0),
+        ("lgdea-ci-1-paired_ratio-0.1-seed-1", 0.1, 1),
     ]
     assert all(name == values["run"] for name, values in runs)
-
-
-def test_default_names_that_differ_by_themselves_get_no_suffix(folder: Path) -> None:
+    # names that differ by themselves get no suffix
     assert [name for name, _ in planned(folder, "--sweep", "seed=0,1")] == ["lgdea-ci-0", "lgdea-ci-1"]
-    assert [name for name, _ in planned(folder, "--run", "mine", "--sweep", "seed=0,1")] == [
-        "mine-seed-0",
-        "mine-seed-1",
-    ]
+    named = planned(folder, "--run", "mine", "--sweep", "seed=0,1")
+    assert [name for name, _ in named] == ["mine-seed-0", "mine-seed-1"]
 
 
 def test_values_take_the_declared_type() -> None:
@@ -235,12 +216,6 @@ def test_a_corpus_without_boxes_and_with_few_labels_gets_through_all_notebooks(r
     assert scored_metrics(bare) == {"auc_tail", *recalls, *(f"{name}_text_to_image" for name in recalls)}
     assert (bare / "figures/05_comparison.png").is_file()
     assert set(pd.read_csv(bare / "asg_regions.csv")["task"]) == {"tags"}, "no region boxes"
-    detector = tmp_path / "detector"
-    RegionDetector.of(RunConfig.from_preset("ci", method="asg")).save_pretrained(detector)
-    assert run.main([*arguments, "--notebooks", "07", "-p", "region_detector", str(detector)]) == 0
-    found = pd.read_csv(bare / "asg_regions.csv")
-    assert set(found["task"]) == {"regions", "tags"}
-    assert set(found["boxes"]) == {"detected"}
 
 
 def scored_metrics(folder: Path) -> set[str]:

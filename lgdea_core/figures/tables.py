@@ -1,20 +1,21 @@
-"""Figures of the committed tables; rules as in `figures`: arrays in, a Figure out.
+"""Figures of the committed tables.
 
 A mark is the mean over seeds and its bar the standard deviation (of the sample, n - 1); one seed has no bar. Rows that
 a table lacks are not drawn, and the caption names them. Axes run over `RANGES`, farther only where a value lies beyond.
 """
 
+import itertools
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lgdea_core.figures import COLOURS, GREY, MARKERS
+from lgdea_core.figures.style import COLOURS, GREY, MARKERS, captioned
 
 MEASURE_NAMES = {
     "auc": "zero-shot AUC",
@@ -56,6 +57,7 @@ SWEPT = {"alpha": "graph", "neighbours": "graph", "affinity_sharpness": "affinit
 """swept setting -> mode of the relations it was swept in; None: the mode of the base settings"""
 QUALITIES = {"precision_at_1": ("precision@1", "commonest_rate"), "label_auc": ("label AUC", None)}
 """column -> name, and the column of what relating every image to the commonest set of findings would get"""
+MARK = {"markersize": 5, "linewidth": 1.2}
 PUBLISHED = "published, not rerun"
 """Origin of rows taken from a paper; they are drawn hollow."""
 
@@ -80,20 +82,46 @@ def figure_pairing_curve(
     figure = Figure(figsize=(9.6, 5.4), layout="constrained")
     axes = figure.subplots(2, 3).ravel()
     for axis, (column, name) in zip(axes, MEASURE_NAMES.items(), strict=True):
-        for number, method in enumerate(methods):
-            own = mean_and_sd(table[table["method"] == method], ["paired_ratio"], column)
-            places = own["paired_ratio"] * 1.04 ** (number - (len(methods) - 1) / 2)  # no bar hides another
-            axis.errorbar(places, own["mean"], own["sd"], label=method, **_style(number))
-        axis.set(ylabel=name, ylim=_range(name, table, column), xscale="log", xlim=(0.007, 1.4))
-        axis.set_xticks(ratios, [f"{100 * ratio:g} %" for ratio in ratios], fontsize=8)
-        axis.minorticks_off()
+        _draw_shares(axis, table, "paired_ratio", column, methods, ratios)
+        axis.set(ylabel=name, ylim=_range(name, table[column]), xlim=(0.007, 1.4))
         if name in CHANCE:
             axis.axhline(CHANCE[name], color=GREY, linestyle=":")
     for axis in axes[3:]:
         axis.set_xlabel("known pairs (log scale)")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=8, frameon=False)
-    lacking = _lacking(table, methods, ratios)
-    return _captioned(figure, caption, _seeds_note(table, ["method", "paired_ratio"]), _no_rows(lacking))
+    figure.legend(handles=_handles(methods, "-"), loc="outside upper center", ncols=8, frameon=False)
+    there = set(table[["method", "paired_ratio"]].itertuples(index=False, name=None))
+    groups: dict[str, list[str]] = {}  # methods that lack the same ratios, together
+    for method in methods:
+        absent = ", ".join(f"{100 * ratio:g} %" for ratio in ratios if (method, ratio) not in there)
+        groups.setdefault(absent, []).append(method)
+    lacking = [f"{', '.join(names)} at {absent}" for absent, names in groups.items() if absent]
+    return captioned(figure, caption, _seeds_note(table, ["method", "paired_ratio"]), _no_rows(lacking))
+
+
+def figure_label_curve(panels: Mapping[tuple[str, str], pd.DataFrame], caption: str = "") -> Figure:
+    """Methods over the share of the labels, a panel for each (measure, corpus).
+
+    Args:
+        panels: rows with columns method, label_ratio, seed and the measure's; one protocol each.
+        caption: what is the same in all panels.
+
+    Raises:
+        ValueError: there is no panel, or one has no row.
+    """
+    if not panels or any(table.empty for table in panels.values()):
+        raise ValueError(f"figure_label_curve: expected rows for every panel, got none for {list(panels) or 'any'}")
+    rows = pd.concat([table.assign(panel=str(key)) for key, table in panels.items()])
+    methods = list(dict.fromkeys(rows["method"]))
+    figure = Figure(figsize=(3.1 * len(panels) + 0.4, 3.2), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, ((measure, corpus), table) in zip(axes, panels.items(), strict=True):
+        _draw_shares(axis, table, "label_ratio", measure, methods, sorted(table["label_ratio"].unique()))
+        axis.set(ylabel=measure, title=corpus, ylim=(0.4, 1.0) if measure == "auc" else (0.0, 1.0))
+        if measure == "auc":
+            axis.axhline(0.5, color=GREY, linestyle=":")
+    figure.legend(handles=_handles(methods, "-"), loc="outside upper center", ncols=6, frameon=False, fontsize=8)
+    note = "share of labelled training studies, log scale"
+    return captioned(figure, caption, _seeds_note(rows, ["panel", "method", "label_ratio"]), note)
 
 
 def figure_ablation(
@@ -120,29 +148,26 @@ def figure_ablation(
     _refuse_mixed(both, ("world", "preset", "paired_ratio"), "figure_ablation")
     _refuse_mixed(whole, ("method",), "figure_ablation")
     order = list(dict.fromkeys((*variants, *table["variant"])))
-    lines = sorted(set(table[["variant", "method"]].itertuples(index=False, name=None)),
-                   key=lambda line: (order.index(line[0]), line[1]))  # fmt: skip
+    table = table.sort_values("method").sort_values("variant", key=lambda part: part.map(order.index), kind="stable")
+    shared = table.groupby("variant")["method"].transform("nunique") > 1
+    table["line"] = table["variant"].where(~shared, table["variant"] + ": " + table["method"])
+    lines, hollow = list(dict.fromkeys(table["line"])), table["variant"].isin(controls)
     figure = Figure(figsize=(12.4, 0.3 * max(2, len(lines)) + 1.7), layout="constrained")
     axes = figure.subplots(1, len(MEASURE_NAMES), sharey=True)
     for axis, (column, name) in zip(axes, MEASURE_NAMES.items(), strict=True):
         _level(axis.axvline, axis.axvspan, whole, column, "the method as it is", colour=COLOURS[1])
-        for place, (variant, method) in enumerate(lines):
-            rows = table[(table["variant"] == variant) & (table["method"] == method)]
-            own, style = mean_and_sd(rows, ["variant"], column), _style(0) | {"linestyle": ""}
-            style["markerfacecolor"] = "white" if variant in controls else COLOURS[0]
-            axis.errorbar(own["mean"], [place] * len(own), xerr=own["sd"], **style)
-        axis.set(xlabel=name, xlim=_range(name, both, column))
+        _draw_points(axis, table[~hollow], column, "line", lines, color=COLOURS[0])
+        _draw_points(axis, table[hollow], column, "line", lines, color=COLOURS[0], markerfacecolor="white")
+        axis.set(xlabel=name, ylabel="", xlim=_range(name, both[column]))
         axis.grid(axis="x", color="#DDDDDD", linewidth=0.6)
         if name in CHANCE:
             axis.axvline(CHANCE[name], color=GREY, linestyle=":", label="chance")
-    shared = table.groupby("variant")["method"].nunique()
-    labels = [f"{variant}: {method}" if shared[variant] > 1 else variant for variant, method in lines]
-    axes[0].set_yticks(range(len(lines)), labels)
+    axes[0].set_yticks(range(len(lines)), lines)
     axes[0].set(ylim=(max(2, len(lines)) - 0.5, -0.5), ylabel="variant (hollow: must fail)")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     lacking = [name for name in variants if name not in set(table["variant"])]
     lacking += [] if len(whole) else ["the method as it is"]
-    return _captioned(figure, caption, _seeds_note(both, ["variant", "method"]), _no_rows(lacking))
+    return captioned(figure, caption, _seeds_note(both, ["variant", "method"]), _no_rows(lacking))
 
 
 def figure_relation_curves(table: pd.DataFrame, base: Mapping[str, object], caption: str = "") -> Figure:
@@ -163,9 +188,11 @@ def figure_relation_curves(table: pd.DataFrame, base: Mapping[str, object], capt
     axes = figure.subplots(len(QUALITIES), len(SWEPT), sharex="col", squeeze=False)
     random = table[table["relations"] == "random"]
     lacking = [] if len(random) else ["random relations"]
+    settings = [column for column in table.columns if column in base]
     for column, (setting, mode) in zip(axes.T, SWEPT.items(), strict=True):
         others = {**base, "relations": mode or base["relations"]}
-        rows = _sweep(table, others, setting)
+        held = [name for name in settings if name != setting]
+        rows = table[(table[held] == pd.Series(others)[held]).all(axis=1)]  # which differ in one setting at most
         shuffled = table[table["relations"] == f"{others['relations']}, shuffled pairs"]
         lacking += [setting] if rows[setting].nunique() < 2 else []
         for axis, (quality, (name, reference)) in zip(column, QUALITIES.items(), strict=True):
@@ -173,13 +200,11 @@ def figure_relation_curves(table: pd.DataFrame, base: Mapping[str, object], capt
             _level(axis.axhline, axis.axhspan, shuffled, quality, "shuffled pairs", colour=COLOURS[2])
             if reference:
                 _level(axis.axhline, axis.axhspan, table, reference, "commonest findings for all", colour=COLOURS[1])
-            own = mean_and_sd(rows, [setting], quality)
-            axis.errorbar(own[setting], own["mean"], own["sd"], **_style(0))
-            axis.set(ylabel=name, ylim=_range(name, table, quality))
+            _draw_means(axis, rows, setting, quality, color=COLOURS[0], marker=MARKERS[0])
+            axis.set(ylabel=name, xlabel="", ylim=_range(name, table[quality]))
         column[-1].set_xlabel(f"{setting} (mode {others['relations']})", fontsize=9)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
-    settings = [column for column in table.columns if column in base]
-    return _captioned(figure, caption, _seeds_note(table, settings), _no_rows(lacking))
+    return captioned(figure, caption, _seeds_note(table, settings), _no_rows(lacking))
 
 
 def figure_hard_set(table: pd.DataFrame, measure: str, caption: str = "") -> Figure:
@@ -198,25 +223,31 @@ def figure_hard_set(table: pd.DataFrame, measure: str, caption: str = "") -> Fig
     if rows.empty:
         known = ", ".join(sorted(set(table["measure"])))
         raise ValueError(f"figure_hard_set: no row has measure {measure!r}; there are: {known or 'no rows'}")
+    share = (100 * rows["paired_ratio"]).map("{:g} %".format)
+    rows = rows.assign(series=rows["method"] + ", " + share)
+    series = list(dict.fromkeys(rows["series"]))
     panels = {kind: list(dict.fromkeys(part["group"])) for kind, part in rows.groupby("by", sort=False)}
     lines = [len(groups) for groups in panels.values()]
-    each = 0.2 + 0.08 * len(rows[["method", "paired_ratio"]].drop_duplicates())
-    figure = Figure(figsize=(7.4, each * sum(lines) + 0.4 * len(lines) + 1.3), layout="constrained")
+    height = (0.2 + 0.08 * len(series)) * sum(lines) + 0.4 * len(lines) + 1.3
+    figure = Figure(figsize=(7.4, height), layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=lines)[:, 0]
     name = MEASURE_NAMES.get(PROTOCOLS.get(measure, measure), measure)
+    looks, apart, lacking = _looks(series).values(), 0.6 * (1 - 1 / len(series)), []
+    styles = {"palette": [look["color"] for look in looks], "markers": [look["marker"] for look in looks]}
     for axis, (kind, groups) in zip(axes, panels.items(), strict=True):
-        _draw_groups(axis, rows[rows["by"] == kind], groups)
-        axis.set(ylabel=kind, xlim=_range(name, rows, "estimate"))
+        part = rows[rows["by"] == kind]
+        _draw_points(axis, part, "estimate", "group", groups, hue="series", hue_order=series, dodge=apart, **styles)
+        sizes = part.groupby("group")["n"].agg(["min", "max"]).loc[groups].itertuples()
+        counts = [f"{group} (n = {low}" + (")" if low == high else f" to {high})") for group, low, high in sizes]
+        axis.set_yticks(range(len(groups)), counts)
+        axis.set(ylabel=kind, xlabel="", xlim=_range(name, rows["estimate"]), ylim=(len(groups) - 0.5, -0.5))
+        axis.grid(axis="x", color="#DDDDDD", linewidth=0.6)
+        there = set(part[["series", "group"]].itertuples(index=False, name=None))
+        lacking += [f"{one} on {group}" for one in series for group in groups if (one, group) not in there]
     axes[-1].set_xlabel(name)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
-    series, cells = ["method", "paired_ratio"], ["by", "group"]
-    lacking = [
-        f"{method} {100 * ratio:g} % on {group}"
-        for method, ratio in rows[series].drop_duplicates().itertuples(index=False)
-        for kind, group in rows[cells].drop_duplicates().itertuples(index=False)
-        if not (rows[[*series, *cells]] == (method, ratio, kind, group)).all(axis=1).any()
-    ]
-    return _captioned(figure, caption, _seeds_note(rows, [*series, *cells]), _no_rows(lacking))
+    handles = _handles([f"{one} of pairs" for one in series])
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
+    return captioned(figure, caption, _seeds_note(rows, ["series", "by", "group"]), _no_rows(lacking))
 
 
 def figure_paper_table(rows: pd.DataFrame, caption: str = "") -> Figure:
@@ -242,76 +273,76 @@ def figure_paper_table(rows: pd.DataFrame, caption: str = "") -> Figure:
     heights = [high * count + 0.9 for count in tallest]
     figure = Figure(figsize=(4.2 * across, sum(heights) + 0.8), layout="constrained")
     axes = figure.subplots(len(heights), across, squeeze=False, height_ratios=heights).ravel()
+    looks = _looks(settings)
     for axis, ((corpus, measure), part) in zip(axes, panels, strict=False):
         systems = list(dict.fromkeys(names[part.index]))
         for row, name in zip(part.to_dict("records"), names[part.index], strict=True):
-            style = _style(settings.index(row["setting"])) | {"linestyle": ""}
-            if row["origin"] == PUBLISHED:
-                style["markerfacecolor"] = "none"
-            axis.errorbar(row["value"], systems.index(name), xerr=row["sd"], **style)
+            face = {"markerfacecolor": "none"} if row["origin"] == PUBLISHED else {}
+            axis.errorbar(row["value"], systems.index(name), xerr=row["sd"], linestyle="", markersize=5, capsize=2,
+                          **looks[row["setting"]], **face)  # fmt: skip
         axis.set_yticks(range(len(systems)), [labels[name] for name in systems], fontsize=7)
-        axis.set(xlabel=measure, xlim=_range(measure, part, "value"), ylim=(len(systems) - 0.5, -0.5))
+        axis.set(xlabel=measure, xlim=_range(measure, part["value"]), ylim=(len(systems) - 0.5, -0.5))
         axis.set_title(f"{corpus}: {', '.join(dict.fromkeys(part['origin']))}", fontsize=8)
         axis.grid(color="#EEEEEE", linewidth=0.6)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    looks = {setting: {key: _style(n)[key] for key in ("color", "marker")} for n, setting in enumerate(settings)}
+    handles = _handles(settings)
     if rows["origin"].eq(PUBLISHED).any():
-        looks[PUBLISHED] = {"color": GREY, "marker": "o", "markerfacecolor": "white"}
-    handles = [Line2D([], [], linestyle="", label=label, **look) for label, look in looks.items()]
+        handles.append(Line2D([], [], linestyle="", label=PUBLISHED, color=GREY, marker="o", markerfacecolor="white"))
     figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
-    return _captioned(figure, caption)
+    return captioned(figure, caption)
 
 
-def mean_and_sd(table: pd.DataFrame, by: list[str], column: str) -> pd.DataFrame:
-    """Mean, sd and seeds of a column for every group; no rows where the table lacks the column."""
-    if column not in table:
-        return pd.DataFrame(columns=[*by, "mean", "sd", "seeds"], dtype=float)
-    known = table.dropna(subset=[column])
-    return known.groupby(by, sort=True)[column].agg(mean="mean", sd="std", seeds="count").reset_index()
+def _looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """A colour and a marker for each name, by its place."""
+    looks = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=True)
+    return {name: {"color": colour, "marker": marker} for name, (colour, marker) in zip(names, looks, strict=False)}
 
 
-def _draw_groups(axis: Axes, rows: pd.DataFrame, groups: Sequence[str]) -> None:
-    series = list(rows[["method", "paired_ratio"]].drop_duplicates().itertuples(index=False, name=None))
-    for number, (method, ratio) in enumerate(series):
-        own = rows[(rows["method"] == method) & (rows["paired_ratio"] == ratio)]
-        spread = mean_and_sd(own, ["group"], "estimate").set_index("group").reindex(groups)
-        places = np.arange(len(groups)) + 0.6 * ((number + 0.5) / len(series) - 0.5)
-        style = _style(number) | {"linestyle": "", "label": f"{method}, {100 * ratio:g} % of pairs"}
-        axis.errorbar(spread["mean"], places, xerr=spread["sd"], **style)
-    sizes = rows.groupby("group")["n"].agg(["min", "max"]).loc[list(groups)]
-    counts = [f"{low}" if low == high else f"{low} to {high}" for low, high in sizes.itertuples(index=False)]
-    axis.set_yticks(range(len(groups)), [f"{group} (n = {n})" for group, n in zip(groups, counts, strict=True)])
-    axis.set_ylim(len(groups) - 0.5, -0.5)
-    axis.grid(axis="x", color="#DDDDDD", linewidth=0.6)
+def _handles(names: Sequence[str], linestyle: str = "") -> list[Line2D]:
+    return [Line2D([], [], linestyle=linestyle, label=name, **look) for name, look in _looks(names).items()]
 
 
-def _sweep(table: pd.DataFrame, base: Mapping[str, object], setting: str) -> pd.DataFrame:
-    """Rows that differ from the base in one setting at most."""
-    others = [name for name in base if name != setting and name in table]
-    return table[np.logical_and.reduce([table[name] == base[name] for name in others])]
+def _draw_means(axis: Axes, rows: pd.DataFrame, x: str, y: str, **look: Any) -> None:
+    """Mean over the seeds at every place, joined by a line; the bar is their deviation."""
+    if rows[y].notna().any():  # seaborn draws no empty table
+        bars = {"errorbar": "sd", "err_style": "bars", "err_kws": {"capsize": 2, "elinewidth": 1.2}}
+        sns.lineplot(rows, x=x, y=y, ax=axis, legend=False, markeredgewidth=0, **MARK, **bars, **look)
+
+
+def _draw_points(axis: Axes, rows: pd.DataFrame, x: str, y: str, lines: Sequence[str], **look: Any) -> None:
+    """The same on one line for each name in column `y`, one below the other and not joined."""
+    if rows[x].notna().any():
+        bars = {"errorbar": "sd", "capsize": 0.1, "err_kws": {"zorder": 1}, "orient": "y", "linestyle": "none"}
+        sns.pointplot(rows, x=x, y=y, order=lines, ax=axis, legend=False, markeredgewidth=1, **MARK, **bars, **look)
+
+
+def _draw_shares(
+    axis: Axes, table: pd.DataFrame, x: str, y: str, methods: Sequence[str], ratios: Sequence[float]
+) -> None:
+    """Every method over a share, on a log scale, a little apart so that no bar hides another."""
+    for number, (method, look) in enumerate(_looks(methods).items()):
+        own = table[table["method"] == method]
+        _draw_means(axis, own.assign(**{x: own[x] * 1.04 ** (number - (len(methods) - 1) / 2)}), x, y, **look)
+    axis.set(xscale="log", xlabel="")
+    axis.set_xticks(ratios, [f"{100 * ratio:g} %" for ratio in ratios], fontsize=8)
+    axis.minorticks_off()
 
 
 def _level(
     line: Callable[..., object], band: Callable[..., object], rows: pd.DataFrame, column: str, label: str, colour: Any
 ) -> None:
     """Mean of a column as a line through the panel, its sd as a band; nothing where there are no rows."""
-    values = rows[column].dropna() if column in rows else pd.Series(dtype=float)
+    values = rows[column].dropna()
     if len(values):
         line(values.mean(), color=colour, linestyle="--", linewidth=1, label=label)
     if len(values) > 1:
         band(values.mean() - values.std(), values.mean() + values.std(), color=colour, alpha=0.15, linewidth=0)
 
 
-def _style(number: int) -> dict[str, Any]:
-    colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-    return {"color": colour, "marker": marker, "markersize": 5, "linewidth": 1.2, "elinewidth": 1.2, "capsize": 2}
-
-
-def _range(name: str, table: pd.DataFrame, column: str) -> tuple[float, float]:
+def _range(name: str, values: pd.Series) -> tuple[float, float]:
     low, high = RANGES.get(name, (0.0, 1.0))
-    values = table[column].dropna() if column in table else []
-    return (min(low, *values), max(high, *values)) if len(values) else (low, high)
+    return min([low, *values.dropna()]), max([high, *values.dropna()])
 
 
 def _refuse_mixed(table: pd.DataFrame, columns: Sequence[str], where: str) -> None:
@@ -331,22 +362,5 @@ def _seeds_note(table: pd.DataFrame, by: list[str]) -> str:
     return "one seed, so no sd" if many == 1 else note + (" (one: no sd)" if few == 1 else "")
 
 
-def _lacking(table: pd.DataFrame, methods: Sequence[str], ratios: Sequence[float]) -> list[str]:
-    """ "clip, gloria at 1 %, 5 %": methods that lack the same ratios, together."""
-    there = set(table[["method", "paired_ratio"]].itertuples(index=False, name=None))
-    groups: dict[str, list[str]] = {}
-    for method in methods:
-        absent = ", ".join(f"{100 * ratio:g} %" for ratio in ratios if (method, ratio) not in there)
-        groups.setdefault(absent, []).append(method)
-    return [f"{', '.join(names)} at {absent}" for absent, names in groups.items() if absent]
-
-
 def _no_rows(lacking: Sequence[str]) -> str:
     return f"no rows: {'; '.join(lacking)}" if lacking else ""
-
-
-def _captioned(figure: Figure, *parts: str) -> Figure:
-    text = "; ".join(part for part in parts if part)
-    columns = int(18 * figure.get_figwidth())
-    figure.supxlabel(textwrap.fill(text, columns), fontsize=7, color=GREY, x=0.99, ha="right")
-    return figure

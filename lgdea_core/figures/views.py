@@ -8,37 +8,33 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, UInt8
-from matplotlib.figure import Figure
 
 from lgdea_core.crops import boxes_mask, boxes_to_frame, standardise
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.images import read_image
 from lgdea_core.evidence.sections import sentence_spans
 from lgdea_core.evidence.triplets import sentence_regions, triplets
-from lgdea_core.figures import save_figure
+from lgdea_core.figures.style import Image
 from lgdea_core.grounding import gradcam, ground
 from lgdea_core.inference import IMAGES_AT_ONCE, evaluating
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
-from lgdea_core.paths import git_commit, project_root
-from lgdea_core.runs.artifacts import Run
 from lgdea_core.runs.inputs import Inputs
 from lgdea_core.vocabulary import REGIONS
 
+OVERLAYS = ("model", "baseline", "prototypes", "Grad-CAM")
+"""Maps of a phrase: cosine in the joint space of the run's method and of `clip`; of the method, the Bhattacharyya
+coefficient of assignments, and Grad-CAM."""
 
-def keep_figure(run: Run, figure: Figure, name: str, *, patients: bool = False) -> Figure:
-    """Save a figure with its origin where the run's figures lie, and hand it back to be shown.
 
-    Args:
-        run: says where, and what goes into the metadata.
-        figure: what to save.
-        name: file name without suffix.
-        patients: it shows a report or a film; those of a real corpus stay in the run's folder, which git ignores.
-    """
-    private = patients and run.config.data.corpus != "phantom"
-    folder = run.folder / "figures" if private else run.figures
-    origin = {"run": run.name, "commit": git_commit(project_root()), "seed": str(run.config.seed)}
-    save_figure(figure, folder / name, origin)
-    return figure
+def phrase_map(
+    models: Mapping[str, tuple[LGDEAModel, LGDEAProcessor]], film: Image, phrase: str, overlay: str
+) -> Image:
+    """One of `OVERLAYS` in the film's pixels; `models` needs "model", and "baseline" for the overlay of that name."""
+    if overlay == "Grad-CAM":
+        return gradcam(*models["model"], film, phrase)
+    if overlay == "prototypes":
+        return ground(*models["model"], film, phrase, space="prototypes")
+    return ground(*models[overlay], film, phrase)
 
 
 class LesionViews(NamedTuple):
@@ -66,7 +62,7 @@ class GroundingSample(NamedTuple):
 
     study_id: str
     phrase: str
-    film: Float[np.ndarray, "height width"]
+    film: Image
     boxes_xywh: list[tuple[float, ...]]
 
     @property
@@ -87,15 +83,14 @@ def grounding_samples(inputs: Inputs, study_ids: Iterable[str], limit: int) -> l
     for image_id, study_id, phrase in chosen[["image_id", "study_id", "phrase"]].itertuples(index=False):
         film = read_image(inputs.corpus.image_path(image_id))
         own = boxes[(boxes["image_id"] == image_id) & (boxes["phrase"] == phrase)]
-        corners = boxes_to_frame(own, *film.shape).tolist()
-        samples.append(GroundingSample(study_id, phrase, film, [(a, b, c - a, d - b) for a, b, c, d in corners]))
+        samples.append(GroundingSample(study_id, phrase, film, _boxes_xywh(own, film)))
     return samples
 
 
 class RegionView(NamedTuple):
     """A film with its regions, and its report's sentences with the regions they name."""
 
-    film: Float[np.ndarray, "height width"]
+    film: Image
     boxes_xywh: dict[str, tuple[float, ...]]
     sentences: list[tuple[str, list[str]]]
 
@@ -105,8 +100,7 @@ def region_view(corpus: Corpus, evidence: pd.DataFrame, study_id: str) -> Region
     image_id = corpus.images.loc[corpus.images["study_id"] == study_id, "image_id"].iloc[0]
     film, regions = read_image(corpus.image_path(image_id)), corpus.regions
     regions = regions[regions["image_id"] == image_id]
-    corners = boxes_to_frame(regions, *film.shape).tolist()
-    boxes = {name: (a, b, c - a, d - b) for name, (a, b, c, d) in zip(regions["region"], corners, strict=True)}
+    boxes = dict(zip(regions["region"], _boxes_xywh(regions, film), strict=True))
     report = corpus.studies.set_index("study_id").loc[study_id, "report"]
     [links] = sentence_regions(triplets(evidence[evidence["report_id"] == study_id]), {study_id: report})
     sentences: list[tuple[str, list[str]]] = [(report[start:end], []) for start, end in sentence_spans(report)]
@@ -115,20 +109,9 @@ def region_view(corpus: Corpus, evidence: pd.DataFrame, study_id: str) -> Region
     return RegionView(film, boxes, sentences)
 
 
-OVERLAYS = ("model", "baseline", "prototypes", "Grad-CAM")
-"""Maps of a phrase: cosine in the joint space of the run's method and of `clip`; of the method, the Bhattacharyya
-coefficient of assignments, and Grad-CAM."""
-
-
-def phrase_map(
-    models: Mapping[str, tuple[LGDEAModel, LGDEAProcessor]],
-    film: Float[np.ndarray, "height width"],
-    phrase: str,
-    overlay: str,
-) -> Float[np.ndarray, "height width"]:
-    """One of `OVERLAYS` in the film's pixels; `models` needs "model", and "baseline" for the overlay of that name."""
-    if overlay == "Grad-CAM":
-        return gradcam(*models["model"], film, phrase)
-    if overlay == "prototypes":
-        return ground(*models["model"], film, phrase, space="prototypes")
-    return ground(*models[overlay], film, phrase)
+def _boxes_xywh(rows: pd.DataFrame, film: Image) -> list[tuple[float, ...]]:
+    """Rows with boxes of annotated frames, in the film's own pixels."""
+    return [
+        (left, top, right - left, bottom - top)
+        for left, top, right, bottom in boxes_to_frame(rows, *film.shape).tolist()
+    ]

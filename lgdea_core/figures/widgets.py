@@ -6,8 +6,9 @@ Every explorer is controls over one picture, redrawn by a `draw_*` function that
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import ipywidgets
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
@@ -15,23 +16,20 @@ from matplotlib.figure import Figure
 from scipy import sparse
 
 from lgdea_core.evidence.extract import accept_findings, make_extractor
-from lgdea_core.figures import GroundingRow, figure_grounding_grid, figure_report_evidence
-from lgdea_core.figures.evidence import figure_extractors
-from lgdea_core.figures.explore import figure_prototype_neighbours, figure_seed_reach, figure_term_by_variant
+from lgdea_core.figures.evidence import figure_extractors, figure_report_evidence
+from lgdea_core.figures.graphs import figure_seed_reach
+from lgdea_core.figures.grounding import GroundingRow, figure_grounding_grid
+from lgdea_core.figures.prototypes import figure_prototype_neighbours
+from lgdea_core.figures.training import figure_history
 from lgdea_core.figures.views import OVERLAYS, GroundingSample, phrase_map
 from lgdea_core.finding import EVIDENCE_COLUMNS
 from lgdea_core.graph import seed_matrix
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 
-if TYPE_CHECKING:
-    import ipywidgets
-
 NEAREST_PHRASES = 8
 NEAREST_LESIONS = 6
 LONGEST_WALK = 6
 """Steps a seed is followed for."""
-NONNEGATIVE = ("prototypes", "Grad-CAM")
-"""Overlays that are no cosines: they run over [0, 1]."""
 SCREEN_DPI = 90
 FORM_COLUMNS = 88
 """characters a line of a pasted report"""
@@ -152,18 +150,16 @@ def draw_overlay(
     boxes = sample.boxes_xywh if phrase == sample.phrase else []
     maps = {overlay: phrase_map(models, sample.film, phrase, overlay)}
     row = GroundingRow(image=sample.film, maps=maps, boxes_xywh=boxes, phrase=phrase)
-    return figure_grounding_grid([row], nonnegative=NONNEGATIVE, caption=f"study {sample.study_id}")
+    return figure_grounding_grid([row], caption=f"study {sample.study_id}")
 
 
-def evidence_explorer(studies: pd.DataFrame, evidence: pd.DataFrame, study_ids: Sequence[str]) -> "ipywidgets.VBox":
+def evidence_explorer(studies: pd.DataFrame, evidence: pd.DataFrame, study_ids: Sequence[str]) -> ipywidgets.VBox:
     """Choose a report and see its evidence."""
-    import ipywidgets
-
     chosen = ipywidgets.Dropdown(options=list(study_ids), description="report")
     return _explorer(lambda study_id: draw_report(studies, evidence, study_id), study_id=chosen)
 
 
-def evidence_form(extractor: str = "lexicon", report: str = EXAMPLE_REPORT) -> "ipywidgets.VBox":
+def evidence_form(extractor: str = "lexicon", report: str = EXAMPLE_REPORT) -> ipywidgets.VBox:
     """Paste a report, press the button, and see its evidence as a picture and as a table.
 
     Rules keep nothing of it; a language model's answer goes to its store.
@@ -172,8 +168,6 @@ def evidence_form(extractor: str = "lexicon", report: str = EXAMPLE_REPORT) -> "
         extractor: see `make_extractor`.
         report: text to begin with.
     """
-    import ipywidgets
-
     model = make_extractor(extractor)
     text = ipywidgets.Textarea(value=report, rows=6, layout=ipywidgets.Layout(width="100%"))
     button = ipywidgets.Button(description="extract evidence")
@@ -191,10 +185,8 @@ def evidence_form(extractor: str = "lexicon", report: str = EXAMPLE_REPORT) -> "
     return ipywidgets.VBox([text, button, picture, table])
 
 
-def prototype_explorer(space: EvidenceSpace, names: Sequence[str]) -> "ipywidgets.VBox":
+def prototype_explorer(space: EvidenceSpace, names: Sequence[str]) -> ipywidgets.VBox:
     """Choose a prototype, by name, and see the phrases and lesion tokens nearest to it."""
-    import ipywidgets
-
     options = [(f"{number}: {name}", number) for number, name in enumerate(names)]
     chosen = ipywidgets.Dropdown(options=options, description="prototype")
     return _explorer(
@@ -203,10 +195,8 @@ def prototype_explorer(space: EvidenceSpace, names: Sequence[str]) -> "ipywidget
     )
 
 
-def propagation_explorer(spread: SeedSpread) -> "ipywidgets.VBox":
+def propagation_explorer(spread: SeedSpread) -> ipywidgets.VBox:
     """Choose a propagation step and a seed, and see which images and reports the seed reaches."""
-    import ipywidgets
-
     options = list(range(len(spread.seed_pairs)))
     return _explorer(
         lambda seed, step: draw_seed(spread, seed, step),
@@ -215,13 +205,11 @@ def propagation_explorer(spread: SeedSpread) -> "ipywidgets.VBox":
     )
 
 
-def history_explorer(history: pd.DataFrame, terms: Sequence[str]) -> "ipywidgets.VBox":
+def history_explorer(history: pd.DataFrame, terms: Sequence[str]) -> ipywidgets.VBox:
     """Choose a term or monitor, and the variants to compare."""
-    import ipywidgets
-
     variants = list(dict.fromkeys(history["variant"]))
     return _explorer(
-        lambda term, chosen: figure_term_by_variant(history[history["variant"].isin(chosen)], [term]),
+        lambda term, chosen: figure_history(history[history["variant"].isin(chosen)], [term]),
         term=ipywidgets.Dropdown(options=list(terms), description="term"),
         chosen=ipywidgets.SelectMultiple(options=variants, value=variants, description="variants"),
     )
@@ -229,10 +217,8 @@ def history_explorer(history: pd.DataFrame, terms: Sequence[str]) -> "ipywidgets
 
 def grounding_explorer(
     models: Mapping[str, tuple[LGDEAModel, LGDEAProcessor]], samples: Sequence[GroundingSample]
-) -> "ipywidgets.VBox":
+) -> ipywidgets.VBox:
     """Choose a study, a phrase (one of the list, or any other words) and an overlay."""
-    import ipywidgets
-
     phrases = list(dict.fromkeys(sample.phrase for sample in samples))
     options = [(f"{sample.study_id}: {sample.phrase}", number) for number, sample in enumerate(samples)]
     study = ipywidgets.Dropdown(options=options, description="study")
@@ -251,10 +237,8 @@ def grounding_explorer(
     )
 
 
-def _explorer(draw: Callable[..., Figure], **controls: Any) -> "ipywidgets.VBox":
+def _explorer(draw: Callable[..., Figure], **controls: Any) -> ipywidgets.VBox:
     """Controls over a picture that is redrawn when one of them changes; `draw` gets their values by name."""
-    import ipywidgets
-
     picture = ipywidgets.Image(format="png")
 
     def redraw(_: object = None) -> None:

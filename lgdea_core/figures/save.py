@@ -1,0 +1,52 @@
+"""Figures as files: PNG and PDF with their origin, the same bytes for the same figure."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from lgdea_core.paths import git_commit, project_root
+from lgdea_core.runs.artifacts import Run
+
+
+def save_figure(figure: Figure, path_stem: Path, metadata: Mapping[str, str]) -> tuple[Path, Path]:
+    """Write PNG and PDF, the same bytes for the same figure: no date, and first under another name, then renamed.
+
+    Args:
+        figure: what to save.
+        path_stem: path without suffix, dots in its name are kept; its folder is made.
+        metadata: at least run, commit and seed; text chunks of the PNG, keywords of the PDF.
+
+    Raises:
+        ValueError: run, commit or seed is missing.
+    """
+    missing = [key for key in ("run", "commit", "seed") if key not in metadata]
+    if missing:
+        raise ValueError(f"save_figure {path_stem.name}: metadata must say run, commit and seed; {missing} missing")
+    path_stem.parent.mkdir(parents=True, exist_ok=True)
+    keywords = "; ".join(f"{key}={value}" for key, value in metadata.items())
+    written = []
+    for suffix, entries in (("png", dict(metadata)), ("pdf", {"Keywords": keywords, "CreationDate": None})):
+        path = path_stem.with_name(f"{path_stem.name}.{suffix}")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        figure.savefig(temporary, format=suffix, dpi=200, metadata=entries)
+        temporary.replace(path)
+        written.append(path)
+    return written[0], written[1]
+
+
+def keep_figure(run: Run, figure: Figure, name: str, *, patients: bool = False) -> Figure:
+    """Save a figure with its origin where the run's figures lie, and hand it back to be shown.
+
+    Args:
+        run: says where, and what goes into the metadata.
+        figure: what to save.
+        name: file name without suffix.
+        patients: it shows a report or a film; those of a real corpus stay in the run's folder, which git ignores.
+    """
+    private = patients and run.config.data.corpus != "phantom"
+    folder = run.folder / "figures" if private else run.figures
+    origin = {"run": run.name, "commit": git_commit(project_root()), "seed": str(run.config.seed)}
+    save_figure(figure, folder / name, origin)
+    return figure
