@@ -5,6 +5,17 @@ import torch
 from jaxtyping import Float
 from scipy import sparse
 from torch import Tensor
+from torch.nn import functional as F
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    """Standard normal float64 numbers of a seed."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def unit(*shape: int, seed: int = 0) -> Tensor:
+    """The same, L2-normalised along the last axis."""
+    return F.normalize(normal(*shape, seed=seed), dim=-1)
 
 
 def dense(matrix: sparse.csr_array) -> Float[Tensor, "rows cols"]:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from lgdea_core.config import RunConfig
+from lgdea_core.config import MOVABLE, RunConfig
 from lgdea_core.finding import EVIDENCE_COLUMNS
 from lgdea_core.paths import checksum
 from lgdea_core.runs import artifacts
@@ -283,6 +283,6 @@ def test_every_declared_artifact_names_a_notebook_of_this_repository() -> None:
 
 def test_movable_fields_exist() -> None:
     values = dataclasses.asdict(RunConfig.from_preset("ci"))
-    for name in artifacts.MOVABLE:
+    for name in MOVABLE:
         part, entry = name.split(".")
         assert entry in values[part]

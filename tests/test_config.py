@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from lgdea_core.config import PRESETS, GraphConfig, RunConfig, TrainConfig, replace_fields
+from lgdea_core.config import METHODS, PRESETS, GraphConfig, RunConfig, TrainConfig, replace_fields
+from lgdea_core.methods.gloria import GLoRIAConfig
+from lgdea_core.methods.mgca import MGCAConfig
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -29,12 +31,22 @@ def test_changes_reach_the_part_that_has_the_field() -> None:
     assert config.seed == 0
 
 
-def test_every_field_name_belongs_to_one_part() -> None:
-    config = RunConfig()
-    names = [
-        name for part in (config.data, config.model, config.graph, config.loss, config.train) for name in vars(part)
-    ]
+@pytest.mark.parametrize("method", METHODS)
+def test_every_field_name_belongs_to_one_part(method: str) -> None:
+    config = RunConfig(method=method)
+    parts = (config.data, config.model, config.graph, config.loss, config.objective, config.train)
+    names = [name for part in parts for name in vars(part)]
     assert len(names) == len(set(names))
+    assert config.weights == {"ita": config.loss.ita} | vars(config.objective)
+
+
+def test_another_method_has_its_own_defaults_and_its_own_fields() -> None:
+    config = RunConfig.from_preset("ci", method="gloria", local=0.5)
+    assert config.objective == GLoRIAConfig(local=0.5)
+    assert replace_fields(config, method="mgca").objective == MGCAConfig()
+    assert replace_fields(config, method="lgdea", local=0.25).weights["local"] == 0.25
+    with pytest.raises(ValueError, match="no configuration field is called 'local'"):
+        replace_fields(config, method="clip", local=0.5)
 
 
 @pytest.mark.parametrize(

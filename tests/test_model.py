@@ -140,13 +140,6 @@ def test_where_there_is_one_stage_both_heads_see_it(kind: str) -> None:
     assert moved_by(kind, lambda tower: tower.laterals[-1]) == {*WHOLE, "patch_embeds"}
 
 
-def test_a_local_loss_trains_every_stage_but_the_last() -> None:
-    module = tower("cnn")
-    module(torch.randn(2, 1, 64, 64)).patch_embeds[..., 0].sum().backward()
-    moved = [lateral.weight.grad is not None for lateral in module.laterals]
-    assert moved == [True, True, False]
-
-
 def test_gradcam_reads_the_features_of_the_image_embedding(tiny: tuple) -> None:
     # the fusing layer runs twice, for both heads: the map must be that of the global head's run
     pytest.importorskip("pytorch_grad_cam")
@@ -168,52 +161,17 @@ def test_gradcam_reads_the_features_of_the_image_embedding(tiny: tuple) -> None:
     assert torch.corrcoef(torch.stack([coarse.flatten(), heat.flatten()]))[0, 1] > 0.95
 
 
-@pytest.mark.parametrize(
-    ("method", "changes", "local", "evidence"),
-    [
-        ("clip", {}, False, False),
-        ("gloria", {}, True, False),
-        ("gloria", {"local": 0.0}, False, False),
-        ("asg", {}, True, False),
-        ("asg", {"arsa": 0.0}, False, False),
-        ("mgca", {}, True, False),
-        ("mgca", {"token": 0.0}, False, False),
-        ("medclip", {}, False, False),
-        ("biovil", {}, True, False),
-        ("prior", {}, True, False),
-        ("medklip", {}, False, False),
-        ("carzero", {}, False, False),
-        ("lgdea", {}, True, True),
-        ("lgdea+asg", {"mode": "graph", "local": 0.0}, True, True),
-        ("lgdea", {"mode": "graph", "local": 0.0}, False, True),
-        ("lgdea", {"evidence_paired": 0.0}, True, False),
-    ],
-)
-def test_a_model_knows_which_of_its_heads_are_trained(
-    method: str, changes: dict[str, float | str], local: bool, evidence: bool
-) -> None:
-    model, _ = build_model(RunConfig.from_preset("ci", method=method, **changes), REPORTS)
-    assert (model.config.local, model.config.evidence) == (local, evidence)
-    images = model.eval().encode_images(torch.randn(1, 1, 64, 64))
-    grounded = images.patch_embeds if local else images.global_patch_embeds
-    assert torch.equal(model.grounding_patches(images), grounded)
-
-
 # ---- folders
 
 
-def test_a_saved_model_loads_to_the_same_embeddings(tiny: tuple, tmp_path: Path) -> None:
+def test_a_saved_model_has_weights_without_code_and_a_card_that_warns(tiny: tuple, tmp_path: Path) -> None:
     model, processor = tiny
-    model.eval()
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    again, its_processor = LGDEAModel.from_pretrained(tmp_path).eval(), LGDEAProcessor.from_pretrained(tmp_path)
-    image = torch.randn(2, 1, 64, 64)
-    assert torch.equal(model.encode_images(image).patch_embeds, again.encode_images(image).patch_embeds)
-    assert torch.equal(processor.tokens(REPORTS)[0], its_processor.tokens(REPORTS)[0])
-    assert again.config == model.config
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".md", ".safetensors"}
     assert "Not for clinical use" in (tmp_path / "README.md").read_text()
+    again = LGDEAProcessor.from_pretrained(tmp_path)
+    assert torch.equal(processor.tokens(REPORTS)[0], again.tokens(REPORTS)[0])
 
 
 def test_a_checkpoint_that_lacks_a_weight_is_refused(tiny: tuple, tmp_path: Path) -> None:
@@ -259,23 +217,16 @@ def test_named_towers_bring_their_weights_from_a_folder(kind: str, tmp_path: Pat
     assert model.encode_texts(*processor.tokens(REPORTS)).shape == (3, 32)
 
 
-def test_constant_image_is_standardised_without_division_by_zero(tiny: tuple) -> None:
-    _, processor = tiny
-    pixels = processor.pixel_values(torch.full((1, 64, 64), 80, dtype=torch.uint8))
-    assert torch.equal(pixels, torch.zeros(1, 1, 64, 64))
-
-
 @pytest.mark.slow
 def test_the_same_texts_give_the_same_tokens_in_every_process() -> None:
     # hash maps are seeded by process: a checkpoint resumed with another vocabulary would read other words
     texts = ["small left pleural effusion", "no pneumothorax or effusion", "mild enlargement of the cardiac silhouette"]
-    code = f"from lgdea_core import tokenizer\nprint(sorted(tokenizer.train_tokenizer({texts!r}).get_vocab().items()))"
-    runs = [
-        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-        for _ in range(3)
-    ]
-    assert len({run.stdout for run in runs}) == 1
-    assert "'##e'" in runs[0].stdout
+    show = f"print(sorted(train_tokenizer({texts!r}).get_vocab().items()))"
+    command = [sys.executable, "-c", f"from lgdea_core.encoders import train_tokenizer\n{show}"]
+    runs = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    found = {run.communicate()[0] for run in runs}
+    assert len(found) == 1
+    assert "'##e'" in found.pop()
 
 
 def test_a_learnt_tokenizer_splits_unknown_words_and_marks_only_berts_tokens_special() -> None:

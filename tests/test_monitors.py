@@ -15,8 +15,8 @@ from lgdea_core.inference import encode_tokens
 from lgdea_core.model import LGDEAConfig
 from lgdea_core.prototypes import assignment_sharpness
 from lgdea_core.relations import AffinityRelations, GraphRelations, Relations, relation_quality
-from lgdea_core.training import loop as training
 from lgdea_core.training import monitors
+from lgdea_core.training.sampling import sample_batch
 
 TEXT_ALONE = {"text_steps": 40, "pair_steps": 0, "relation_steps": 0}
 NOTHING_KEEPS_PHRASES_APART = TEXT_ALONE | {"text": 0.0, "usage": 0.0}
@@ -32,10 +32,7 @@ def named(caplog: pytest.LogCaptureFixture) -> set[str]:
 
 
 def train(world: PlantedWorld, folder: Path, **changes: object) -> pd.DataFrame:
-    run = config(**changes)
-    model, processor = world.model(run)
-    data = world.training(len(world.reports) // 2, processor.tokenizer)
-    return training.train(run, data, model, folder, progress=False)[1]
+    return world.train(config(**changes), len(world.reports) // 2, folder)[2]
 
 
 # ---- trainings that collapse, and one that does not
@@ -58,13 +55,13 @@ def test_a_training_that_collapses_says_how(
     changes: dict[str, object], expected: set[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="lgdea"):
-        train(PlantedWorld(48, seed=0), tmp_path, **changes)
+        train(PlantedWorld(48), tmp_path, **changes)
     assert expected <= named(caplog)  # on the way there it may look like another, too
 
 
 @pytest.mark.slow
 def test_a_report_that_alone_has_evidence_is_named_a_hub(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    world = PlantedWorld(48, seed=0)
+    world = PlantedWorld(48)
     world.evidence.loc[world.evidence.index[25:], "status"] = "uncertain"  # of 24 unpaired reports one is left
     with caplog.at_level(logging.WARNING, logger="lgdea"):
         history = train(world, tmp_path, **ALL_PHASES)
@@ -76,7 +73,7 @@ def test_a_report_that_alone_has_evidence_is_named_a_hub(tmp_path: Path, caplog:
 @pytest.mark.slow
 def test_a_healthy_training_warns_of_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="lgdea"):
-        history = train(PlantedWorld(48, seed=0), tmp_path, **ALL_PHASES)
+        history = train(PlantedWorld(48), tmp_path, **ALL_PHASES)
     assert named(caplog) == set()
     assert set(history["phase"]) == {"text", "pairs", "relations"}
 
@@ -146,10 +143,10 @@ def test_rows_of_uniform_noise_have_as_many_effective_reports_as_their_threshold
 
 
 def test_the_evidence_space_is_measured_on_the_batch_without_dropout() -> None:
-    world, run = PlantedWorld(40, seed=0), config()
+    world, run = PlantedWorld(40), config()
     model, processor = world.model(run)
     data = world.training(24, processor.tokenizer)
-    batch = training.sample_batch(data, run, 0, "text")
+    batch = sample_batch(data, run, 0, "text")
     with torch.no_grad():
         model.prototypes *= 0.5
     for module in model.modules():
@@ -173,10 +170,9 @@ def truth_of(world: PlantedWorld, known: int) -> tuple[np.ndarray, np.ndarray, n
     return np.stack([np.arange(unpaired), np.arange(unpaired)[::-1]], axis=1), findings, findings[::-1]
 
 
-def test_every_refresh_leaves_its_monitors_in_the_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    world, run = PlantedWorld(40, seed=0), config(text_steps=2, pair_steps=2, relation_steps=10)
-    model, processor = world.model(run)
-    data, truth = world.training(24, processor.tokenizer), truth_of(world, 24)
+def test_every_refresh_leaves_its_monitors_in_the_history(tmp_path: Path) -> None:
+    world, run = PlantedWorld(40), config(text_steps=1, pair_steps=1, relation_steps=3, refresh_every=1)
+    truth = truth_of(world, 24)
     seen: list[Relations] = []
 
     def measure(relations: Relations) -> dict[str, float]:
@@ -184,9 +180,9 @@ def test_every_refresh_leaves_its_monitors_in_the_history(tmp_path: Path, monkey
         return monitors.truth_monitor(*truth)(relations)
 
     given = sparse.csr_array(np.eye(16))
-    _, history = training.train(run, data, model, tmp_path, first_graph=given, progress=False, after_refresh=measure)
+    _, _, history = world.train(run, 24, tmp_path, first_graph=given, after_refresh=measure)
     assert len(seen) == 3
-    refreshed = history[history["phase"] == "relations"].iloc[[0, 4, 8]]
+    refreshed = history[history["phase"] == "relations"]
     assert history[history["phase"] != "relations"].filter(regex="relation_|hubness|max_column").isna().all(axis=None)
     for relations, (_, row) in zip(seen, refreshed.iterrows(), strict=True):
         quality = relation_quality(relations, *truth)
@@ -203,14 +199,14 @@ def test_every_refresh_leaves_its_monitors_in_the_history(tmp_path: Path, monkey
 
 
 def test_what_was_pruned_is_in_the_history_and_marginals_only_where_there_are_any(tmp_path: Path) -> None:
-    schedule = {"text_steps": 2, "pair_steps": 2, "relation_steps": 1}
-    history = train(PlantedWorld(48, seed=0), tmp_path, **schedule, mode="graph", keep=1)
+    schedule = {"text_steps": 1, "pair_steps": 1, "relation_steps": 1}
+    history = train(PlantedWorld(48), tmp_path, **schedule, mode="graph", keep=1)
     assert 0.1 < history["pruned_unpaired_mass"].iloc[-1] < 1
     assert "marginal_error" not in history
-    alone = train(PlantedWorld(48, seed=0), tmp_path / "alone", **schedule, mode="affinity")
+    alone = train(PlantedWorld(48), tmp_path / "alone", **schedule, mode="affinity")
     assert alone["marginal_error"].iloc[-1] > 0
     assert not {"image_hubness", "report_hubness", "pruned_unpaired_mass"} & set(alone)
-    free = train(PlantedWorld(48, seed=0), tmp_path / "free", **schedule, mode="affinity", report_marginal=0.0)
+    free = train(PlantedWorld(48), tmp_path / "free", **schedule, mode="affinity", report_marginal=0.0)
     assert "marginal_error" not in free
 
 

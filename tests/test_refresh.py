@@ -1,5 +1,6 @@
 """Relations made from the true evidence: right seeds carry findings to unpaired images, shuffled ones carry none."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,16 @@ from lgdea_core.training.refresh import EvidenceView, refresh_relations
 SHUFFLES = 12
 
 
-def training_data(inputs: stages.Inputs, pools: Pools) -> TrainingData:
-    """Pools and pairs; of texts no more than that there are some."""
+def seed_rows(pools: Pools) -> np.ndarray:
     rows = [
         pools.seed_pairs[column].map({name: row for row, name in enumerate(ids)})
         for column, ids in (("image_id", pools.image_ids), ("report_id", pools.report_ids))
     ]
+    return np.stack(rows, axis=1).astype(np.int64)
+
+
+def training_data(inputs: stages.Inputs, pools: Pools) -> TrainingData:
+    """Pools and pairs; of texts no more than that there are some."""
     reports, none = len(pools.report_ids), torch.zeros(1, 1, dtype=torch.long)
     return TrainingData(
         images=inputs.crops(pools.image_ids),
@@ -35,7 +40,7 @@ def training_data(inputs: stages.Inputs, pools: Pools) -> TrainingData:
         evidence=index_reports(inputs.reports(pools.report_ids), pools.report_ids),
         phrase_tokens=none,
         phrase_mask=none.bool(),
-        seed_pairs=np.stack(rows, axis=1).astype(np.int64),
+        seed_pairs=seed_rows(pools),
         special_ids=(0, 1, 2),
         max_tokens=8,
     )
@@ -65,10 +70,9 @@ def test_shuffled_seeds_carry_no_finding_over_graphs_that_are_right(
 
     run = config(mode="graph", keep=2000)
     teacher, _ = PlantedWorld(10, seed=0).model(run)  # never asked: the view is the oracle's
-    shuffles = [pools, *(shuffle_pairs(pools, seed) for seed in range(SHUFFLES))]
-    measured = []
-    for seeds in shuffles:
-        data = training_data(inputs, seeds)
+    true, measured = training_data(inputs, pools), []
+    for seeds in (pools, *(shuffle_pairs(pools, seed) for seed in range(SHUFFLES))):
+        data = replace(true, seed_pairs=seed_rows(seeds))
         relations = refresh_relations(teacher, data, run).relations
         measured.append(truth_monitor(*stages.hidden_truth(inputs, data))(relations))
     right, shuffled = measured[0], pd.DataFrame(measured[1:])

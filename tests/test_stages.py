@@ -20,6 +20,7 @@ from lgdea_core.grounding import load
 from lgdea_core.runs import inputs as stages
 from lgdea_core.runs.artifacts import start_run
 from lgdea_core.runs.leaks import TrainingPatients
+from lgdea_core.runs.variants import Trained, save_trained, short_asg_config, train_variant
 from lgdea_core.training.loop import start_state
 from lgdea_core.training.monitors import TRUTH
 
@@ -68,6 +69,11 @@ def inputs(run_config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> s
     patch.undo()
 
 
+@pytest.fixture(scope="module")
+def evidence(inputs: stages.Inputs) -> pd.DataFrame:
+    return extract_evidence(inputs.corpus.studies, progress=False)[0]
+
+
 def test_an_unreadable_film_is_left_out_everywhere_and_counted(inputs: stages.Inputs) -> None:
     assert inputs.corpus.exclusions["unreadable image"] == 1
     assert len(inputs.corpus.images) == STUDIES - 1
@@ -85,8 +91,9 @@ def test_crops_and_reports_come_in_the_order_asked_for(inputs: stages.Inputs) ->
     assert inputs.reports(reports) == inputs.reports(reports[::-1])[::-1]
 
 
-def test_hidden_truth_agrees_with_the_corpus(inputs: stages.Inputs, run_config: RunConfig) -> None:
-    evidence, _ = extract_evidence(inputs.corpus.studies, progress=False)
+def test_hidden_truth_agrees_with_the_corpus(
+    inputs: stages.Inputs, run_config: RunConfig, evidence: pd.DataFrame
+) -> None:
     _, processor = stages.fresh_model(run_config, inputs)
     data = stages.prepare_training(run_config, inputs, evidence, processor)
     pairs, image_findings, report_findings = stages.hidden_truth(inputs, data)
@@ -96,9 +103,8 @@ def test_hidden_truth_agrees_with_the_corpus(inputs: stages.Inputs, run_config: 
 
 
 def test_shuffled_training_data_holds_the_same_studies_but_no_true_pair(
-    inputs: stages.Inputs, run_config: RunConfig
+    inputs: stages.Inputs, run_config: RunConfig, evidence: pd.DataFrame
 ) -> None:
-    evidence, _ = extract_evidence(inputs.corpus.studies, progress=False)
     _, processor = stages.fresh_model(run_config, inputs)
     true, wrong = (
         stages.prepare_training(run_config, inputs, evidence, processor, shuffled=flag) for flag in (False, True)
@@ -109,15 +115,14 @@ def test_shuffled_training_data_holds_the_same_studies_but_no_true_pair(
 
 @pytest.mark.slow
 def test_a_run_trains_saves_loads_and_beats_its_shuffled_control(
-    inputs: stages.Inputs, run_config: RunConfig, tmp_path: Path
+    inputs: stages.Inputs, run_config: RunConfig, evidence: pd.DataFrame, tmp_path: Path
 ) -> None:
     run = start_run(run_config, "planted", root=tmp_path)
-    evidence, _ = extract_evidence(inputs.corpus.studies, progress=False)
     precision, relations = {}, {}
     for variant in ("model", "model_shuffled"):
-        trained = stages.train_variant(run, inputs, evidence, variant, progress=False)
+        trained = train_variant(run, inputs, evidence, variant, progress=False)
         relations[variant] = trained.history.filter(like="relation_").iloc[-1]
-        stages.save_trained(trained, run.folder / variant)
+        save_trained(trained, run.folder / variant)
         table = evaluate(*load(run.folder / variant), inputs, resamples=50, progress=False)
         precision[variant] = table.query("metric == 'precision_at_5'")["estimate"].item()
         if variant == "model":
@@ -131,16 +136,15 @@ def test_a_run_trains_saves_loads_and_beats_its_shuffled_control(
 
 
 def test_evaluation_refuses_patients_of_the_saved_training(
-    inputs: stages.Inputs, run_config: RunConfig, tmp_path: Path
+    inputs: stages.Inputs, run_config: RunConfig, evidence: pd.DataFrame, tmp_path: Path
 ) -> None:
     model, processor = stages.fresh_model(run_config, inputs)
-    evidence, _ = extract_evidence(inputs.corpus.studies, progress=False)
     data = stages.prepare_training(run_config, inputs, evidence, processor)
     parts = {"history": pd.DataFrame(), "processor": processor, "data": data, "config": run_config}
-    trained = stages.Trained(state=start_state(model, run_config), **parts)
-    stages.save_trained(trained, tmp_path)
+    trained = Trained(state=start_state(model, run_config), **parts)
+    save_trained(trained, tmp_path)
     loaded = load(tmp_path)
-    assert loaded[0].training_patients == model.training_patients
+    assert TrainingPatients.load(tmp_path) == model.training_patients
     assert len(model.training_patients.hashes) == 2 * STUDIES // 3
     assert len(evaluate(*loaded, inputs, resamples=20, progress=False))
     studies = inputs.corpus.studies
@@ -319,14 +323,14 @@ def test_labels_are_one_row_a_study(inputs: stages.Inputs) -> None:
 def test_a_short_training_of_asg_has_the_papers_constants_at_preset_paper() -> None:
     own = RunConfig.from_preset("paper", method="asg", corpus="openi", root="/films", seed=3)
     run = RunConfig.from_preset("paper", corpus="openi", root="/films", seed=3, paired_ratio=0.1)
-    short = stages.short_asg_config(run, 120)
+    short = short_asg_config(run, 120)
     assert short == replace_fields(own, pair_steps=120)
     assert (short.model.image_tower, short.train.batch_size, short.train.warmup_share) == (
         "facebook/deit-base-patch16-224", 288, 0.4,
     )  # fmt: skip
     run = RunConfig.from_preset("ci", seed=3, paired_ratio=0.1)
     whole = {"method": "asg", "paired_ratio": 1.0, "text_steps": 0, "pair_steps": 30, "relation_steps": 0}
-    assert stages.short_asg_config(run, 120) == replace_fields(run, **whole)
+    assert short_asg_config(run, 120) == replace_fields(run, **whole)
 
 
 def test_a_real_corpus_without_a_folder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
