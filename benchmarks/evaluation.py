@@ -23,7 +23,7 @@ from scipy.ndimage import gaussian_filter
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lgdea_core.crops import boxes_mask, crop_frame, crop_to_original
-from lgdea_core.evaluation.bootstrap import bootstrap_mean
+from lgdea_core.evaluation.bootstrap import Bootstrap
 from lgdea_core.evaluation.grounding import METRICS, THRESHOLDS, grounding_table, score_maps
 from lgdea_core.evaluation.retrieval import nearest, precision_at_k, recall_at_k, retrieval_ranks
 
@@ -88,7 +88,7 @@ def benchmark(folder: Path, arguments: argparse.Namespace) -> tuple[pd.DataFrame
     write_embeddings(folder, arguments.images, arguments.dim, rng)
     findings = rng.choice(list(PHRASES), arguments.pairs, p=np.array(list(PHRASES.values())) / sum(PHRASES.values()))
     patients = rng.integers(max(2, round(PATIENTS * arguments.pairs)), size=arguments.pairs)
-    resamples, repeats = arguments.resamples, arguments.repeats
+    bootstrap, repeats = Bootstrap(resamples=arguments.resamples, seed=arguments.seed), arguments.repeats
 
     files = [folder / "maps.npy", folder / "masks.npy"]
     if arguments.cold:
@@ -96,9 +96,9 @@ def benchmark(folder: Path, arguments: argparse.Namespace) -> tuple[pd.DataFrame
     read = timed(lambda: [read_mapped(file) for file in files], 1 if arguments.cold else repeats)
     maps, masks = read.result
     scored = timed(lambda: score_maps(maps, masks), repeats)
-    tabled = timed(lambda: grounding_table(scored.result, findings, patients, resamples=resamples), repeats)
+    tabled = timed(lambda: grounding_table(scored.result, findings, patients, bootstrap), repeats)
     embedded = timed(lambda: (np.load(folder / "images.npy"), np.load(folder / "reports.npy")), repeats)
-    retrieved = timed(lambda: retrieval(*embedded.result, resamples=resamples, seed=arguments.seed), repeats)
+    retrieved = timed(lambda: retrieval(*embedded.result, bootstrap), repeats)
     parts = {
         "read maps and masks": read,
         f"{len(METRICS)} grounding metrics": scored,
@@ -169,8 +169,7 @@ def write_embeddings(folder: Path, images: int, dim: int, rng: np.random.Generat
 def retrieval(
     image_embeds: Float[np.ndarray, "images dim"],
     report_embeds: Float[np.ndarray, "reports dim"],
-    resamples: int,
-    seed: int,
+    bootstrap: Bootstrap,
 ) -> dict[str, float]:
     """Precision by class and recall both ways over distinct texts, each with its bootstrap; one report in five is
     another's copy."""
@@ -187,7 +186,7 @@ def retrieval(
     ):
         values |= {f"{name} R@{k}": recall_at_k(direction, k) for k in RECALLS}
         groups |= {f"{name} R@{k}": patients[rows] for k in RECALLS}
-    return {name: bootstrap_mean(value, groups[name], resamples, seed).estimate for name, value in values.items()}
+    return {name: bootstrap.mean(value, groups[name]).estimate for name, value in values.items()}
 
 
 def per_sample_loop(

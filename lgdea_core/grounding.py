@@ -16,7 +16,8 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from lgdea_core.crops import crop_frame, crop_image, crop_to_original
-from lgdea_core.inference import ImageTextModel, ImageTextProcessor, best_device, evaluating
+from lgdea_core.encoders import ImageEmbeddings
+from lgdea_core.inference import TEXTS_AT_ONCE, ImageTextModel, ImageTextProcessor, best_device, evaluating
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 from lgdea_core.prototypes import assign
 
@@ -99,12 +100,43 @@ def patch_maps(
     Raises:
         ValueError: a phrase is empty.
     """
+    texts = phrase_embeds(model, processor, phrases)
+    with evaluating(model):
+        images = model.encode_crops(crops.to(texts.device))
+    return patch_grids(model, images, texts, space=space, smoothing=smoothing, scaled=scaled)
+
+
+@torch.no_grad()
+def phrase_embeds(
+    model: ImageTextModel, processor: ImageTextProcessor, phrases: Sequence[str]
+) -> Float[Tensor, "phrases dim"]:
+    """Phrases as patches meet them, on the model's device.
+
+    Raises:
+        ValueError: a phrase is empty.
+    """
     if not all(phrase.strip() for phrase in phrases):
         raise ValueError("a phrase to ground must not be empty")
     device = next(model.parameters()).device
+    blocks = []
     with evaluating(model):
-        texts = model.method.phrase_embeds(model, *(part.to(device) for part in processor.tokens(list(phrases))))
-        images = model.encode_crops(crops.to(device))
+        for start in range(0, len(phrases), TEXTS_AT_ONCE):
+            tokens = processor.tokens(list(phrases[start : start + TEXTS_AT_ONCE]))
+            blocks.append(model.method.phrase_embeds(model, *(part.to(device) for part in tokens)))
+    return torch.cat(blocks)
+
+
+@torch.no_grad()
+def patch_grids(
+    model: ImageTextModel,
+    images: ImageEmbeddings,
+    texts: Float[Tensor, "phrases dim"],
+    *,
+    space: Literal["joint", "prototypes"] = "joint",
+    smoothing: float = SMOOTHING,
+    scaled: bool = True,
+) -> Float[np.ndarray, "images phrases grid grid"]:
+    """`patch_maps` of images that are encoded already, and of `phrase_embeds`."""
     if space == "joint":
         maps = model.method.maps(model, images, texts)
     else:

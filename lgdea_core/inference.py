@@ -1,7 +1,12 @@
-"""Embeddings and evidence distributions of whole pools, without gradient and in blocks."""
+"""Embeddings and evidence distributions of whole pools, without gradient and in blocks.
 
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol, runtime_checkable
+The image tower runs in the precision it is set to, which training needs; evaluation wraps its pass in `full_precision`,
+so that whatever a model was trained in, it is measured in float32.
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -44,7 +49,7 @@ class ImageTextModel(Protocol):
 
 @runtime_checkable
 class ImageTextProcessor(Protocol):
-    """How evaluation turns films and texts into what a model reads."""
+    """How evaluation turns images and texts into what a model reads."""
 
     image_size: int
 
@@ -61,7 +66,99 @@ class ImagePool(NamedTuple):
     """local response to each query text, by the similarity that the method trains"""
 
 
+class Question(NamedTuple):
+    """What somebody wants to know of some images, asked while they are encoded."""
+
+    images: Sequence[Hashable]
+    """names, or rows of a tensor"""
+    answer: Callable[[Sequence[Hashable], ImageEmbeddings], Iterable[Any]]
+    """some of the images and what they were encoded to -> one answer for each"""
+
+
 @torch.no_grad()
+def ask_images(
+    model: ImageTextModel,
+    crops_of: Callable[[Sequence[Hashable]], UInt8[Tensor, "images height width"]],
+    questions: Sequence[Question],
+    *,
+    progress: bool = False,
+) -> list[list[Any]]:
+    """Encode every image once, in blocks of `IMAGES_AT_ONCE`, and put all questions to it.
+
+    Only the answers are kept: the patch embeddings of a whole pool would not fit into memory.
+
+    Args:
+        model: used in evaluation mode, whatever mode it is in.
+        crops_of: crops of some images, in the order asked for.
+        questions: each about some images; the images of all are encoded in the order of their first mention.
+        progress: show a bar.
+
+    Returns:
+        The answers to each question, in the order of its images.
+    """
+    device = next(model.parameters()).device
+    names = list(dict.fromkeys(name for question in questions for name in question.images))
+    wanted = [set(question.images) for question in questions]
+    found: list[dict[Hashable, Any]] = [{} for _ in questions]
+    with evaluating(model):
+        for start in tqdm(range(0, len(names), IMAGES_AT_ONCE), unit="block", disable=not progress):
+            block = names[start : start + IMAGES_AT_ONCE]
+            encoded = model.encode_crops(crops_of(block).to(device))
+            for question, images, answers in zip(questions, wanted, found, strict=True):
+                rows = [row for row, name in enumerate(block) if name in images]
+                if not rows:
+                    continue
+                own = encoded if len(rows) == len(block) else ImageEmbeddings(*(part[rows] for part in encoded))
+                asked = [block[row] for row in rows]
+                answers.update(zip(asked, question.answer(asked, own), strict=True))
+    return [[answers[name] for name in question.images] for question, answers in zip(questions, found, strict=True)]
+
+
+def pool_question(
+    model: ImageTextModel, images: Sequence[Hashable], queries: Float[Tensor, "queries dim"] | None = None
+) -> Question:
+    """A row of each array of `ImagePool` for each image.
+
+    Args:
+        model: any.
+        images: names.
+        queries: text embeddings whose local response is wanted in each image.
+    """
+    queries = torch.zeros(0, model.config.dim) if queries is None else queries
+    queries = queries.to(next(model.parameters()).device)
+
+    def answer(_: Sequence[Hashable], block: ImageEmbeddings) -> Iterable[tuple[np.ndarray, ...]]:
+        patches = model.method.patches(model, block)
+        responses = model.method.respond(queries, patches, model.config.local_temperature)
+        parts = block.image_embeds, model.pooled_evidence(block), responses
+        return zip(*(part.cpu().numpy() for part in parts), strict=True)
+
+    return Question(images, answer)
+
+
+def logits_question(
+    model: LGDEAModel,
+    images: Sequence[Hashable],
+    input_ids: Int[Tensor, "texts tokens"],
+    token_mask: Bool[Tensor, "texts tokens"],
+) -> Question:
+    """The query decoder's logit of each image with every text, see `decoders.DecoderMethod.logits`.
+
+    No score depends on which other images and texts are asked about.
+    """
+    device = next(model.parameters()).device
+    token_mask = token_mask.to(device)
+    with torch.no_grad(), evaluating(model):
+        texts = model.text_tower.with_tokens(input_ids.to(device), token_mask)
+
+    def answer(_: Sequence[Hashable], block: ImageEmbeddings) -> Iterable[np.ndarray]:
+        for rows in torch.arange(len(block.image_embeds)).split(PAIRED_AT_ONCE):
+            few = ImageEmbeddings(*(part[rows] for part in block))
+            yield from model.method.logits(model, few, texts, token_mask).cpu().numpy()
+
+    return Question(images, answer)
+
+
 def encode_image_pool(
     model: ImageTextModel,
     images: UInt8[Tensor, "images height width"],
@@ -69,51 +166,23 @@ def encode_image_pool(
     *,
     progress: bool = False,
 ) -> ImagePool:
-    """Encode all images once.
-
-    Args:
-        model: used in evaluation mode, whatever mode it is in.
-        images: crops.
-        queries: text embeddings whose local response is wanted in each image.
-        progress: show a bar.
-    """
-    device = next(model.parameters()).device
-    if queries is None:
-        queries = torch.zeros(0, model.config.dim)
-    queries = queries.to(device)
-    embeds, evidence, responses = [], [], []
-    with evaluating(model):
-        for start in tqdm(range(0, len(images), IMAGES_AT_ONCE), unit="block", disable=not progress):
-            block = model.encode_crops(images[start : start + IMAGES_AT_ONCE].to(device))
-            embeds.append(block.image_embeds.cpu())
-            evidence.append(model.pooled_evidence(block).cpu())
-            patches, temperature = model.method.patches(model, block), model.config.local_temperature
-            responses.append(model.method.respond(queries, patches, temperature).cpu())
-    return ImagePool(*(torch.cat(parts).numpy() for parts in (embeds, evidence, responses)))
+    """Encode a pool of crops by `pool_question` alone; the image tower keeps the precision it is set to."""
+    question = pool_question(model, range(len(images)), queries)
+    [answers] = ask_images(model, images.__getitem__, [question], progress=progress)
+    return ImagePool(*map(np.stack, zip(*answers, strict=True)))
 
 
-@torch.no_grad()
 def decoder_scores(
     model: LGDEAModel,
     images: UInt8[Tensor, "images height width"],
     input_ids: Int[Tensor, "texts tokens"],
     token_mask: Bool[Tensor, "texts tokens"],
 ) -> Float[np.ndarray, "images texts"]:
-    """The query decoder's logit of every image with every text, see `decoders.DecoderMethod.logits`.
-
-    No score depends on which other images and texts are asked about.
-    """
-    device = next(model.parameters()).device
-    blocks = []
-    with evaluating(model):
-        texts = model.text_tower.with_tokens(input_ids.to(device), token_mask.to(device))
-        for crops in images.split(PAIRED_AT_ONCE):
-            seen = model.encode_crops(crops.to(device))
-            blocks.append(model.method.logits(model, seen, texts, token_mask.to(device)).cpu())
-    return torch.cat(blocks).numpy()
+    """Ask a pool of crops by `logits_question` alone."""
+    question = logits_question(model, range(len(images)), input_ids, token_mask)
+    return np.stack(ask_images(model, images.__getitem__, [question])[0])
 
 
-@torch.no_grad()
 def score_rows(
     model: ImageTextModel,
     images: UInt8[Tensor, "images height width"],
@@ -173,17 +242,33 @@ def observation_embeddings(
     return F.normalize(sums, dim=-1)
 
 
-class evaluating:
+@contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
     """Context in which a module is in evaluation mode; the mode before is restored."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
 
-    def __init__(self, module: torch.nn.Module) -> None:
-        self.module, self.training = module, module.training
 
-    def __enter__(self) -> None:
-        self.module.eval()
+@contextmanager
+def full_precision(module: torch.nn.Module) -> Iterator[None]:
+    """Context in which image towers run in float32, even right after a training in bfloat16.
 
-    def __exit__(self, *error: object) -> None:
-        self.module.train(self.training)
+    Args:
+        module: a model or a tower.
+    """
+    towers = [part for part in module.modules() if hasattr(part, "autocast_dtype")]
+    before = [tower.autocast_dtype for tower in towers]
+    for tower in towers:
+        tower.autocast_dtype = None
+    try:
+        yield
+    finally:
+        for tower, dtype in zip(towers, before, strict=True):
+            tower.autocast_dtype = dtype
 
 
 def best_device() -> torch.device:

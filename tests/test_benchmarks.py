@@ -37,7 +37,7 @@ def test_retrieval_of_the_benchmark_is_above_chance() -> None:
     rng = np.random.default_rng(0)
     embeds = rng.normal(size=(50, 16)).astype(np.float32)
     embeds /= np.linalg.norm(embeds, axis=1, keepdims=True)
-    values = evaluation.retrieval(embeds, embeds, resamples=10, seed=0)
+    values = evaluation.retrieval(embeds, embeds, evaluation.Bootstrap(resamples=10))
     assert values["image to text R@1"] >= 0.8  # one text in five is shared by ten images
     assert values["P@50"] == pytest.approx(0.2)
     assert set(values) == {

@@ -13,7 +13,7 @@ from lgdea_core.data.corpus import Corpus, empty_table
 from lgdea_core.data.images import load_images, read_image
 from lgdea_core.data.pairing import Pools
 from lgdea_core.data.phantom import STRATA, PhantomConfig, build_hard_set, load_probes
-from lgdea_core.evaluation.bootstrap import bootstrap_mean
+from lgdea_core.evaluation.bootstrap import Bootstrap
 from lgdea_core.evaluation.breakdown import (
     SIZES,
     auc_by_size,
@@ -31,6 +31,7 @@ from lgdea_core.grounding import ground
 from lgdea_core.runs.inputs import Inputs
 
 Corners = tuple[float, float, float, float]
+FEW = Bootstrap(resamples=50)
 
 
 def boxes_table(rows: Sequence[tuple[str, str, str, Corners]], frame: float = 100.0) -> pd.DataFrame:
@@ -126,18 +127,18 @@ def test_a_breakdown_is_the_mean_of_each_group_with_its_patients() -> None:
     )
     scores = pd.DataFrame({"cnr_signed": rng.normal(size=40), "pointing": rng.integers(0, 2, 40).astype(float)})
     scores.loc[3, "cnr_signed"] = np.nan
-    table = grounding_breakdown(scores, samples, by=("finding", "side"), resamples=50)
+    table = grounding_breakdown(scores, samples, FEW, by=("finding", "side"))
     assert len(table) == 2 * 3
     assert not (table["value"] == "macro").any()
     for row in table.itertuples():
         inside = samples[row.by] == row.value
         values, patients = scores.loc[inside, row.metric], samples.loc[inside, "patient_id"]
-        expected = bootstrap_mean(values, patients, resamples=50)
+        expected = FEW.mean(values, patients)
         assert (row.estimate, row.low, row.high) == (expected.estimate, expected.low, expected.high)
         assert (row.n, row.patients) == (values.notna().sum(), patients[values.notna()].nunique())
         assert row.excluded == values.isna().sum()
     with pytest.raises(ValueError, match="each of 40 samples, got 39"):
-        grounding_breakdown(scores.iloc[1:], samples)
+        grounding_breakdown(scores.iloc[1:], samples, FEW)
 
 
 def test_a_map_is_described_by_peak_and_sides() -> None:
@@ -171,16 +172,16 @@ def test_swaps_at_their_limits() -> None:
     probes = swap_probes(6)
     stated = probes["kind"] == "stated"
     follows = pd.DataFrame({"peak": np.where(stated, 0.8, 0.2), "peak_side": probes["side"], "mass_side": "left"})
-    table = swap_table(probes, follows, resamples=50).set_index("measure")
+    table = swap_table(probes, follows, FEW).set_index("measure")
     assert table.loc["peak", "estimate"] == 1
     assert table.loc["mass", "estimate"] == 0  # the same on both films: right on one of them never counts
     assert table.loc["stated over wrong", "estimate"] == 1
     assert table["n"].tolist() == [6, 6, 12]
     assert table["patients"].tolist() == [6, 6, 6]
     flat = follows.assign(peak=0.5)
-    assert swap_table(probes, flat, resamples=50).set_index("measure").loc["stated over wrong", "estimate"] == 0.5
+    assert swap_table(probes, flat, FEW).set_index("measure").loc["stated over wrong", "estimate"] == 0.5
     undecided = follows.assign(peak_side=None)
-    assert swap_table(probes, undecided, resamples=50).set_index("measure").loc["peak", "estimate"] == 0
+    assert swap_table(probes, undecided, FEW).set_index("measure").loc["peak", "estimate"] == 0
 
 
 def test_random_sides_are_right_on_both_films_of_a_quarter_of_the_pairs() -> None:
@@ -188,7 +189,7 @@ def test_random_sides_are_right_on_both_films_of_a_quarter_of_the_pairs() -> Non
     rng = np.random.default_rng(0)
     maps = pd.DataFrame({"peak": rng.random(len(probes)), "mass_side": "left"})
     maps["peak_side"] = rng.choice(["left", "right"], len(probes))
-    table = swap_table(probes, maps, resamples=50).set_index("measure")
+    table = swap_table(probes, maps, FEW).set_index("measure")
     assert abs(table.loc["peak", "estimate"] - table.loc["peak", "chance"]) < 0.03
     assert abs(table.loc["stated over wrong", "estimate"] - table.loc["stated over wrong", "chance"]) < 0.03
 
@@ -205,7 +206,7 @@ def test_negations_are_compared_with_what_the_same_film_states() -> None:
         ("b", "contradicted", "no nodule", 0.5),
     ]
     probes = pd.DataFrame(rows, columns=["study_id", "kind", "phrase", "peak"]).assign(stratum="negated")
-    table = negation_table(probes.drop(columns="peak"), probes[["peak"]], resamples=50).set_index(["kind", "measure"])
+    table = negation_table(probes.drop(columns="peak"), probes[["peak"]], FEW).set_index(["kind", "measure"])
     expected = {
         ("denied", "difference"): np.mean([(0.6 - 0.1) / 2, 0.4]),
         ("denied", "stated higher"): np.mean([0.5, 1.0]),
@@ -216,9 +217,9 @@ def test_negations_are_compared_with_what_the_same_film_states() -> None:
         assert table.loc[place, "estimate"] == pytest.approx(value)
         assert table.loc[place, "n"] == 2
     with pytest.raises(ValueError, match="no probe is of stratum 'side swap'"):
-        swap_table(probes.drop(columns="peak"), probes[["peak"]])
+        swap_table(probes.drop(columns="peak"), probes[["peak"]], FEW)
     with pytest.raises(ValueError, match="each of 8 probes, got 7"):
-        negation_table(probes.drop(columns="peak"), probes[["peak"]].iloc[1:])
+        negation_table(probes.drop(columns="peak"), probes[["peak"]].iloc[1:], FEW)
 
 
 def test_auc_by_size_takes_positives_of_one_size_and_all_negatives() -> None:
@@ -231,14 +232,14 @@ def test_auc_by_size_takes_positives_of_one_size_and_all_negatives() -> None:
     part = corpus_of(boxes, labels, studies)
     # Large lesions score above every negative, small ones below: AUC 1 and 0.
     scores = np.array([[-1.0]] * 12 + [[1.0]] * 12 + [[5.0]] + [[0.0]] * 15)
-    table = auc_by_size(scores, part, studies, ["nodule"], resamples=50)
+    table = auc_by_size(scores, part, studies, ["nodule"], FEW)
     table = table[table["finding"] == "nodule"].set_index("size")
-    assert table.loc["small", ["auc", "positives", "n"]].tolist() == [0.0, 12, 27]
-    assert table.loc["large", ["auc", "positives", "n"]].tolist() == [1.0, 12, 27]
+    assert table.loc["small", ["estimate", "positives", "n"]].tolist() == [0.0, 12, 27]
+    assert table.loc["large", ["estimate", "positives", "n"]].tolist() == [1.0, 12, 27]
     assert table.loc["medium", "positives"] == 0
-    assert np.isnan(table.loc["medium", "auc"])
+    assert np.isnan(table.loc["medium", "estimate"])
     with pytest.raises(ValueError, match="has no boxes"):
-        auc_by_size(scores, corpus_of(empty_table("boxes"), labels, studies), studies, ["nodule"])
+        auc_by_size(scores, corpus_of(empty_table("boxes"), labels, studies), studies, ["nodule"], FEW)
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +267,7 @@ def test_phrases_and_probes_of_a_hard_set_meet_their_maps(hard: Inputs) -> None:
         image = read_image(hard.corpus.image_path(probes["image_id"][row]))
         alone = ground(model, processor, image, probes["phrase"][row])
         np.testing.assert_allclose(maps[row], alone, atol=1e-5)
-    swaps, negations = (table(probes, describe_maps(maps), resamples=20) for table in (swap_table, negation_table))
+    swaps, negations = (table(probes, describe_maps(maps), FEW) for table in (swap_table, negation_table))
     assert swaps["n"].tolist() == [1, 1, 2]
     assert negations["n"].tolist() == [2, 2, 2, 2]
     assert np.isfinite(negations["estimate"]).all()

@@ -18,9 +18,10 @@ from planted import PlantedWorld, config
 from lgdea_core.data.check import check_corpus
 from lgdea_core.data.corpora import assemble, load_corpus
 from lgdea_core.data.corpora.padchest import BROKEN, RENAMED, TABLE, parse_labels
+from lgdea_core.data.corpus import label_table
 from lgdea_core.data.images import load_images, read_image
 from lgdea_core.data.pairing import Pools
-from lgdea_core.evaluation.harness import label_table, zero_shot_table
+from lgdea_core.evaluation.harness import evaluate
 from lgdea_core.evaluation.prompts import load_prompt_set
 from lgdea_core.runs.inputs import Inputs
 from lgdea_core.vocabulary import NO_FINDING
@@ -299,7 +300,7 @@ def test_zero_shot_evaluation_has_a_tail(tmp_path: Path, prompts: str) -> None:
     pools = Pools(image_ids=(), report_ids=(), seed_pairs=pd.DataFrame(), hidden_pairs=pd.DataFrame())
     inputs = Inputs(corpus=corpus, store=load_images(corpus, 32, progress=False), pools=pools)
     model, processor = PlantedWorld(6, seed=0).model(config("clip"))
-    table = zero_shot_table(model, processor, inputs, corpus.split("test"), prompts=prompts, resamples=20, seed=0)
+    table = evaluate(model, processor, inputs, prompts=prompts, resamples=20, progress=False)
     table = table.set_index(["metric", "finding"])
     assert 0 <= table.loc[("auc_tail", "macro"), "estimate"] <= 1
     assert table.loc[("auc_tail", "macro"), "positives"] == 4  # the azygos lobes

@@ -39,7 +39,7 @@ from lgdea_core.experiments.downstream import (
 from lgdea_core.experiments.plans import ASG_ABLATIONS, SEEDS, TOWERS, asg
 
 STUDIES = 120
-SCORE = Interval(estimate=0.5, low=0.4, high=0.6, n=10, groups=10)
+SCORE = Interval(estimate=0.5, low=0.4, high=0.6, n=10, patients=10)
 PROBED = ProbeScore("auc", SCORE, ("mass",), (), Fit([0.5], 1))
 SEGMENTED = SegmentationScore(SCORE, 0.5, 0.5, 0.0, Fit([0.5], 1))
 

@@ -3,56 +3,49 @@
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, precision_recall_curve, roc_auc_score
 
+from lgdea_core.evaluation.bootstrap import Bootstrap
 from lgdea_core.evaluation.classification import (
+    ORACLE_METRICS,
     VALIDATION_METRICS,
-    auc_table,
     best_f1_threshold,
     classification_table,
     validation_thresholds,
     whole_set_rows,
 )
 
+FEW = Bootstrap(resamples=30)
+EVERY = ("auc", *ORACLE_METRICS)
 
-def test_auc_table_equals_scikit_learn_and_lists_what_it_left_out() -> None:
+
+def test_a_table_lists_what_it_left_out_and_leaves_unknown_and_uncertain_labels_out() -> None:
     generator = np.random.default_rng(0)
-    labels = pd.DataFrame((generator.random((120, 3)) < [0.5, 0.3, 0.02]).astype(float), columns=["a", "b", "rare"])
-    labels.loc[:20, "b"] = np.nan
-    scores = generator.normal(size=(120, 3)) + labels.fillna(0).to_numpy()
-    table = auc_table(scores, labels, ["a", "b", "rare"], np.arange(120) // 3).set_index("finding")
-    known = labels["b"].notna()
-    expected = [roc_auc_score(labels["a"], scores[:, 0]), roc_auc_score(labels["b"][known], scores[known, 1])]
-    assert table.loc[["a", "b"], "auc"].tolist() == pytest.approx(expected, abs=1e-12)
-    assert table.loc["macro", "auc"] == pytest.approx(np.mean(expected), abs=1e-12)
+    labels = (generator.random((120, 3)) < [0.5, 0.3, 0.02]).astype(float)
+    labels[:10, 1], labels[10:21, 1] = np.nan, -1
+    known = labels[:, 1] >= 0
+    scores = generator.normal(size=(120, 3)) + np.nan_to_num(labels)
+    table = classification_table(scores, labels, ["a", "b", "rare"], np.arange(120) // 3, FEW).set_index("finding")
+    expected = [roc_auc_score(labels[:, 0], scores[:, 0]), roc_auc_score(labels[known, 1], scores[known, 1])]
+    assert table.loc[["a", "b"], "estimate"].tolist() == pytest.approx(expected, abs=1e-12)
+    assert table.loc["macro", "estimate"] == pytest.approx(np.mean(expected), abs=1e-12)
     assert table.loc["b", "n"] == 99
-    assert math.isnan(table.loc["rare", "auc"])
-    assert table.loc["rare", "positives"] == (labels["rare"] == 1).sum()
-    assert (table.loc[["a", "b", "macro"], "low"] < table.loc[["a", "b", "macro"], "auc"]).all()
+    assert math.isnan(table.loc["rare", "estimate"])
+    assert table.loc["rare", "positives"] == (labels[:, 2] == 1).sum()
+    assert (table.loc[["a", "b", "macro"], "low"] < table.loc[["a", "b", "macro"], "estimate"]).all()
     assert list(table.index) == ["a", "b", "rare", "macro"]
 
 
-def test_uncertain_labels_follow_the_stated_policy() -> None:
-    labels = np.array([[1.0], [1.0], [0.0], [0.0], [-1.0]])
-    scores = np.array([[4.0], [3.0], [2.0], [1.0], [0.0]])
-    auc = {
-        policy: auc_table(scores, labels, ["a"], list("pqrst"), min_positives=1, uncertain=policy)["auc"][0]
-        for policy in ("exclude", "positive", "negative")
-    }
-    assert auc == {"exclude": 1, "positive": pytest.approx(2 / 3), "negative": 1}
-
-
 def test_table_without_any_scored_finding() -> None:
-    table = auc_table(np.zeros((4, 1)), np.array([[1.0], [0.0], [0.0], [0.0]]), ["a"], list("pqrs"))
-    assert table["auc"].isna().all()
+    table = classification_table(np.zeros((4, 1)), np.array([[1.0], [0.0], [0.0], [0.0]]), ["a"], list("pqrs"), FEW)
+    assert table["estimate"].isna().all()
     assert table["positives"].tolist() == [1, 0]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000), levels=st.integers(1, 8))
 def test_the_best_threshold_is_the_lowest_of_the_largest_f1(seed: int, levels: int) -> None:
     generator = np.random.default_rng(seed)
@@ -89,8 +82,8 @@ def test_every_metric_equals_scikit_learn_per_finding_and_macro() -> None:
     labels, scores = world(200, seed=0)
     thresholds = np.array([0.5, 0.8, 0.2])
     table = classification_table(
-        scores, labels, NAMES, np.arange(200) // 2, thresholds=thresholds, resamples=50,
-        metrics=("auc", "ap", "f1_oracle", "accuracy_oracle", "f1_validation", "accuracy_validation"),
+        scores, labels, NAMES, np.arange(200) // 2, Bootstrap(resamples=50), thresholds=thresholds,
+        metrics=(*EVERY, *VALIDATION_METRICS),
     ).set_index(["metric", "finding"])  # fmt: skip
     expected: dict[str, list[float]] = {}
     for column in range(3):
@@ -122,7 +115,8 @@ def test_every_metric_equals_scikit_learn_per_finding_and_macro() -> None:
 def test_the_threshold_is_held_in_every_resample() -> None:
     labels, scores = world(60, seed=2)
     labels, scores, patients = labels[:, :1], scores[:, :1], np.arange(60) // 3
-    table = classification_table(scores, labels, ["a"], patients, metrics=("f1_oracle",), resamples=300, seed=5)
+    draw = Bootstrap(resamples=300, seed=5)
+    table = classification_table(scores, labels, ["a"], patients, draw, metrics=("f1_oracle",))
     threshold, generator = table["threshold"][0], np.random.default_rng(5)
     draws = []
     for drawn in generator.integers(20, size=(300, 20)):
@@ -136,11 +130,9 @@ def test_thresholds_of_other_images_are_worse_than_the_oracle_and_say_so() -> No
     other_labels, other_scores = world(300, seed=1)
     other_scores[:, 1] += 3  # b was scored on another scale
     thresholds = validation_thresholds(other_scores, other_labels, NAMES)
-    carried = classification_table(
-        scores, labels, NAMES, np.arange(300), metrics=VALIDATION_METRICS, thresholds=thresholds, resamples=20
-    ).set_index(["metric", "finding"])["estimate"]
-    best = classification_table(scores, labels, NAMES, np.arange(300), resamples=20).set_index(["metric", "finding"])
-    best = best["estimate"]
+    metrics = (*EVERY, *VALIDATION_METRICS)
+    table = classification_table(scores, labels, NAMES, np.arange(300), FEW, metrics=metrics, thresholds=thresholds)
+    carried = best = table.set_index(["metric", "finding"])["estimate"]
     assert all(carried["f1_validation", name] <= best["f1_oracle", name] + 1e-12 for name in NAMES)
     assert carried["f1_validation", "a"] > best["f1_oracle", "a"] - 0.05
     assert carried["f1_validation", "b"] < best["f1_oracle", "b"] - 0.05
@@ -150,7 +142,8 @@ def test_findings_without_a_class_or_a_threshold_keep_their_rows(caplog: pytest.
     labels, scores = world(80, seed=0)
     labels[:, 1], names = 0.0, ["fine", "no positive", "all positive"]
     labels[:, 2] = 1.0
-    table = classification_table(scores, labels, names, np.arange(80), resamples=20).set_index(["metric", "finding"])
+    table = classification_table(scores, labels, names, np.arange(80), FEW, metrics=EVERY)
+    table = table.set_index(["metric", "finding"])
     for metric in ("auc", "ap", "f1_oracle", "accuracy_oracle"):
         assert table["estimate"].loc[metric].isna().tolist() == [False, True, True, False]
         assert table.loc[(metric, "macro"), "estimate"] == table.loc[(metric, "fine"), "estimate"]
@@ -162,7 +155,7 @@ def test_findings_without_a_class_or_a_threshold_keep_their_rows(caplog: pytest.
     assert np.isnan(thresholds).all()
     assert "finding fine: 0 positives and 80 negatives among validation images, so no threshold" in caplog.text
     carried = classification_table(
-        scores, labels, names, np.arange(80), metrics=("f1_validation",), thresholds=thresholds
+        scores, labels, names, np.arange(80), FEW, metrics=("f1_validation",), thresholds=thresholds
     )
     assert carried["estimate"].isna().all()
     assert carried["finding"].tolist() == [*names, "macro"]
@@ -170,25 +163,22 @@ def test_findings_without_a_class_or_a_threshold_keep_their_rows(caplog: pytest.
 
 def test_scores_that_are_all_the_same_call_everything_positive() -> None:
     labels = np.array([[1.0], [0.0], [1.0], [0.0], [0.0]])
-    table = classification_table(np.zeros((5, 1)), labels, ["a"], list("pqrst"), min_positives=1, resamples=30)
+    table = classification_table(np.zeros((5, 1)), labels, ["a"], list("pqrst"), FEW, metrics=EVERY, min_positives=1)
     found = table[table["finding"] == "a"].set_index("metric")["estimate"]
     assert found.to_dict() == {
         "auc": 0.5, "ap": pytest.approx(0.4), "f1_oracle": pytest.approx(4 / 7), "accuracy_oracle": pytest.approx(0.4),
     }  # fmt: skip
 
 
-def test_uncertain_labels_of_thresholds_follow_the_policy() -> None:
-    labels, scores = np.array([[1.0], [0.0], [-1.0]]), np.array([[3.0], [2.0], [1.0]])
-    found = {policy: validation_thresholds(scores, labels, ["a"], policy)[0] for policy in ("exclude", "positive")}
-    assert found == {"exclude": 3, "positive": 1}
+def test_thresholds_leave_uncertain_labels_out() -> None:
+    assert validation_thresholds(np.array([[3.0], [2.0], [1.0]]), np.array([[1.0], [0.0], [-1.0]]), ["a"]) == [3]
 
 
 def test_errors() -> None:
-    for table in (auc_table, classification_table):
-        with pytest.raises(ValueError, match=rf"{table.__name__}: .* got labels of shape \(3, 1\)"):
-            table(np.zeros((3, 2)), np.zeros((3, 1)), ["a", "b"], list("pqr"))
+    with pytest.raises(ValueError, match=r"classification_table: .* got labels of shape \(3, 1\)"):
+        classification_table(np.zeros((3, 2)), np.zeros((3, 1)), ["a", "b"], list("pqr"), FEW)
     with pytest.raises(ValueError, match=r"\['f1_validation'\] need a threshold for each of 1 findings"):
-        classification_table(np.zeros((3, 1)), np.zeros((3, 1)), ["a"], list("pqr"), metrics=("f1_validation",))
+        classification_table(np.zeros((3, 1)), np.zeros((3, 1)), ["a"], list("pqr"), FEW, metrics=("f1_validation",))
 
 
 def test_rare_findings_have_a_macro_mean_of_their_own() -> None:
@@ -197,13 +187,13 @@ def test_rare_findings_have_a_macro_mean_of_their_own() -> None:
     for column, positives in enumerate((1, 10, 11, 0)):
         labels[:positives, column] = 1
     scores, patients = generator.normal(size=labels.shape), np.arange(60)
-    table = whole_set_rows(scores, labels, list("abcd"), patients, resamples=50).set_index("metric")
+    table = whole_set_rows(scores, labels, list("abcd"), patients, FEW).set_index("metric")
     expected = np.mean([roc_auc_score(labels[:, column], scores[:, column]) for column in (0, 1)])
     assert list(table.index) == ["auc_tail"], "an image shows several findings or none, so none is the largest"
     assert table.loc["auc_tail", "estimate"] == pytest.approx(expected, abs=1e-9)
     assert table.loc["auc_tail", ["finding", "positives"]].tolist() == ["macro", 11]
     common = np.ones((60, 2)) * (np.arange(60) < 30)[:, None]
-    assert whole_set_rows(scores[:, :2], common, ["a", "b"], patients, resamples=50).empty
+    assert whole_set_rows(scores[:, :2], common, ["a", "b"], patients, FEW).empty
 
 
 def test_where_every_image_shows_one_finding_the_largest_score_is_right_or_wrong() -> None:
@@ -211,8 +201,8 @@ def test_where_every_image_shows_one_finding_the_largest_score_is_right_or_wrong
     labels[np.arange(40), np.arange(40) % 3] = 1
     scores = np.where(labels == 1, 1.0, 0.0)
     scores[:10] = [[9.0, 0.0, 0.0]]  # right for every third of these
-    table = whole_set_rows(scores, labels, list("abc"), np.arange(40), resamples=50).set_index("metric")
+    table = whole_set_rows(scores, labels, list("abc"), np.arange(40), FEW).set_index("metric")
     assert table.loc["accuracy_argmax", ["finding", "estimate", "n"]].tolist() == ["all", (30 + 4) / 40, 40]
     labels[0, 1] = 1
-    rows = whole_set_rows(scores, labels, list("abc"), np.arange(40), resamples=50)
+    rows = whole_set_rows(scores, labels, list("abc"), np.arange(40), FEW)
     assert "accuracy_argmax" not in set(rows["metric"])

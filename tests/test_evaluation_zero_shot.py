@@ -9,8 +9,8 @@ import torch
 from planted import PlantedWorld, config
 
 from lgdea_core.crops import pixel_values
-from lgdea_core.evaluation.prompts import load_prompt_set, negative_prompts, positive_prompts
-from lgdea_core.evaluation.zero_shot import combine_channels, fuse_scores, prompt_scores, zero_shot_scores
+from lgdea_core.evaluation.prompts import load_prompt_set
+from lgdea_core.evaluation.zero_shot import combine_channels, prompt_scores, zero_shot_scores
 from lgdea_core.inference import decoder_scores, encode_image_pool, encode_tokens
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 
@@ -55,13 +55,14 @@ def test_every_channel_is_the_mean_over_its_prompts_image_by_image() -> None:
     temperature = model.config.local_temperature
     for (image, whole), (column, finding) in itertools.product(enumerate(seen.image_embeds), enumerate(findings)):
         found = {"global": [], "local": [], "evidence": []}
-        for prompt in positive_prompts(finding):
+        for prompt in load_prompt_set().texts(finding).positive:
             text = model.encode_texts(*processor.tokens([prompt]))
             found["global"].append(float(whole @ text[0]))
             patches = (seen.patch_embeds[image] @ text[0] / temperature).exp().mean()
             found["local"].append(temperature * math.log(patches))
             found["evidence"].append(float((evidence[image] * model.assign_phrases(text)[0]).sqrt().sum()))
-        denied = [float(whole @ model.encode_texts(*processor.tokens([text]))[0]) for text in negative_prompts(finding)]
+        negative = load_prompt_set().texts(finding).negative
+        denied = [float(whole @ model.encode_texts(*processor.tokens([text]))[0]) for text in negative]
         expected = {channel: np.mean(values) for channel, values in found.items()}
         expected["global"] -= np.mean(denied)
         for channel, value in expected.items():
@@ -75,7 +76,7 @@ def test_a_local_head_that_learnt_by_attention_is_asked_by_attention(method: str
     patches = model.encode_images(pixel_values(images)).patch_embeds
     for image, own in enumerate(patches):
         found = []
-        for prompt in positive_prompts("edema"):
+        for prompt in load_prompt_set().texts("edema").positive:
             text = model.encode_texts(*processor.tokens([prompt]))[0]
             weights = (own @ text / model.config.local_temperature).softmax(dim=0)
             found.append(float(torch.nn.functional.cosine_similarity(text, weights @ own, dim=0)))
@@ -89,14 +90,19 @@ def test_a_findings_score_does_not_depend_on_the_other_findings() -> None:
         np.testing.assert_allclose(scores[:, 0], several[channel][:, 1], atol=1e-6)
 
 
-def test_fused_scores_weigh_every_score_alike() -> None:
+def fused(scores: list[np.ndarray], reference: list[np.ndarray] | None = None) -> np.ndarray:
+    """Channels combined by the default set."""
+    named = [group and {str(row): score for row, score in enumerate(group)} for group in (scores, reference)]
+    return combine_channels(named[0], load_prompt_set(), named[1])
+
+
+def test_fused_scores_weigh_every_channel_alike() -> None:
     generator = np.random.default_rng(0)
     first, second = generator.normal(size=(50, 3)), generator.normal(size=(50, 3))
-    fused = fuse_scores([first, second])
-    np.testing.assert_allclose(fuse_scores([100 * first + 7, second]), fused, atol=1e-9)
-    np.testing.assert_allclose(fuse_scores([first])[:, 0].std(), 1, atol=1e-12)
+    np.testing.assert_allclose(fused([100 * first + 7, second]), fused([first, second]), atol=1e-9)
+    np.testing.assert_allclose(fused([first])[:, 0].std(), 1, atol=1e-12)
     constant = np.full((50, 3), 0.1)  # mean of 50 x 0.1 is not exactly 0.1
-    np.testing.assert_array_equal(fuse_scores([first, constant]), fuse_scores([first]))
+    np.testing.assert_array_equal(fused([first, constant]), fused([first]))
 
 
 def test_a_reference_carries_its_scale_to_other_images() -> None:
@@ -104,12 +110,15 @@ def test_a_reference_carries_its_scale_to_other_images() -> None:
     own = [generator.normal(size=(40, 2)), generator.normal(3, 5, size=(40, 2))]
     other = [generator.normal(1, 2, size=(60, 2)), generator.normal(size=(60, 2))]
     expected = sum((one - two.mean(axis=0)) / two.std(axis=0) for one, two in zip(own, other, strict=True))
-    np.testing.assert_allclose(fuse_scores(own, other), expected, atol=1e-12)
-    alone = np.concatenate([fuse_scores([score[row : row + 1] for score in own], other) for row in range(40)])
+    np.testing.assert_allclose(fused(own, other), expected, atol=1e-12)
+    alone = np.concatenate([fused([score[row : row + 1] for score in own], other) for row in range(40)])
     np.testing.assert_allclose(alone, expected, atol=1e-12)  # no image tells about another
-    np.testing.assert_array_equal(fuse_scores(own, own), fuse_scores(own))
+    np.testing.assert_array_equal(fused(own, own), fused(own))
     constant = np.full((60, 2), 0.3)
-    np.testing.assert_array_equal(fuse_scores(own, [other[0], constant]), fuse_scores(own[:1], other[:1]))
+    np.testing.assert_array_equal(fused(own, [other[0], constant]), fused(own[:1], other[:1]))
+    for wrong in ((own, [other[0], other[1] * np.nan]), ([own[0], own[1] * np.inf], other)):
+        with pytest.raises(ValueError, match="values of channel 1 are not finite"):
+            fused(*wrong)
 
 
 def test_the_set_says_whether_channels_are_standardised() -> None:
@@ -204,14 +213,3 @@ def test_a_set_without_the_models_channel_or_the_finding_is_refused() -> None:
         zero_shot_scores(model, processor, images, ["pneumonia"], "biovil")
     with pytest.raises(ValueError, match=r"'biovil': no prompts for finding 'edema'; it has lung opacity, pneumonia"):
         zero_shot_scores(*tiny("clip"), ["pneumonia", "edema"], "biovil")
-
-
-def test_errors() -> None:
-    with pytest.raises(ValueError, match=r"score 1 has 1 values not finite"):
-        fuse_scores([np.zeros((2, 1)), np.array([[np.nan], [0.0]])])
-    with pytest.raises(ValueError, match=r"expected at least one score"):
-        fuse_scores([])
-    with pytest.raises(ValueError, match=r"reference 0 has 1 values not finite"):
-        fuse_scores([np.zeros((2, 1))], [np.array([[np.inf], [0.0]])])
-    with pytest.raises(ValueError, match=r"expected a reference for each of 2 scores, got 1"):
-        fuse_scores([np.zeros((2, 1))] * 2, [np.zeros((2, 1))])

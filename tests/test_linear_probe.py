@@ -17,12 +17,11 @@ from lgdea_core.evaluation.linear_probe import (
     fine_tune,
     frozen_features,
     linear_probe,
-    multi_class_loss,
     multi_label_loss,
     pooled_features,
     standardise_features,
 )
-from lgdea_core.evaluation.supervised import EarlyStopping, Examples, Schedule, epoch_rows, fit, label_share, outputs
+from lgdea_core.evaluation.supervised import Examples, Schedule, epoch_rows, fit, label_share, outputs
 
 NAMES = ("effusion", "nodule", "edema")
 
@@ -43,18 +42,36 @@ def images(count: int, seed: int, *, shuffled: bool = False, constant: int | Non
 # ---- when to stop
 
 
-def test_stops_after_the_patience_and_keeps_the_weights_of_the_lowest_loss() -> None:
-    module = nn.Linear(1, 1)
-    stopping, stopped = EarlyStopping(module, patience=3), []
-    for epoch, loss in enumerate([3.0, 2.0, 2.5, 1.0, 1.0, 1.2, 1.1, 0.5]):
-        with torch.no_grad():
-            module.weight.fill_(epoch)
-        stopped.append(stopping.update(loss))
-        if stopped[-1]:
-            break
-    stopping.restore()
-    assert stopped == [False] * 6 + [True]  # three epochs after epoch 3; the equal loss of epoch 4 is no improvement
-    assert module.weight.item() == 3
+class Counted(nn.Module):
+    """Its weight counts the updates; the loss of its outputs is what is planned for this update."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("updates", torch.zeros(()))
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.updates += self.training
+        return inputs[:, 0] * 0 + self.updates + 0 * self.weight
+
+
+@pytest.mark.parametrize(
+    ("planned", "epochs", "kept"),
+    [([3.0, 2.0, 2.5, 1.0, 1.0, 1.2, 1.1, 0.5], 7, 3), ([4.0, 3.0, 2.0, 1.0, 0.5, 0.4, 0.3, 0.2], 8, 7)],
+)
+def test_stops_after_the_patience_and_keeps_the_weights_of_the_lowest_loss(
+    planned: list[float], epochs: int, kept: int
+) -> None:
+    module, one = Counted(), Examples(torch.zeros(1, 1), torch.zeros(1))
+    schedule = Schedule(learning_rate=0.1, weight_decay=0.0, batch_size=1, max_epochs=8, patience=3)
+
+    def loss(found: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        return found.mean() * 0 + planned[int(found[0].item()) - 1]
+
+    fitted = fit(module, one, one, loss, schedule, seed=0)
+    assert fitted.losses == pytest.approx(planned[:epochs])  # an equal loss is no improvement
+    assert fitted.best_epoch == kept
+    assert module.updates.item() == kept + 1
 
 
 def test_a_training_ends_with_its_best_weights_and_says_how_long_it_took() -> None:
@@ -79,8 +96,9 @@ def test_a_small_share_is_repeated_within_an_epoch() -> None:
 
 
 def test_a_loss_that_is_not_finite_is_an_error() -> None:
-    with pytest.raises(RuntimeError, match="validation loss of epoch 0 is nan"):
-        EarlyStopping(nn.Linear(1, 1), patience=1).update(float("nan"))
+    one = Examples(torch.zeros(1, 12), torch.full((1, 3), torch.inf))
+    with pytest.raises(RuntimeError, match="validation loss of epoch 0 is inf"):
+        fit(nn.Linear(12, 3), one, one, lambda logits, labels: logits.mean() + labels.mean(), PROBE, seed=0)
     empty = Examples(torch.zeros(0, 12), torch.zeros(0, 3))
     with pytest.raises(ValueError, match="got 0, 0"):
         fit(nn.Linear(12, 3), empty, empty, multi_label_loss, PROBE, seed=0)
@@ -119,7 +137,7 @@ def test_finds_a_planted_signal_and_nothing_in_shuffled_labels() -> None:
     assert learned.estimate > 0.9  # three deviations apart: 0.98 at best
     assert control.low < 0.5 < control.high
     assert learned.low < learned.estimate < learned.high
-    assert learned.n == learned.groups == 400
+    assert learned.n == learned.patients == 400
 
 
 def test_a_finding_without_a_positive_in_the_share_is_named_and_has_no_say() -> None:
@@ -162,8 +180,6 @@ def test_classes_are_scored_by_accuracy() -> None:
     splits = [one_class(images(count, seed), seed) for seed, count in enumerate((300, 100, 200))]
     score = linear_probe(*splits, ("normal", "pneumonia", "COVID-19"), seed=0, classes=True)
     assert score.interval.estimate > 0.9  # chance 1/3
-    logits = torch.tensor([[0.0, 0.0, 0.0]])
-    assert multi_class_loss(logits, torch.tensor([[0.0, 1.0, 0.0]])).item() == pytest.approx(np.log(3))
     train, val, test = splits
     for value, count in ((0.0, 1), (1.0, 1), (np.nan, 0)):  # no class, several, or perhaps several
         labels = test.labels.copy()

@@ -161,7 +161,7 @@ def test_scores_name_their_variant_and_what_an_empty_prediction_reaches() -> Non
     score = segment(one, train, val, test, schedule, seed=0)
     assert score.empty == pytest.approx(0.4)
     assert score.positive > 0.5
-    assert score.image.n == score.image.groups == 10
+    assert score.image.n == score.image.patients == 10
     assert score.image.low <= score.image.estimate <= score.image.high
     assert segment(one, train, val, test, schedule, seed=0) == score
     with pytest.raises(ValueError, match="none of the 5 test images has a lesion"):

@@ -12,8 +12,10 @@ from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 
 from lgdea_core.config import RunConfig, replace_fields
 from lgdea_core.evaluation import harness
+from lgdea_core.evaluation.bootstrap import Bootstrap
 from lgdea_core.evaluation.grounding import METRICS
 from lgdea_core.evaluation.harness import evaluate, label_table
+from lgdea_core.evaluation.one_pass import run_task
 from lgdea_core.evaluation.zero_shot import zero_shot_scores
 from lgdea_core.evidence.extract import extract_evidence
 from lgdea_core.grounding import load
@@ -25,6 +27,7 @@ from lgdea_core.training.loop import start_state
 from lgdea_core.training.monitors import TRUTH
 
 STUDIES = 120
+FEW = Bootstrap(resamples=20)
 
 
 @pytest.fixture(scope="module")
@@ -191,20 +194,22 @@ def test_a_map_protocol_is_named_in_its_metrics_and_changes_the_maps(
 ) -> None:
     model, processor = stages.fresh_model(run_config, inputs)
     part = inputs.corpus.split("test")
-    options = {"resamples": 20, "seed": 0, "progress": False}
+    options = {"bootstrap": FEW, "progress": False}
     tables = {
-        maps: harness.phrase_grounding_table(model, processor, inputs, part, maps=maps, **options)
+        maps: run_task(
+            model, inputs.crops, harness.phrase_grounding_table(model, processor, part, maps=maps, **options)
+        )
         for maps in ("smooth", "biovil")
     }
     controlled = {f"{metric}_{name}" for metric in harness.GROUNDING_METRICS for name in ("blind", "swapped")}
     assert set(tables["smooth"]["metric"]) == {*METRICS, *controlled}
     assert set(tables["biovil"]["metric"]) == {f"{metric}, biovil maps" for metric in (*METRICS, *controlled)}
-    sample = next(harness.phrase_samples(model, processor, inputs, part, maps="biovil", progress=False))
+    sample = next(run_task(model, inputs.crops, harness.grounding_samples(model, processor, part, maps="biovil")))
     patches = (processor.image_size // 4) ** 2
     assert len(np.unique(sample.similarity_map[np.isfinite(sample.similarity_map)])) <= patches, "nothing in between"
     assert not tables["smooth"]["estimate"].equals(tables["biovil"]["estimate"])
     with pytest.raises(ValueError, match="no map protocol 'afloc'; there are smooth, biovil"):
-        harness.phrase_grounding_table(model, processor, inputs, part, maps="afloc", **options)
+        evaluate(model, processor, inputs, maps="afloc", progress=False)
 
 
 def test_evaluation_without_boxes_or_labels_leaves_those_tasks_out(
@@ -238,7 +243,7 @@ def test_thresholds_come_from_validation_images_on_their_scale(
     monkeypatch.setattr(harness, "MIN_POSITIVES", 2)
     parts = {name: inputs.corpus.split(name) for name in ("test", "val")}
     with caplog.at_level("INFO", logger="lgdea"):
-        table = harness.zero_shot_table(model, processor, inputs, *parts.values(), resamples=20, seed=0)
+        table = run_task(model, inputs.crops, harness.zero_shot_table(model, processor, *parts.values(), FEW))
     assert "finding edema: 0 positives" in caplog.text
     found = table.set_index(["metric", "finding"])["estimate"]
     assert list(found.index.get_level_values("metric").unique()) == [
@@ -273,14 +278,14 @@ def test_without_validation_images_there_are_no_thresholds_and_the_rest_is_the_s
     with_validation: stages.Inputs, inputs: stages.Inputs, run_config: RunConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, processor = stages.fresh_model(run_config, inputs)
-    part, options = inputs.corpus.split("test"), {"resamples": 20, "seed": 0}
+    part = inputs.corpus.split("test")
     with caplog.at_level("INFO", logger="lgdea"):
-        alone = harness.zero_shot_table(model, processor, inputs, part, **options)
+        alone = run_task(model, inputs.crops, harness.zero_shot_table(model, processor, part, None, FEW))
     assert "no labelled validation images, so no thresholds from them" in caplog.text
     oracle, whole = {"ap", "f1_oracle", "accuracy_oracle"}, {"auc_tail", "accuracy_argmax"}
     assert set(alone["metric"]) == {"auc", "auc_global", *oracle, *whole}
     validation = harness.validation_part(with_validation.corpus, part, "test")
-    both = harness.zero_shot_table(model, processor, with_validation, part, validation, **options)
+    both = run_task(model, inputs.crops, harness.zero_shot_table(model, processor, part, validation, FEW))
     pd.testing.assert_frame_equal(both.iloc[: len(alone)], alone)
 
 

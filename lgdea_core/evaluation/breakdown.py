@@ -1,9 +1,10 @@
 """Results broken down: by finding, size, side and stratum; left/right swaps; negations; AUC by size of the lesion.
 
-Sides are the patient's: left is the right half of a frontal film. Every interval resamples patients.
+Sides are the patient's: left is the right half of a frontal image. Every interval resamples patients.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Literal
 
 import numpy as np
@@ -12,10 +13,10 @@ from jaxtyping import Float
 
 from lgdea_core.crops import boxes_mask, boxes_to_frame, crop_frame, crop_to_original
 from lgdea_core.data.corpus import Corpus, label_table, patients_of
-from lgdea_core.evaluation.bootstrap import Keys, Values, bootstrap_mean
-from lgdea_core.evaluation.classification import auc_table
+from lgdea_core.evaluation.bootstrap import Bootstrap, Keys, Values
+from lgdea_core.evaluation.classification import classification_table
 from lgdea_core.evaluation.grounding import grounding_table
-from lgdea_core.grounding import patch_maps
+from lgdea_core.evaluation.one_pass import phrase_grids, run_task
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 from lgdea_core.runs.inputs import Inputs
 
@@ -65,8 +66,8 @@ def size_of(share: float) -> str:
 def side_of(boxes: pd.DataFrame) -> Literal["left", "right", "bilateral", "midline"]:
     """Side of the patient that boxes of one phrase lie on.
 
-    A box with more than two thirds of its width on one side of the film's middle lies there, else on the midline. Boxes
-    on both sides are bilateral; one side and the midline count as that side.
+    A box with more than two thirds of its width on one side of the image's middle lies there, else on the midline.
+    Boxes on both sides are bilateral; one side and the midline count as that side.
     """
     middle, width = boxes["frame_width"] / 2, boxes["x_max"] - boxes["x_min"]
     beyond = ((boxes["x_max"] - middle) / width).clip(0, 1)
@@ -77,16 +78,15 @@ def side_of(boxes: pd.DataFrame) -> Literal["left", "right", "bilateral", "midli
 
 
 def grounding_breakdown(
-    scores: pd.DataFrame, samples: pd.DataFrame, by: Sequence[str] = BY, resamples: int = 1000, seed: int = 0
+    scores: pd.DataFrame, samples: pd.DataFrame, bootstrap: Bootstrap, by: Sequence[str] = BY
 ) -> pd.DataFrame:
     """Mean of every metric within every value of every column, with intervals over resampled patients.
 
     Args:
         scores: from `grounding.score_maps`, one row per sample.
         samples: from `phrase_table`, in the same order; a missing value of a column leaves the sample out of it.
+        bootstrap: draws the intervals.
         by: columns of `samples`.
-        resamples: bootstrap draws.
-        seed: fixes the draws.
 
     Returns:
         Columns by, value, metric, estimate, low, high, n, patients, excluded, degenerate.
@@ -101,7 +101,7 @@ def grounding_breakdown(
         known = samples[column].notna().to_numpy()
         if known.any():
             values, patients = samples.loc[known, column], samples.loc[known, "patient_id"]
-            table = grounding_table(scores[known], values.tolist(), patients.tolist(), resamples=resamples, seed=seed)
+            table = grounding_table(scores[known], values.tolist(), patients.tolist(), bootstrap)
             tables.append(table[table["category"] != "macro"].rename(columns={"category": "value"}).assign(by=column))
     columns = ["by", "value", "metric", "estimate", "low", "high", "n", "patients", "excluded", "degenerate"]
     return pd.concat(tables, ignore_index=True)[columns]
@@ -115,15 +115,15 @@ def probe_maps(
     Args:
         model: any trained model.
         processor: its processor.
-        inputs: whose corpus holds the films.
-        probes: columns image_id and phrase; the rows of a film stand together, as in `load_probes`.
+        inputs: whose corpus holds the images.
+        probes: columns image_id and phrase, as of `load_probes`.
     """
+    asked = probes.groupby("image_id", sort=False)["phrase"].agg(lambda phrases: list(dict.fromkeys(phrases))).to_dict()
+    grids = run_task(model, inputs.crops, phrase_grids(model, processor, asked))
     sizes = inputs.corpus.images.set_index("image_id")[["height", "width"]]
-    for _, rows in probes.groupby((probes["image_id"] != probes["image_id"].shift()).cumsum(), sort=False):
-        image_id = rows["image_id"].iloc[0]
+    for image_id, phrase in zip(probes["image_id"], probes["phrase"], strict=True):
         frame = crop_frame(*(int(side) for side in sizes.loc[image_id]), processor.image_size)
-        for grid in patch_maps(model, processor, inputs.crops((image_id,)), rows["phrase"].tolist())[0]:
-            yield crop_to_original(grid, frame)
+        yield crop_to_original(grids[image_id][phrase], frame)
 
 
 def describe_maps(maps: Iterable[Float[np.ndarray, "_ _"]]) -> pd.DataFrame:
@@ -141,60 +141,58 @@ def describe_maps(maps: Iterable[Float[np.ndarray, "_ _"]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["peak", "peak_side", "mass_side"])
 
 
-def swap_table(probes: pd.DataFrame, maps: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Whether maps follow left and right, over pairs of films that differ only in the side of one lesion.
+def swap_table(probes: pd.DataFrame, maps: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
+    """Whether maps follow left and right, over pairs of images that differ only in the side of one lesion.
 
-    peak, mass: share of pairs in both of whose films the peak (the higher mean) of the stated phrase's map lies on the
-    side it names; 0.25 by chance, and 0 for maps that look the same on both films. stated over wrong: share of films in
-    which the stated phrase's peak exceeds that of the phrase with the other side; 0.5 by chance, ties count half.
+    peak, mass: share of pairs in both of whose images the peak (the higher mean) of the stated phrase's map lies on the
+    side it names; 0.25 by chance, and 0 for maps that look the same on both images. stated over wrong: share of images
+    in which the stated phrase's peak exceeds that of the phrase with the other side; 0.5 by chance, ties count half.
 
     Args:
         probes: of the hard set, any strata.
         maps: from `describe_maps`, one row per probe.
-        resamples: bootstrap draws.
-        seed: fixes the draws.
+        bootstrap: draws the intervals.
 
     Returns:
         Columns measure, estimate, low, high, n, patients, chance.
     """
-    films = _joined(probes, maps, "side swap").set_index("study_id")
-    stated, wrong = films[films["kind"] == "stated"], films[films["kind"] == "wrong side"]
+    images = _joined(probes, maps, "side swap").set_index("study_id")
+    stated, wrong = images[images["kind"] == "stated"], images[images["kind"] == "wrong side"]
     pairs = stated["pair_id"]
     rows = []
     for measure in ("peak", "mass"):
         right = (stated[f"{measure}_side"] == stated["side"]).groupby(pairs).all()
-        rows.append(_mean_row(measure, right.astype(float), right.index.tolist(), resamples, seed) | {"chance": 0.25})
+        rows.append(_mean_row(measure, bootstrap, right.astype(float), right.index.tolist()) | {"chance": 0.25})
     higher = _wins(stated["peak"], wrong.loc[stated.index, "peak"])
-    rows.append(_mean_row("stated over wrong", higher, pairs, resamples, seed) | {"chance": 0.5})
+    rows.append(_mean_row("stated over wrong", bootstrap, higher, pairs) | {"chance": 0.5})
     return pd.DataFrame(rows)
 
 
-def negation_table(probes: pd.DataFrame, maps: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Whether a film answers less to what is denied than to what is stated of it.
+def negation_table(probes: pd.DataFrame, maps: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
+    """Whether an image answers less to what is denied than to what is stated of it.
 
     For denials of what is not there (`denied`) and of what is (`contradicted`): `difference`, peak of the stated phrase
-    less the mean peak of the film's negated ones, in units of the cosine; `stated higher`, share of negated phrases
-    whose peak is lower than the stated one's (averaged per film; ties count half; 0.5 where negation is not heard).
+    less the mean peak of the image's negated ones, in units of the cosine; `stated higher`, share of negated phrases
+    whose peak is lower than the stated one's (averaged per image; ties count half; 0.5 where negation is not heard).
 
     Args:
         probes: of the hard set, any strata.
         maps: from `describe_maps`, one row per probe.
-        resamples: bootstrap draws.
-        seed: fixes the draws.
+        bootstrap: draws the intervals.
 
     Returns:
-        Columns kind, measure, estimate, low, high, n, patients, chance; `n` counts films.
+        Columns kind, measure, estimate, low, high, n, patients, chance; `n` counts images.
     """
-    films = _joined(probes, maps, "negated").drop_duplicates(["study_id", "kind", "phrase"])
-    stated = films[films["kind"] == "stated"].groupby("study_id")["peak"].max()
+    images = _joined(probes, maps, "negated").drop_duplicates(["study_id", "kind", "phrase"])
+    stated = images[images["kind"] == "stated"].groupby("study_id")["peak"].max()
     rows = []
     for kind in ("denied", "contradicted"):
-        negated = films[films["kind"] == kind]
+        negated = images[images["kind"] == kind]
         own = negated["study_id"].map(stated)
         difference = (own - negated["peak"]).groupby(negated["study_id"]).mean()
         higher = _wins(own, negated["peak"]).groupby(negated["study_id"]).mean()
         for measure, values, chance in (("difference", difference, 0.0), ("stated higher", higher, 0.5)):
-            row = _mean_row(measure, values, values.index.tolist(), resamples, seed)
+            row = _mean_row(measure, bootstrap, values, values.index.tolist())
             rows.append({"kind": kind} | row | {"chance": chance})
     return pd.DataFrame(rows)
 
@@ -204,9 +202,7 @@ def auc_by_size(
     part: Corpus,
     study_ids: Sequence[str],
     findings: Sequence[str],
-    min_positives: int = 10,
-    resamples: int = 1000,
-    seed: int = 0,
+    bootstrap: Bootstrap,
 ) -> pd.DataFrame:
     """AUC of every finding for lesions of each size, against all studies without the finding.
 
@@ -218,12 +214,10 @@ def auc_by_size(
         part: labels and boxes.
         study_ids: of the rows.
         findings: of the columns.
-        min_positives: smallest number of positives worth an AUC.
-        resamples: bootstrap draws.
-        seed: fixes the draws.
+        bootstrap: draws the intervals.
 
     Returns:
-        Columns of `classification.auc_table`, and size.
+        Columns of `classification_table`, metric "auc", and size; an AUC needs `classification.MIN_POSITIVES`.
 
     Raises:
         ValueError: the corpus has no boxes.
@@ -234,12 +228,11 @@ def auc_by_size(
     shares = part.boxes.groupby(["study_id", "finding"]).apply(_share).unstack()
     shares = shares.reindex(index=truth.index, columns=truth.columns)
     patients = patients_of(part, pd.Series(list(study_ids)))
-    options = {"min_positives": min_positives, "resamples": resamples, "seed": seed}
     tables = []
     for size, (low, high) in SIZES.items():
         labels = truth.where((truth != 1) | ((shares > low) & (shares <= high)))
-        values = labels.to_numpy(dtype=float)
-        tables.append(auc_table(scores, values, list(findings), patients, **options).assign(size=size))
+        table = classification_table(scores, labels.to_numpy(dtype=float), list(findings), patients, bootstrap)
+        tables.append(table.assign(size=size))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -265,7 +258,7 @@ def _wins(first: pd.Series, second: pd.Series) -> pd.Series:
     return (first > second) + 0.5 * (first == second)
 
 
-def _mean_row(measure: str, values: Values, patients: Keys, resamples: int, seed: int) -> dict[str, object]:
-    interval = bootstrap_mean(values, patients, resamples=resamples, seed=seed)
-    bounds = {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
-    return {"measure": measure, **bounds, "n": interval.n, "patients": interval.groups}
+def _mean_row(measure: str, bootstrap: Bootstrap, values: Values, patients: Keys) -> dict[str, object]:
+    row = {"measure": measure, **asdict(bootstrap.mean(values, patients))}
+    del row["degenerate"]
+    return row

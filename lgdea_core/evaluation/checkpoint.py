@@ -30,6 +30,7 @@ from lgdea_core.encoders import ImageEmbeddings
 from lgdea_core.evaluation.harness import DEFAULT_MAPS, evaluate
 from lgdea_core.evaluation.prompts import DEFAULT_PROMPTS, load_prompt_set, prompt_set_names
 from lgdea_core.grounding import MAP_PROTOCOLS
+from lgdea_core.inference import best_device
 from lgdea_core.model import LGDEAConfig
 from lgdea_core.runs.inputs import evaluation_inputs, load_corpus_of
 from lgdea_core.vocabulary import LABEL_SETS
@@ -118,7 +119,8 @@ def load_published(name: str) -> tuple[PublishedModel, PublishedProcessor]:
 
     No code of a checkpoint is run: one whose `config.json` names its own is refused, as transformers would read it by
     another class where it knows the model type; a tokenizer or image processor that does is read by transformers'
-    classes. Position ids, which older versions of transformers saved among the weights, are not weights.
+    classes. Weights become float32, the precision of every evaluation here. Position ids, which older versions of
+    transformers saved among the weights, are not weights.
 
     Args:
         name: hub id, or a folder with weights (safetensors), configuration, tokenizer and image processor.
@@ -126,12 +128,12 @@ def load_published(name: str) -> tuple[PublishedModel, PublishedProcessor]:
     Raises:
         ValueError: the checkpoint asks for code of its own or lacks a weight; or the model has no image and text
             features in one space, or its vision tower or image processor is of a kind whose patches cannot be laid
-            onto the film.
+            onto the image.
         OSError: nothing to load there, from transformers.
     """
     _refuse_own_code(name)
-    options = {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
-    model, loading = AutoModel.from_pretrained(name, **options)
+    options = {"trust_remote_code": False, "use_safetensors": True, "dtype": torch.float32}
+    model, loading = AutoModel.from_pretrained(name, output_loading_info=True, **options)
     model.eval().requires_grad_(False)
     for wanted in ("get_image_features", "get_text_features", "vision_model"):
         if not hasattr(model, wanted):
@@ -171,7 +173,7 @@ def _input_side(image_processor: BaseImageProcessor) -> int:
     """
     resized, cut = _sides(image_processor, "size"), _sides(image_processor, "crop_size")
     if getattr(image_processor, "do_center_crop", None) and cut != resized:
-        raise ValueError(f"image processor resizes to {resized} and crops {cut}: maps would not fit the film")
+        raise ValueError(f"image processor resizes to {resized} and crops {cut}: maps would not fit the image")
     if len(resized) != 1:
         raise ValueError(f"image processor makes images of sides {resized}; expected squares of a fixed side")
     return resized.pop()
@@ -190,6 +192,7 @@ def evaluate_checkpoint(
     prompts: str = DEFAULT_PROMPTS,
     labels: str | None = None,
     maps: str = DEFAULT_MAPS,
+    device: torch.device | str | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """The table of `harness.evaluate` for a published checkpoint.
@@ -201,6 +204,7 @@ def evaluate_checkpoint(
         prompts: name of the prompt set of zero-shot classification.
         labels: name of a published label set; all labels where None.
         maps: how patches become maps.
+        device: the best there is where None.
         progress: show bars.
 
     Raises:
@@ -208,7 +212,7 @@ def evaluate_checkpoint(
     """
     load_prompt_set(prompts)  # before anything slow
     model, processor = load_published(name)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device or best_device())
     config = replace_fields(config, image_size=processor.image_size)
     corpus = load_corpus_of(config.data, config.seed).split(split, "val")  # val: thresholds of zero-shot classification
     inputs = evaluation_inputs(corpus, config, progress=progress)
@@ -234,12 +238,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     line = f"how patches become maps; biovil: as BioViL and BioViL-T are measured (default: {DEFAULT_MAPS})"
     parser.add_argument("--maps", choices=tuple(MAP_PROTOCOLS), default=DEFAULT_MAPS, help=line)
     parser.add_argument("--seed", type=int, default=0, help="of phantom and bootstrap (default: 0)")
+    parser.add_argument("--device", help="such as cuda:1 or cpu (default: cuda or mps where there is one, else cpu)")
     parser.add_argument("--json", type=Path, required=True, help="where the table goes")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = RunConfig.from_preset(options.preset, corpus=options.corpus, root=options.data, seed=options.seed)
     protocol = {name: getattr(options, name) for name in ("split", "prompts", "labels", "maps")}
-    metrics = evaluate_checkpoint(options.model, config, **protocol)
+    metrics = evaluate_checkpoint(options.model, config, **protocol, device=options.device)
     origin = {"model": options.model, **protocol, "seed": options.seed, "preset": config.preset}
     rows = metrics.astype(object).where(metrics.notna(), None).to_dict("records")
     options.json.write_text(json.dumps(origin | {"metrics": rows}, indent=2) + "\n")

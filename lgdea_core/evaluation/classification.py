@@ -2,21 +2,20 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
 from lgdea_core.evaluation.bootstrap import (
+    NO_INTERVAL,
+    Bootstrap,
     Interval,
     Keys,
     Statistic,
-    bootstrap_columns,
-    bootstrap_mean,
-)
-from lgdea_core.evaluation.resamples import (
     accuracy_resamples,
     auc_resamples,
     average_precision_resamples,
@@ -25,70 +24,27 @@ from lgdea_core.evaluation.resamples import (
 
 logger = logging.getLogger("lgdea")
 
-Uncertain = Literal["exclude", "positive", "negative"]
 Metric = Literal["auc", "ap", "f1_oracle", "accuracy_oracle", "f1_validation", "accuracy_validation"]
 """F1 and accuracy say where their threshold was chosen: "oracle", to maximise F1 on the very labels they are measured
 on, as MedKLIP, KAD, BenchX and ASG report them, hence optimistic; "validation", likewise on other images"""
 ORACLE_METRICS: tuple[Metric, ...] = ("ap", "f1_oracle", "accuracy_oracle")
 VALIDATION_METRICS: tuple[Metric, ...] = ("f1_validation", "accuracy_validation")
+MIN_POSITIVES = 10
+"""Fewest positives of a finding that get a value."""
 TAIL_POSITIVES = 10
 """Most positives of a finding of the long tail (KAD's and CARZero's PadChest20)."""
 
 
-def auc_table(
-    scores: Float[np.ndarray, "images findings"],
-    labels: pd.DataFrame | np.ndarray,
-    findings: Sequence[str],
-    patients: Keys,
-    min_positives: int = 10,
-    uncertain: Uncertain = "exclude",
-    resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> pd.DataFrame:
-    """AUC of every finding and their macro mean, with intervals over resampled patients.
-
-    A finding with fewer than `min_positives` positives, or without a negative, keeps its row but has no AUC and does
-    not enter the macro mean: which findings count must be read from the table, not guessed.
-
-    Args:
-        scores: larger means more likely present.
-        labels: 1, 0, -1 (uncertain) or NaN (unknown, left out), in the order of `scores`; a data frame is read by its
-            columns `findings`.
-        findings: names of the columns of `scores`.
-        patients: the patient of each image.
-        min_positives: smallest number of positives worth an AUC.
-        uncertain: what -1 counts as.
-        resamples: bootstrap draws.
-        seed: fixes the draws.
-        level: share of the draws inside the interval, in (0, 1).
-
-    Returns:
-        Columns finding, auc, low, high, positives, n, degenerate; the last row is "macro", whose `n` counts images
-        with any label and whose `positives` are summed over the scored findings.
-
-    Raises:
-        ValueError: shapes do not fit.
-    """
-    values = _label_values(labels, findings, scores, uncertain, "auc_table")
-    options = {"min_positives": min_positives, "resamples": resamples, "seed": seed, "level": level}
-    table = classification_table(scores, values, findings, patients, metrics=("auc",), **options)
-    return table.drop(columns=["metric", "threshold"]).rename(columns={"estimate": "auc"})
-
-
 def classification_table(
     scores: Float[np.ndarray, "images findings"],
-    labels: pd.DataFrame | np.ndarray,
+    labels: np.ndarray,
     findings: Sequence[str],
     patients: Keys,
+    bootstrap: Bootstrap,
     *,
-    metrics: Sequence[Metric] = ("auc", *ORACLE_METRICS),
+    metrics: Sequence[Metric] = ("auc",),
     thresholds: Float[np.ndarray, " findings"] | None = None,
-    min_positives: int = 10,
-    uncertain: Uncertain = "exclude",
-    resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
+    min_positives: int = MIN_POSITIVES,
 ) -> pd.DataFrame:
     """AUC, AP, F1 and accuracy of every finding and their macro means, with intervals over resampled patients.
 
@@ -98,56 +54,48 @@ def classification_table(
     A threshold is chosen once, on all images, and held in every resample: the interval is that of the operating point,
     not of choosing it. MedKLIP and BenchX count the image at the threshold itself as negative, in accuracy alone; here
     it is positive in both. A finding with fewer than `min_positives` positives, without a negative or, for
-    `*_validation`, without a threshold keeps its row, is NaN and does not enter the macro mean.
+    `*_validation`, without a threshold keeps its row, is NaN and does not enter the macro mean: which findings count
+    must be read from the table, not guessed.
 
     Args:
         scores: larger means more likely present; where `thresholds` are given, on their scale.
-        labels: 1, 0, -1 (uncertain) or NaN (unknown, left out), in the order of `scores`; a data frame is read by its
-            columns `findings`.
-        findings: names of the columns of `scores`.
+        labels: 1, 0, -1 (uncertain) or NaN (unknown), in the shape of `scores`; the last two are left out.
+        findings: names of the columns.
         patients: the patient of each image.
+        bootstrap: draws the intervals.
         metrics: which rows.
         thresholds: of `validation_thresholds`; needed by `*_validation`.
         min_positives: smallest number of positives worth a value.
-        uncertain: what -1 counts as.
-        resamples: bootstrap draws.
-        seed: fixes the draws.
-        level: share of the draws inside the interval, in (0, 1).
 
     Returns:
         Columns metric, finding, estimate, low, high, threshold, positives, n, degenerate; the last row of each metric
-        is "macro", counted as in `auc_table`.
+        is "macro", whose `n` counts images with any label and whose `positives` are summed over the scored findings.
 
     Raises:
         ValueError: shapes do not fit, or a validation metric is asked for without thresholds.
     """
-    values = _label_values(labels, findings, scores, uncertain, "classification_table")
+    values = _known_labels(labels, findings, scores, "classification_table")
     carried = [metric for metric in metrics if metric in VALIDATION_METRICS]
     if carried and (thresholds is None or len(thresholds) != len(findings)):
         raise ValueError(f"classification_table: {carried} need a threshold for each of {len(findings)} findings")
     positives, negatives, countable = _countable(values, min_positives)
-    own = np.array([best_f1_threshold(*_known(values, scores, column)) for column in range(len(findings))])
+    own = _best_thresholds(values, scores)
     rows = []
     for metric in metrics:
         points = thresholds if metric in carried else own
         scored = countable & np.isfinite(points)
-        statistics = [_statistic(metric, points[column]) for column in np.flatnonzero(scored)]
-        options = {"resamples": resamples, "seed": seed, "level": level}
-        intervals, macro = (
-            bootstrap_columns(statistics, values[:, scored], scores[:, scored], patients, **options)
-            if statistics
-            else ([], None)
-        )
+        intervals, macro = [], NO_INTERVAL
+        if scored.any():
+            statistics = [_statistic(metric, points[column]) for column in np.flatnonzero(scored)]
+            intervals, macro = bootstrap.columns(statistics, values[:, scored], scores[:, scored], patients)
         found = iter(intervals)
         for column, finding in enumerate(findings):
             known = int(positives[column] + negatives[column])
-            row = _row(finding, next(found) if scored[column] else None, int(positives[column]), known, "estimate")
+            interval = next(found) if scored[column] else NO_INTERVAL
             used = points[column] if metric not in ("auc", "ap") and scored[column] else np.nan
-            rows.append({"metric": metric, **row, "threshold": used})
-        summed = _row("macro", macro, int(positives[scored].sum()), macro.n if macro else 0, "estimate")
-        rows.append({"metric": metric, **summed, "threshold": np.nan})
-    columns = ["metric", "finding", "estimate", "low", "high", "threshold", "positives", "n", "degenerate"]
-    return pd.DataFrame(rows)[columns]
+            rows.append(_row(metric, finding, interval, int(positives[column]), known, used))
+        rows.append(_row(metric, "macro", macro, int(positives[scored].sum()), macro.n))
+    return pd.DataFrame(rows)
 
 
 def whole_set_rows(
@@ -155,8 +103,7 @@ def whole_set_rows(
     labels: Float[np.ndarray, "images findings"],
     findings: Sequence[str],
     patients: Keys,
-    resamples: int = 1000,
-    seed: int = 0,
+    bootstrap: Bootstrap,
 ) -> pd.DataFrame:
     """Two metrics that speak of all findings at once, where the labels allow them.
 
@@ -169,50 +116,43 @@ def whole_set_rows(
         labels: 1, 0 or NaN.
         findings: names of the columns.
         patients: the patient of each image.
-        resamples: bootstrap draws.
-        seed: fixes the draws.
+        bootstrap: draws the intervals.
 
     Returns:
-        Columns metric, finding, estimate, low, high, positives, n, degenerate.
+        Columns of `classification_table`.
     """
-    shown, rows = labels == 1, []
+    shown, tables = labels == 1, []
     positives = shown.sum(axis=0)
     tail = (positives > 0) & (positives <= TAIL_POSITIVES)
     if tail.any():
         names = [finding for finding, rare in zip(findings, tail, strict=True) if rare]
-        options = {"min_positives": 1, "resamples": resamples, "seed": seed}
-        macro = auc_table(scores[:, tail], labels[:, tail], names, patients, **options).iloc[-1].to_dict()
-        rows.append({"metric": "auc_tail", "estimate": macro.pop("auc"), **macro})
+        table = classification_table(scores[:, tail], labels[:, tail], names, patients, bootstrap, min_positives=1)
+        tables.append(table.iloc[[-1]].assign(metric="auc_tail"))
     if len(findings) > 1 and (shown.sum(axis=1) == 1).all():
         right = scores.argmax(axis=1) == shown.argmax(axis=1)
-        interval = bootstrap_mean(right.astype(float), patients, resamples=resamples, seed=seed)
-        row = _row("all", interval, len(right), len(right), "estimate")
-        rows.append({"metric": "accuracy_argmax", **row})
-    columns = ["metric", "finding", "estimate", "low", "high", "positives", "n", "degenerate"]
-    return pd.DataFrame(rows, columns=columns)
+        interval = bootstrap.mean(right.astype(float), patients)
+        tables.append(pd.DataFrame([_row("accuracy_argmax", "all", interval, len(right), len(right))]))
+    return pd.concat(tables) if tables else pd.DataFrame(columns=["metric", "finding"])
 
 
 def validation_thresholds(
     scores: Float[np.ndarray, "images findings"],
-    labels: pd.DataFrame | np.ndarray,
+    labels: Float[np.ndarray, "images findings"],
     findings: Sequence[str],
-    uncertain: Uncertain = "exclude",
 ) -> Float[np.ndarray, " findings"]:
     """The threshold of each finding that maximises F1 on validation images; NaN, which the log says, where none can.
 
     Args:
         scores: of the validation images, on the scale of those the thresholds are for (`combine_channels`).
         labels: as of `classification_table`.
-        findings: names of the columns of `scores`.
-        uncertain: what -1 counts as.
+        findings: names of the columns.
     """
-    values = _label_values(labels, findings, scores, uncertain, "validation_thresholds")
+    values = _known_labels(labels, findings, scores, "validation_thresholds")
     positives, negatives, usable = _countable(values, 1)
     for column in np.flatnonzero(~usable):
         counts = f"{positives[column]} positives and {negatives[column]} negatives"
         logger.info("finding %s: %s among validation images, so no threshold", findings[column], counts)
-    chosen = [best_f1_threshold(*_known(values, scores, column)) for column in range(len(findings))]
-    return np.where(usable, chosen, np.nan)
+    return np.where(usable, _best_thresholds(values, scores), np.nan)
 
 
 def best_f1_threshold(labels: Float[np.ndarray, " images"], scores: Float[np.ndarray, " images"]) -> float:
@@ -235,6 +175,12 @@ def best_f1_threshold(labels: Float[np.ndarray, " images"], scores: Float[np.nda
     return float(ranked[last][len(f1) - 1 - np.argmax(f1[::-1])])
 
 
+def _best_thresholds(values: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    known = np.isfinite(values)
+    columns = range(values.shape[1])
+    return np.array([best_f1_threshold(values[known[:, at], at], scores[known[:, at], at]) for at in columns])
+
+
 def _statistic(metric: Metric, threshold: float) -> Statistic:
     if metric == "auc":
         return auc_resamples
@@ -254,17 +200,14 @@ def _at_threshold(
     return statistic(labels, scores >= threshold, codes, counts)
 
 
-def _label_values(
-    labels: pd.DataFrame | np.ndarray, findings: Sequence[str], scores: np.ndarray, uncertain: Uncertain, where: str
-) -> np.ndarray:
-    """Labels as 1, 0 or NaN, in the shape of the scores."""
-    values = labels[list(findings)].to_numpy(dtype=float) if isinstance(labels, pd.DataFrame) else labels.astype(float)
-    if values.shape != scores.shape or len(findings) != scores.shape[1]:
+def _known_labels(labels: np.ndarray, findings: Sequence[str], scores: np.ndarray, where: str) -> np.ndarray:
+    """Labels as 1, 0 or NaN."""
+    if labels.shape != scores.shape or len(findings) != scores.shape[1]:
         raise ValueError(
             f"{where}: expected labels and {len(findings)} findings for scores of shape {scores.shape}, "
-            f"got labels of shape {values.shape}"
+            f"got labels of shape {labels.shape}"
         )
-    return np.where(values == -1, {"exclude": np.nan, "positive": 1.0, "negative": 0.0}[uncertain], values)
+    return np.where(labels == -1, np.nan, labels)
 
 
 def _countable(values: np.ndarray, min_positives: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -273,19 +216,9 @@ def _countable(values: np.ndarray, min_positives: int) -> tuple[np.ndarray, np.n
     return positives, negatives, (positives >= max(1, min_positives)) & (negatives > 0)
 
 
-def _known(values: np.ndarray, scores: np.ndarray, column: int) -> tuple[np.ndarray, np.ndarray]:
-    known = np.isfinite(values[:, column])
-    return values[known, column], scores[known, column]
-
-
-def _row(finding: str, interval: Interval | None, positives: int, n: int, name: str = "auc") -> dict[str, object]:
-    missing = float("nan")
-    return {
-        "finding": finding,
-        name: interval.estimate if interval else missing,
-        "low": interval.low if interval else missing,
-        "high": interval.high if interval else missing,
-        "positives": positives,
-        "n": n,
-        "degenerate": interval.degenerate if interval else 0,
-    }
+def _row(
+    metric: str, finding: str, interval: Interval, positives: int, n: int, threshold: float = np.nan
+) -> dict[str, Any]:
+    row = {"metric": metric, "finding": finding, **asdict(interval), "n": n}
+    del row["patients"]
+    return row | {"threshold": threshold, "positives": positives}

@@ -13,20 +13,22 @@ from tqdm.auto import tqdm
 
 from lgdea_core.crops import boxes_mask, boxes_to_frame, crop_frame, crop_to_original
 from lgdea_core.data.corpus import Corpus, label_table, patients_of
-from lgdea_core.evaluation.blind import BoxPriors, blind_map, box_priors, other_films
+from lgdea_core.evaluation.bootstrap import Bootstrap
 from lgdea_core.evaluation.classification import (
+    MIN_POSITIVES,
     ORACLE_METRICS,
     VALIDATION_METRICS,
-    auc_table,
     classification_table,
     validation_thresholds,
     whole_set_rows,
 )
+from lgdea_core.evaluation.controls import BoxPriors, box_priors, location_prior_map, other_images
 from lgdea_core.evaluation.grounding import grounding_table, score_maps
+from lgdea_core.evaluation.one_pass import Task, phrase_grids, run_task, together
 from lgdea_core.evaluation.prompts import DEFAULT_PROMPTS, load_prompt_set
-from lgdea_core.evaluation.retrieval_task import retrieval_table
-from lgdea_core.evaluation.zero_shot import combine_channels, zero_shot_scores
-from lgdea_core.grounding import MAP_PROTOCOLS, patch_maps
+from lgdea_core.evaluation.retrieval import retrieval_table
+from lgdea_core.evaluation.zero_shot import channel_scores, combine_channels
+from lgdea_core.grounding import MAP_PROTOCOLS
 from lgdea_core.inference import ImageTextModel, ImageTextProcessor
 from lgdea_core.runs.inputs import Inputs
 from lgdea_core.runs.leaks import refuse_training_patients
@@ -34,12 +36,10 @@ from lgdea_core.vocabulary import LABEL_SETS
 
 logger = logging.getLogger("lgdea")
 
-MIN_POSITIVES = 10
-"""Fewest positives of a finding that get an AUC, and fewest phrases of one that enter the macro mean of grounding."""
 GROUNDING_METRICS = ("cnr_signed", "miou_biovil_t", "pointing")
-"""The headlines among `grounding.METRICS`, and those that have the controls of `blind`."""
+"""The headlines among `grounding.METRICS`, and those that have the controls of module `controls`."""
 SAMPLES_AT_ONCE = 64
-"""Samples whose maps, in pixels of the film, are held at once."""
+"""Samples whose maps, in pixels of the image, are held at once."""
 RANKED = 5
 RECALLED = 10
 DEFAULT_MAPS = "smooth"
@@ -76,6 +76,9 @@ def evaluate(
 ) -> pd.DataFrame:
     """Every task the split has truth for, with 95 % intervals over resampled patients.
 
+    Every image of the split, and of the validation split, is encoded once, in float32 whatever precision the training
+    used, so that a model measured right after training has the numbers of the one that is saved and loaded.
+
     Args:
         model: any.
         processor: its own.
@@ -85,7 +88,7 @@ def evaluate(
         labels: name of a published label set, to which zero-shot classification is held; all labels where None.
         maps: how patches become maps, one of `grounding.MAP_PROTOCOLS`.
         resamples: bootstrap draws.
-        seed: fixes the draws, and which film stands in for which.
+        seed: fixes the draws, and which image stands in for which.
         progress: show bars.
 
     Returns:
@@ -98,15 +101,16 @@ def evaluate(
     """
     part = evaluation_part(inputs.corpus, split)
     refuse_training_patients(model, part)
-    options = {"resamples": resamples, "seed": seed}
+    bootstrap = Bootstrap(resamples=resamples, seed=seed)
     validation = validation_part(inputs.corpus, part, split)
     if validation is not None:
         refuse_training_patients(model, validation)
-    tables = [
-        zero_shot_table(model, processor, inputs, part, validation, prompts=prompts, label_set=labels, **options),
-        phrase_grounding_table(model, processor, inputs, part, maps=maps, progress=progress, **options),
-        retrieval_table(model, processor, inputs, part, prompts=prompts, **options),
+    tasks = [
+        zero_shot_table(model, processor, part, validation, bootstrap, prompts=prompts, label_set=labels),
+        phrase_grounding_table(model, processor, part, bootstrap, maps=maps, progress=progress),
+        retrieval_table(model, processor, part, bootstrap, prompts=prompts),
     ]
+    tables = run_task(model, inputs.crops, together(tasks), progress=progress)
     return pd.concat(tables, ignore_index=True).assign(corpus=part.name).reindex(columns=list(METRIC_COLUMNS))
 
 
@@ -145,19 +149,17 @@ def validation_part(corpus: Corpus, part: Corpus, split: str) -> Corpus | None:
 def zero_shot_table(
     model: ImageTextModel,
     processor: ImageTextProcessor,
-    inputs: Inputs,
     part: Corpus,
-    validation: Corpus | None = None,
+    validation: Corpus | None,
+    bootstrap: Bootstrap,
     *,
     prompts: str = DEFAULT_PROMPTS,
     label_set: str | None = None,
-    resamples: int,
-    seed: int,
-) -> pd.DataFrame:
+) -> Task[pd.DataFrame]:
     """Zero-shot AUC, AP, F1 and accuracy per finding with enough positives, and their means; see `whole_set_rows`, too.
 
     `auc`, `ap` and the oracle metrics rank by the sum of the method's channels, each z-scored over the images (so it
-    ranks a set and has no meaning for one film); `auc_global`, the mean alone, by the global channel, which a method
+    ranks a set and has no meaning for one image); `auc_global`, the mean alone, by the global channel, which a method
     with a decoder lacks, as does a prompt set that averages channels prompt by prompt where the method has two. A macro
     mean is over the findings that have the metric: without a threshold from validation one has no `f1_validation`.
 
@@ -177,19 +179,19 @@ def zero_shot_table(
     if not findings or not image_ids:
         logger.info("corpus %s: no labels with prompts, so no zero-shot classification", part.name)
         return pd.DataFrame(columns=list(METRIC_COLUMNS))
-    scores = zero_shot_scores(model, processor, inputs.crops(image_ids), findings, prompts)
-    options = {"min_positives": MIN_POSITIVES, "resamples": resamples, "seed": seed}
-    fused = combine_channels(scores, chosen)
-    tables = [auc_table(fused, truth, findings, patients, **options).assign(metric="auc")]
-    if "global" in scores:
-        alone = auc_table(scores["global"], truth, findings, patients, **options).assign(metric="auc_global")
-        tables.append(alone[alone["finding"] == "macro"])
-    tables = [table.rename(columns={"auc": "estimate"}) for table in tables]
-    tables.append(classification_table(fused, truth, findings, patients, metrics=ORACLE_METRICS, **options))
-    tables.append(whole_set_rows(fused, truth, findings, patients, resamples=resamples, seed=seed))
     held_out, known, _ = _labelled(validation, findings) if validation else ((), None, None)
+    both = yield from channel_scores(model, processor, (*image_ids, *held_out), findings, prompts)
+    scores = {channel: rows[: len(image_ids)] for channel, rows in both.items()}
+    options = {"bootstrap": bootstrap, "min_positives": MIN_POSITIVES}
+    fused = combine_channels(scores, chosen)
+    tables = [classification_table(fused, truth, findings, patients, **options)]
+    if "global" in scores:
+        alone = classification_table(scores["global"], truth, findings, patients, **options)
+        tables.append(alone[alone["finding"] == "macro"].assign(metric="auc_global"))
+    tables.append(classification_table(fused, truth, findings, patients, metrics=ORACLE_METRICS, **options))
+    tables.append(whole_set_rows(fused, truth, findings, patients, bootstrap))
     if held_out:
-        other = zero_shot_scores(model, processor, inputs.crops(held_out), findings, prompts)
+        other = {channel: rows[len(image_ids) :] for channel, rows in both.items()}
         thresholds = validation_thresholds(combine_channels(other, chosen), known, findings)
         carried = {"metrics": VALIDATION_METRICS, "thresholds": thresholds, **options}
         carried_scores = combine_channels(scores, chosen, reference=other)
@@ -228,19 +230,17 @@ def _labelled(
 def phrase_grounding_table(
     model: ImageTextModel,
     processor: ImageTextProcessor,
-    inputs: Inputs,
     part: Corpus,
+    bootstrap: Bootstrap,
     *,
     maps: str = DEFAULT_MAPS,
-    resamples: int,
-    seed: int,
     progress: bool = True,
-) -> pd.DataFrame:
+) -> Task[pd.DataFrame]:
     """All of `grounding.METRICS` for every (image, phrase) with boxes; boxes of one phrase are one.
 
-    `<metric>_blind` and `<metric>_swapped`, of each of `GROUNDING_METRICS`, are the controls of module `blind` on the
-    same samples: a map of other patients' boxes, and the model's map of the phrase on another patient's film. One that
-    the patients do not allow has no rows, which the log says.
+    `<metric>_blind` and `<metric>_swapped`, of each of `GROUNDING_METRICS`, are the location-prior control and the
+    cross-patient control on the same samples (see module `controls`): a map of other patients' boxes, and the model's
+    map of the phrase on another patient's image. One that the patients do not allow has no rows, which the log says.
 
     "macro" is the mean over findings with at least `MIN_POSITIVES` phrases, "all" that over all phrases. Under another
     map protocol than the default a metric is named after it, too: "cnr_signed, biovil maps".
@@ -250,23 +250,22 @@ def phrase_grounding_table(
     if part.boxes.empty:
         logger.info("corpus %s: no boxes in this split, so no phrase grounding", part.name)
         return pd.DataFrame(columns=list(METRIC_COLUMNS))
-    priors, others = box_priors(part), other_films(part, seed)
+    priors, others = box_priors(part), other_images(part, bootstrap.seed)
     if priors is None:
-        logger.info("corpus %s: boxes of one patient only, so no image-blind control of grounding", part.name)
+        logger.info("corpus %s: boxes of one patient only, so no location-prior control of grounding", part.name)
     if not others:
-        logger.info("corpus %s: one patient has most films with boxes, so no grounding with films swapped", part.name)
-    samples = phrase_samples(model, processor, inputs, part, maps=maps, others=others, progress=progress)
-    scores = _scores(samples, priors)
+        logger.info("corpus %s: one patient has most images with boxes, so no cross-patient control", part.name)
+    samples = yield from grounding_samples(model, processor, part, maps=maps, others=others)
+    scores = _scores(iter(tqdm(samples, unit="phrase", desc="grounding", disable=not progress)), priors)
     findings, patients = scores.pop("finding"), pd.Series(patients_of(part, scores.pop("study_id")))
     if maps != DEFAULT_MAPS:
         scores = scores.add_suffix(f", {maps} maps")
-    options = {"resamples": resamples, "seed": seed}
-    table = grounding_table(scores, findings.tolist(), patients.tolist(), **options)
-    every = grounding_table(scores, ["all"] * len(scores), patients.tolist(), **options)
+    table = grounding_table(scores, findings.tolist(), patients.tolist(), bootstrap)
+    every = grounding_table(scores, ["all"] * len(scores), patients.tolist(), bootstrap)
     tables = [table[table["category"] != "macro"], every[every["category"] == "all"]]
     common = findings.map(findings.value_counts()).ge(MIN_POSITIVES).to_numpy()
     if common.any():
-        macro = grounding_table(scores[common], findings[common].tolist(), patients[common].tolist(), **options)
+        macro = grounding_table(scores[common], findings[common].tolist(), patients[common].tolist(), bootstrap)
         tables.append(macro[macro["category"] == "macro"])
     joined = pd.concat(tables)
     return joined.rename(columns={"category": "finding"}).assign(task="grounding", positives=joined["n"])
@@ -282,38 +281,53 @@ class PhraseSample(NamedTuple):
     similarity_map: Float[np.ndarray, "height width"]
     """original pixels"""
     swapped_map: Float[np.ndarray, "height width"] | None = None
-    """the phrase's map of another film, laid onto this one"""
+    """the phrase's map of another image, laid onto this one"""
 
 
 def phrase_samples(
+    model: ImageTextModel, processor: ImageTextProcessor, inputs: Inputs, part: Corpus, *, progress: bool = True
+) -> Iterator[PhraseSample]:
+    """`grounding_samples` under the default protocol, in a pass of their own."""
+    return run_task(model, inputs.crops, grounding_samples(model, processor, part), progress=progress)
+
+
+def grounding_samples(
     model: ImageTextModel,
     processor: ImageTextProcessor,
-    inputs: Inputs,
     part: Corpus,
     *,
     maps: str = DEFAULT_MAPS,
     others: Mapping[str, str] | None = None,
-    progress: bool = True,
-) -> Iterator[PhraseSample]:
+) -> Task[Iterator[PhraseSample]]:
     """Similarity map, by a protocol of `MAP_PROTOCOLS`, and box mask of every distinct (image, phrase).
 
-    `others`, from `blind.other_films`, names the film of each `swapped_map`; without it there is none.
+    `others`, from `controls.other_images`, names the image of each `swapped_map`; without it there is none. Maps in
+    pixels of the image are made one by one, from the grids that the pass has kept.
     """
     protocol = MAP_PROTOCOLS[maps]
+    boxes_of = dict(list(part.boxes.groupby("image_id", sort=False)))
+    phrases = {image_id: boxes["phrase"].drop_duplicates().tolist() for image_id, boxes in boxes_of.items()}
+    asked = {image_id: dict.fromkeys(own) for image_id, own in phrases.items()}
+    for image_id, other in (others or {}).items():
+        asked[other].update(dict.fromkeys(phrases[image_id]))
+    grids = yield from phrase_grids(
+        model, processor, {image_id: list(own) for image_id, own in asked.items()}, scaled=protocol.scaled
+    )
     sizes = part.images.set_index("image_id")[["height", "width"]]
-    groups = part.boxes.groupby("image_id", sort=False)
-    for image_id, boxes in tqdm(groups, unit="image", desc="grounding", disable=not progress):
-        height, width = (int(value) for value in sizes.loc[image_id])
-        phrases = boxes["phrase"].drop_duplicates().tolist()
-        films = (image_id, others[image_id]) if others else (image_id,)
-        grids = patch_maps(model, processor, inputs.crops(films), phrases, scaled=protocol.scaled)
-        frame = crop_frame(height, width, processor.image_size)
-        for number, phrase in enumerate(phrases):
-            own = boxes[boxes["phrase"] == phrase]
-            mask = boxes_mask(boxes_to_frame(own, height, width), height, width)
-            first = own.iloc[0]
-            laid = [crop_to_original(grid, frame, protocol.interpolation) for grid in grids[:, number]]
-            yield PhraseSample(first["study_id"], first["finding"], mask, *laid)
+
+    def samples() -> Iterator[PhraseSample]:
+        for image_id, boxes in boxes_of.items():
+            height, width = (int(value) for value in sizes.loc[image_id])
+            frame = crop_frame(height, width, processor.image_size)
+            shown = (image_id, others[image_id]) if others else (image_id,)
+            for phrase in phrases[image_id]:
+                own = boxes[boxes["phrase"] == phrase]
+                mask = boxes_mask(boxes_to_frame(own, height, width), height, width)
+                first = own.iloc[0]
+                laid = [crop_to_original(grids[image][phrase], frame, protocol.interpolation) for image in shown]
+                yield PhraseSample(first["study_id"], first["finding"], mask, *laid)
+
+    return samples()
 
 
 def _scores(samples: Iterator[PhraseSample], priors: BoxPriors | None) -> pd.DataFrame:
@@ -323,8 +337,8 @@ def _scores(samples: Iterator[PhraseSample], priors: BoxPriors | None) -> pd.Dat
         masks, names = [sample.mask for sample in block], [sample.study_id for sample in block]
         tables = [score_maps([sample.similarity_map for sample in block], masks, names=names)]
         if priors is not None:
-            blind = [blind_map(priors, sample.study_id, sample.finding, sample.similarity_map) for sample in block]
-            tables.append(score_maps(blind, masks, GROUNDING_METRICS, names).add_suffix("_blind"))
+            prior = [location_prior_map(priors, one.study_id, one.finding, one.similarity_map) for one in block]
+            tables.append(score_maps(prior, masks, GROUNDING_METRICS, names).add_suffix("_blind"))
         if block[0].swapped_map is not None:
             swapped = [sample.swapped_map for sample in block]
             tables.append(score_maps(swapped, masks, GROUNDING_METRICS, names).add_suffix("_swapped"))

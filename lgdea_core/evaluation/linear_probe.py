@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from lgdea_core.crops import pixel_values
 from lgdea_core.encoders import ImageTower
-from lgdea_core.evaluation.bootstrap import Interval, bootstrap_macro_auc, bootstrap_mean
-from lgdea_core.evaluation.harness import MIN_POSITIVES
+from lgdea_core.evaluation.bootstrap import Bootstrap, Interval, auc_resamples
+from lgdea_core.evaluation.classification import MIN_POSITIVES
 from lgdea_core.evaluation.supervised import Examples, Fit, Schedule, fit, outputs
-from lgdea_core.inference import IMAGES_AT_ONCE, evaluating
+from lgdea_core.inference import IMAGES_AT_ONCE, evaluating, full_precision
 
 logger = logging.getLogger("lgdea")
 
@@ -72,12 +72,12 @@ def pooled_features(tower: ImageTower, crops: UInt8[Tensor, "images height width
 
 @torch.no_grad()
 def frozen_features(tower: ImageTower, crops: UInt8[Tensor, "images height width"]) -> Float[Tensor, "images channels"]:
-    """`pooled_features` in evaluation mode, in blocks: all that a probe needs of the images.
+    """`pooled_features` in evaluation mode, in float32 and in blocks: all that a probe needs of the images.
 
     They are computed once, from the centre crop: a deviation from MGCA, which draws random crops in every epoch.
     """
     device = next(tower.parameters()).device
-    with evaluating(tower):
+    with evaluating(tower), full_precision(tower):
         return torch.cat([pooled_features(tower, block.to(device)).cpu() for block in crops.split(IMAGES_AT_ONCE)])
 
 
@@ -90,17 +90,10 @@ def multi_label_loss(
     return losses.where(known, 0).sum() / known.sum().clamp(min=1)
 
 
-def multi_class_loss(
-    logits: Float[Tensor, "images classes"], labels: Float[Tensor, "images classes"]
-) -> Float[Tensor, ""]:
-    """Cross entropy with one-hot labels."""
-    return F.cross_entropy(logits, labels)
-
-
 def standardise_features(
     features: Float[Tensor, "images channels"], training: Bool[np.ndarray, " images"]
 ) -> Float[Tensor, "images channels"]:
-    """Features with mean 0 and deviation 1 over the training films, labelled or not; a constant channel becomes 0.
+    """Features with mean 0 and deviation 1 over the training images, labelled or not; a constant channel becomes 0.
 
     A deviation from MGCA: 50 epochs of a small corpus are too few updates to make up for features of any scale.
     """
@@ -187,17 +180,18 @@ def _learn(
     left_out = tuple(name for name, kept in zip(findings, learnt, strict=True) if not kept)
     if left_out:
         logger.info("linear probe: nothing to learn %s from in %d images", ", ".join(left_out), len(train.labels))
-    loss = multi_class_loss if classes else multi_label_loss
-    shown = learnt | classes  # a class without a film stays a wrong answer, a finding without one is not asked for
+    loss = F.cross_entropy if classes else multi_label_loss  # labels of classes are one-hot
+    shown = learnt | classes  # a class without an image stays a wrong answer, a finding without one is not asked for
     fitted = fit(module, _examples(train, shown), _examples(val, shown), loss, schedule, seed)
     scores = outputs(module, test.inputs).numpy()
     if classes:
         correct = (scores.argmax(axis=1) == test.labels.argmax(axis=1)).astype(float)
-        return ProbeScore("accuracy", bootstrap_mean(correct, test.patients), tuple(findings), left_out, fitted)
+        return ProbeScore("accuracy", Bootstrap().mean(correct, test.patients), tuple(findings), left_out, fitted)
     scored = learnt & ((test.labels == 1).sum(axis=0) >= MIN_POSITIVES) & (test.labels == 0).any(axis=0)
     if not scored.any():
         raise ValueError(f"linear probe: no finding has {MIN_POSITIVES} positives among {len(test.labels)} test images")
-    interval = bootstrap_macro_auc(test.labels[:, scored], scores[:, scored], test.patients)
+    asked = test.labels[:, scored], scores[:, scored], test.patients
+    _, interval = Bootstrap().columns([auc_resamples] * int(scored.sum()), *asked)
     return ProbeScore("auc", interval, tuple(np.array(findings)[scored]), left_out, fitted)
 
 

@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 DEFAULT_PROMPTS = "compositional"
+PROMPTS = 48
+"""Most positive prompts that are composed for a finding."""
 
 Channel = Literal["global", "local", "evidence", "decoder"]
 Contrast = Literal["difference", "pair_softmax", "none"]
@@ -191,40 +193,7 @@ def load_prompt_set(name: str = DEFAULT_PROMPTS) -> PromptSet:
     """
     if name not in prompt_set_names():
         raise ValueError(f"no prompt set {name!r}; there are {', '.join(prompt_set_names())}")
-    return read_prompt_set(name, (_folder() / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def read_prompt_set(name: str, text: str) -> PromptSet:
-    """A prompt set from the text of its file."""
-    return PromptSet(name=name, **json.loads(text))
-
-
-def load_prompts() -> dict[str, FindingPrompts]:
-    """The parts of the default set by finding."""
-    return dict(load_prompt_set().findings)
-
-
-@cache
-def positive_prompts(finding: str, limit: int = 48) -> tuple[str, ...]:
-    """At most `limit` phrases of the default set that state the finding by name; see `_composed`.
-
-    Args:
-        finding: a name of `load_prompts`.
-        limit: at least 1.
-
-    Raises:
-        ValueError: no prompts for this finding, or `limit` below 1.
-    """
-    if limit < 1:
-        raise ValueError(f"positive_prompts: limit must be at least 1, got {limit}")
-    chosen = load_prompt_set()
-    chosen.texts(finding)
-    return _composed(chosen.findings[finding], chosen.templates.positive, limit)
-
-
-def negative_prompts(finding: str) -> tuple[str, ...]:
-    """Sentences of the default set that deny the finding: every negation around every synonym."""
-    return load_prompt_set().texts(finding).negative
+    return PromptSet(name=name, **json.loads((_folder() / f"{name}.json").read_text(encoding="utf-8")))
 
 
 def mean_embeddings(
@@ -237,17 +206,17 @@ def mean_embeddings(
 
 
 @cache
-def _composed(parts: FindingPrompts, templates: tuple[str, ...], limit: int = 48) -> tuple[str, ...]:
-    """At most `limit` phrases that state the finding by name, spread evenly over severities, sides and zones.
+def _composed(parts: FindingPrompts, templates: tuple[str, ...]) -> tuple[str, ...]:
+    """At most `PROMPTS` phrases that state the finding by name, spread evenly over severities, sides and zones.
 
     The next prompt is always the one whose parts, and pairs of parts, were used least so far (the first in order where
-    several are), so the result is the same on every machine and a smaller `limit` gives the beginning of a larger one.
+    several are), so the result is the same on every machine.
     """
     axes = (("", *parts.severities), ("", *parts.sides), ("", *parts.zones), parts.synonyms[:1], templates)
     candidates = [choice for choice in itertools.product(*axes) if any(choice[:3])]
     used: Counter[tuple] = Counter()
     chosen = []
-    while candidates and len(chosen) < limit:
+    while candidates and len(chosen) < PROMPTS:
         choice = min(candidates, key=lambda parts: sum(used[part] for part in _parts_and_pairs(parts)))
         candidates.remove(choice)
         used.update(_parts_and_pairs(choice))

@@ -4,19 +4,23 @@ What a sentence names and which tags hold comes from the evidence of the study's
 uses: these measures say whether training reached held-out studies, not whether the rules are right.
 """
 
+from collections.abc import Hashable, Iterable, Sequence
+
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lgdea_core.batch import RegionData
 from lgdea_core.data.corpus import patients_of
-from lgdea_core.evaluation.bootstrap import bootstrap_mean
-from lgdea_core.evaluation.classification import auc_table
-from lgdea_core.evaluation.harness import METRIC_COLUMNS, MIN_POSITIVES, evaluation_part
+from lgdea_core.encoders import ImageEmbeddings
+from lgdea_core.evaluation.bootstrap import Bootstrap
+from lgdea_core.evaluation.classification import classification_table
+from lgdea_core.evaluation.harness import METRIC_COLUMNS, evaluation_part
+from lgdea_core.evaluation.one_pass import Task, run_task, together
 from lgdea_core.evidence.sections import report_sentences
-from lgdea_core.inference import IMAGES_AT_ONCE, evaluating
+from lgdea_core.inference import Question
 from lgdea_core.methods.asg import pool_regions, sentence_embeds
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 from lgdea_core.runs.inputs import Inputs, region_data
@@ -35,6 +39,8 @@ def evaluate_regions(
     seed: int = 0,
 ) -> pd.DataFrame:
     """Region-sentence retrieval and tag AUC of one split, with 95 % intervals over resampled patients.
+
+    Every image is encoded once, in float32, as in `harness.evaluate`.
 
     `region_at_1`: share of sentences whose best region, out of all regions of the image that are in view, is one that
     the sentence names; `named_region_at_1`: out of those only that some sentence of the report names, which is what
@@ -63,41 +69,43 @@ def evaluate_regions(
     if images.empty:
         raise ValueError(f"corpus {part.name!r} has no image with a report in split {split!r} to find regions in")
     texts = {study_id: reports[study_id] for study_id in images["study_id"].unique()}
-    data, crops = region_data(part.regions, images, evidence, texts), inputs.crops(tuple(images["image_id"]))
-    options = {"resamples": resamples, "seed": seed}
+    data = region_data(part.regions, images, evidence, texts)
+    bootstrap = Bootstrap(resamples=resamples, seed=seed)
     report_of = images["study_id"].map({study_id: row for row, study_id in enumerate(texts)}).to_numpy()
     patients = patients_of(part, images["study_id"])
     sentences = [report_sentences(text) for text in texts.values()]
-    found = region_hits(model, processor, crops, data, report_of, sentences)
+    names = tuple(images["image_id"])
+    tasks = [region_hits(model, processor, names, data, report_of, sentences)]
+    if hasattr(model, "tag_decoder"):
+        tasks.append(tag_logits(model, names))
+    found, *scores = run_task(model, inputs.crops, together(tasks))
     rows = []
     for metric in ("region_at_1", "region_at_1_chance", "named_region_at_1", "named_region_at_1_chance"):
         if len(found):
-            interval = bootstrap_mean(found[metric], [patients[row] for row in found["image"]], **options)
+            interval = bootstrap.mean(found[metric], [patients[row] for row in found["image"]])
             values = {"estimate": interval.estimate, "low": interval.low, "high": interval.high, "n": interval.n}
             rows.append({"task": "regions", "metric": metric, "finding": "all", "positives": interval.n} | values)
     tables = [pd.DataFrame(rows)]
-    if hasattr(model, "tag_decoder"):
-        scores = tag_logits(model, crops)
-        table = auc_table(scores, data.tags[report_of], ASG_TAGS, patients, min_positives=MIN_POSITIVES, **options)
-        tables.append(table.rename(columns={"auc": "estimate"}).assign(task="tags", metric="auc"))
+    for logits in scores:
+        table = classification_table(logits, data.tags[report_of].astype(float), ASG_TAGS, patients, bootstrap)
+        tables.append(table.assign(task="tags"))
     return pd.concat(tables, ignore_index=True).assign(corpus=part.name).reindex(columns=list(METRIC_COLUMNS))
 
 
-@torch.no_grad()
 def region_hits(
     model: LGDEAModel,
     processor: LGDEAProcessor,
-    crops: UInt8[Tensor, "images height width"],
+    images: Sequence[Hashable],
     data: RegionData,
     report_of: np.ndarray,
     sentences: list[list[str]],
-) -> pd.DataFrame:
+) -> Task[pd.DataFrame]:
     """One row for each image and sentence that names a region in view.
 
     Args:
         model: whose patches are those it grounds phrases with.
         processor: its own.
-        crops: of the images.
+        images: names.
         data: regions of the images, links of the reports.
         report_of: report of each image.
         sentences: of each report.
@@ -106,25 +114,35 @@ def region_hits(
         Columns image (its row), region_at_1, named_region_at_1 and the chance of both.
     """
     device = next(model.parameters()).device
-    rows = []
-    with evaluating(model):
-        for image, report in enumerate(report_of):
-            boxes, links = torch.from_numpy(data.boxes[image]), data.links[report]
-            seen = boxes.isfinite().all(dim=1).numpy()
-            links = links[seen[links[:, 1]]]
-            if not len(links):
-                continue
-            spoken, columns = np.unique(links[:, 0], return_inverse=True)
-            named = np.zeros((len(boxes), len(spoken)), dtype=bool)
-            named[links[:, 1], columns] = True
-            ids, mask = (part.to(device) for part in processor.tokens([sentences[report][row] for row in spoken]))
-            texts = sentence_embeds(model, ids, mask)
-            patches = model.grounding_patches(model.encode_crops(crops[image : image + 1].to(device)))
-            kept = boxes[seen].to(device)
-            pooled = pool_regions(patches, kept, torch.zeros(len(kept), dtype=torch.long, device=device))
-            hits = retrieval_hits((pooled @ texts.T).cpu().numpy(), named[seen])
-            rows.append(hits.assign(image=image))
-    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
+    row_of = {name: row for row, name in enumerate(images)}
+
+    def hits(image: int, patches: Float[Tensor, "1 patches dim"]) -> pd.DataFrame:
+        report, boxes = report_of[image], torch.from_numpy(data.boxes[image])
+        seen = boxes.isfinite().all(dim=1).numpy()
+        links = data.links[report][seen[data.links[report][:, 1]]]
+        if not len(links):
+            return pd.DataFrame()
+        spoken, columns = np.unique(links[:, 0], return_inverse=True)
+        named = np.zeros((len(boxes), len(spoken)), dtype=bool)
+        named[links[:, 1], columns] = True
+        tokens = processor.tokens([sentences[report][row] for row in spoken])
+        texts = sentence_embeds(model, *(part.to(device) for part in tokens))
+        kept = boxes[seen].to(device)
+        pooled = pool_regions(patches, kept, torch.zeros(len(kept), dtype=torch.long, device=device))
+        return retrieval_hits((pooled @ texts.T).cpu().numpy(), named[seen]).assign(image=image)
+
+    def answer(names: Sequence[Hashable], block: ImageEmbeddings) -> Iterable[pd.DataFrame]:
+        patches = model.method.patches(model, block)
+        return [hits(row_of[name], patches[at : at + 1]) for at, name in enumerate(names)]
+
+    [answers] = yield [Question(images, answer)]
+    return pd.concat(answers, ignore_index=True)
+
+
+def tag_logits(model: LGDEAModel, images: Sequence[Hashable]) -> Task[Float[np.ndarray, "images tags"]]:
+    """What the tag decoder makes of each image."""
+    [answers] = yield [Question(images, lambda _, block: model.tag_decoder(block.patch_features).cpu().numpy())]
+    return np.stack(answers)
 
 
 def retrieval_hits(
@@ -149,20 +167,3 @@ def retrieval_hits(
             "named_region_at_1_chance": named[spoken_of].mean(axis=0),
         }
     )
-
-
-@torch.no_grad()
-def tag_logits(model: LGDEAModel, crops: UInt8[Tensor, "images height width"]) -> Float[np.ndarray, "images tags"]:
-    """What the tag decoder makes of crops.
-
-    Raises:
-        ValueError: the model has no tag decoder.
-    """
-    if not hasattr(model, "tag_decoder"):
-        raise ValueError("tag_logits: the model has no tag decoder; train method asg with irl above 0")
-    device, parts = next(model.parameters()).device, []
-    with evaluating(model):
-        for block in crops.split(IMAGES_AT_ONCE):
-            features = model.encode_crops(block.to(device)).patch_features
-            parts.append(model.tag_decoder(features).cpu())
-    return torch.cat(parts).numpy()

@@ -1,19 +1,241 @@
-"""Image-text retrieval: precision at k by finding set, recall at k by text identity; never the whole score matrix.
+"""Image-text retrieval on one split: pairs of image and report, and sets of images of one class each (5x200, 8x200).
 
-All functions take embeddings and work through blocks of queries, so memory is a block of queries times the candidates.
-They return one value per query, which `bootstrap.bootstrap_mean` turns into an interval by patient.
+Pairs. Instance recall is CXR-CLIP's: image to text over de-duplicated texts, and here the other way as well. Precision
+of an image over the reports of labelled studies is GLoRIA's "image-text retrieval" on 5x200, where an image asks for
+reports of its class. Its released code has no retrieval and its file of reports ("Report Impression") was not released;
+where a 5x200 file has them, these rows are that protocol, by the global similarity. Others put reports of MIMIC-CXR in
+their place (PRIOR, issue 10), which no file fixes: we do not.
+
+Classes, where `studies` has a role. ConVIRT's tasks (github.com/yuhaozhang/convirt): a query image or a text asks for
+the candidates of its class, and precision is the mean over queries. `_image_to_image` ranks by the cosine of image
+embeddings, candidates never among the queries nor queries among the candidates; `_text_to_image` takes the sentences of
+ConVIRT's text file; `_prompt_to_image`, ours, for sets without them such as 5x200, takes every positive prompt of a
+class as a query and averages within classes first, as prompt sets have 15 texts of one class and 210 of another. All
+rank by the model's own score of a whole text, without the local channel that GLoRIA adds.
+
+Ranking works through blocks of queries, so memory is a block of queries times the candidates, never the whole score
+matrix.
 """
 
+import logging
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+import pandas as pd
+from jaxtyping import Float, Int
 from scipy.stats import hypergeom
 
-from lgdea_core.evaluation.bootstrap import Keys
+from lgdea_core.data.corpus import QUERY, TEXT_QUERY, Corpus, label_table, patients_of
+from lgdea_core.evaluation.bootstrap import Bootstrap, Interval, Keys
+from lgdea_core.evaluation.one_pass import Task, score_rows, together
+from lgdea_core.evaluation.prompts import load_prompt_set
+from lgdea_core.evidence.sections import report_sentences
+from lgdea_core.inference import ImageTextModel, ImageTextProcessor
+
+logger = logging.getLogger("lgdea")
+
+RECALLS, PRECISIONS = (1, 5, 10), (5, 10, 100)
+LEAST_PAIRS = 20
+"""Fewest studies with image and report (for precision: and labels) that are ranked at all."""
+QUERIES_AT_ONCE = 512
+Rows = list[dict[str, Any]]
+
+
+def retrieval_table(
+    model: ImageTextModel,
+    processor: ImageTextProcessor,
+    part: Corpus,
+    bootstrap: Bootstrap,
+    *,
+    prompts: str,
+) -> Task[pd.DataFrame]:
+    """Recall, median rank and precision of a split, each beside what a random order gives (`_chance`).
+
+    recall_at_K: image to text over de-duplicated texts, `recall_at_K_text_to_image` the other way, and `median_rank`
+    likewise. precision_at_K: image to the reports of labelled studies, right where the present findings are the very
+    same; `precision_at_K_commonest` is what reports with the pool's commonest findings get, returned to every image.
+    With roles, `precision_at_K_image_to_image`, `_text_to_image` and `_prompt_to_image` as the module says; pairs are
+    then those of candidates alone. A precision needs a pool of twice its K. `pool` counts the candidates: distinct
+    texts, images, or reports of labelled studies.
+
+    Intervals resample the query's patient (of a text, that of its first study). A prompt or a sentence of ConVIRT's is
+    nobody's: there the patients of the candidates are resampled.
+
+    A method with a query decoder ranks by its logit of the whole report, which MedKLIP, trained on phrases, never saw;
+    it has no image-to-image rows.
+    """
+    whole = {"task": "retrieval", "finding": "all"}
+    if "role" not in part.studies or part.studies["role"].isna().any():
+        rows = yield from pair_rows(model, processor, part, bootstrap)
+        return pd.DataFrame(rows).assign(**whole)
+    candidates = part.subset(part.studies.loc[~part.studies["role"].isin([QUERY, TEXT_QUERY]), "study_id"])
+    tasks = [
+        pair_rows(model, processor, candidates, bootstrap),
+        class_rows(model, processor, part, prompts, bootstrap),
+    ]
+    pairs, classes = yield from together(tasks)
+    return pd.DataFrame(pairs + classes).assign(**whole)
+
+
+def pair_rows(model: ImageTextModel, processor: ImageTextProcessor, part: Corpus, bootstrap: Bootstrap) -> Task[Rows]:
+    """Recall, median rank and precision of studies with image and report; of each study the first image."""
+    studies = part.studies[part.studies["report"].notna()]
+    images = part.images[part.images["study_id"].isin(studies["study_id"])].drop_duplicates("study_id")
+    if len(images) < LEAST_PAIRS:
+        logger.info("corpus %s: %d studies with image and report, so no retrieval of pairs", part.name, len(images))
+        return []
+    texts = studies.set_index("study_id").loc[images["study_id"], "report"]
+    texts = [" ".join(report_sentences(report)) for report in texts]
+    embeds, reports = yield from score_rows(model, images["image_id"].tolist(), *processor.tokens(texts))
+    patients = np.array(patients_of(part, images["study_id"]), dtype=object)
+    rows = recall_rows(embeds, reports, texts, patients, bootstrap)
+    labels = label_table(part)
+    labelled = images["study_id"].isin(labels.index).to_numpy()
+    if labelled.sum() >= LEAST_PAIRS:
+        sets = finding_sets(labels.loc[images["study_id"][labelled]].to_numpy(dtype=float))
+        rows += precision_rows("", embeds[labelled], reports[labelled], sets, sets, patients[labelled], bootstrap)
+        rows += commonest_rows(sets, patients[labelled], bootstrap)
+    return rows
+
+
+def recall_rows(
+    image_embeds: Float[np.ndarray, "images dim"],
+    report_embeds: Float[np.ndarray, "images dim"],
+    texts: Sequence[str],
+    patients: np.ndarray,
+    bootstrap: Bootstrap,
+) -> Rows:
+    """Recall at `RECALLS` and median rank in both directions; row i of all arguments is of one study."""
+    ranks = retrieval_ranks(image_embeds, report_embeds, texts, texts)
+    copies = pd.Series(texts).value_counts().loc[[texts[row] for row in ranks.text_rows]].to_numpy()
+    one = np.ones(ranks.images, dtype=np.int64)
+    rows = []
+    for suffix, found, partners, pool, groups in (
+        ("", ranks.image_to_text, one, ranks.texts, patients),
+        ("_text_to_image", ranks.text_to_image, copies, ranks.images, patients[ranks.text_rows]),
+    ):
+        for k in RECALLS:
+            chance = bootstrap.mean(chance_recall(partners, pool, k), groups)
+            interval = bootstrap.mean(recall_at_k(found, k), groups)
+            rows += _beside_chance(f"recall_at_{k}{suffix}", interval, chance, pool)
+        chance = bootstrap.mean(np.full(len(found), chance_median_rank(partners, pool)), groups)
+        rows += _beside_chance(f"median_rank{suffix}", bootstrap.median(found, groups), chance, pool)
+    return rows
+
+
+def precision_rows(
+    suffix: str,
+    queries: Float[np.ndarray, "queries dim"],
+    candidates: Float[np.ndarray, "candidates dim"],
+    query_classes: Sequence[Hashable],
+    candidate_classes: Sequence[Hashable],
+    patients: np.ndarray,
+    bootstrap: Bootstrap,
+) -> Rows:
+    """Mean precision over queries at those of `PRECISIONS` that the pool allows; `patients` are the queries'."""
+    usable, pool = _usable(len(candidates)), len(candidates)
+    if not usable:
+        return []
+    ranking = nearest(queries, candidates, max(usable))
+    chance = bootstrap.mean(chance_precision(query_classes, candidate_classes), patients)
+    rows = []
+    for k in usable:
+        values = precision_at_k(ranking, query_classes, candidate_classes, k)
+        rows += _beside_chance(f"precision_at_{k}{suffix}", bootstrap.mean(values, patients), chance, pool)
+    return rows
+
+
+def commonest_rows(classes: Sequence[Hashable], patients: np.ndarray, bootstrap: Bootstrap) -> Rows:
+    """Mean of `commonest_precision` where queries and candidates are the same studies, at the K of `precision_rows`."""
+    rows, pool = [], len(classes)
+    for k in _usable(pool):
+        values = commonest_precision(classes, classes, k)
+        rows.append(_row(f"precision_at_{k}_commonest", bootstrap.mean(values, patients), pool))
+    return rows
+
+
+def class_rows(
+    model: ImageTextModel, processor: ImageTextProcessor, part: Corpus, prompts: str, bootstrap: Bootstrap
+) -> Task[Rows]:
+    """Precision of texts and of query images over the candidate images of a set with roles."""
+    shown = part.labels.loc[part.labels["value"] == 1, ["study_id", "finding"]].astype(str)
+    studies = part.studies[["study_id", "patient_id", "role", "report"]].merge(shown, validate="1:1")
+    images = part.images[["image_id", "study_id"]].merge(studies)
+    texts = class_texts(part.name, studies, prompts)
+    if not len(texts) or images.empty:
+        logger.info("corpus %s: no text of a class, so no retrieval by class", part.name)
+        return []
+    tokens = processor.tokens(texts["text"].tolist())
+    embeds, text_embeds = yield from score_rows(model, images["image_id"].tolist(), *tokens)
+    asking = (images["role"] == QUERY).to_numpy()
+    candidates, pool = embeds[~asking], images[~asking]
+    rows = []
+    for suffix, own in texts.groupby("suffix"):
+        classes = own["finding"].tolist()
+        rows += text_rows(suffix, text_embeds[own.index], candidates, classes, pool, bootstrap)
+    if asking.any() and not model.method.decodes:
+        classes, patients = images["finding"].to_numpy(), images["patient_id"].to_numpy()
+        sides = embeds[asking], candidates, classes[asking].tolist(), classes[~asking].tolist()
+        rows += precision_rows("_image_to_image", *sides, patients[asking], bootstrap)
+    return rows
+
+
+def class_texts(name: str, studies: pd.DataFrame, prompts: str) -> pd.DataFrame:
+    """Texts that ask for a class: the positive prompts of a set, and sentences that a corpus brings along.
+
+    Args:
+        name: of the corpus.
+        studies: columns role, report and finding, the class.
+        prompts: name of the prompt set; the log says which classes it does not cover.
+
+    Returns:
+        Columns suffix (of the metric), text, finding.
+    """
+    chosen, classes = load_prompt_set(prompts), sorted(set(studies["finding"]))
+    if missing := [finding for finding in classes if not chosen.covers(finding)]:
+        logger.info("corpus %s: prompt set %s has no queries for %s", name, prompts, ", ".join(missing))
+    covered = [finding for finding in classes if chosen.covers(finding)]
+    rows = [("_prompt_to_image", text, finding) for finding in covered for text in chosen.texts(finding).positive]
+    written = studies[studies["role"] == TEXT_QUERY]
+    rows += [("_text_to_image", *pair) for pair in zip(written["report"], written["finding"], strict=True)]
+    return pd.DataFrame(rows, columns=["suffix", "text", "finding"])
+
+
+def text_rows(
+    suffix: str,
+    queries: Float[np.ndarray, "queries dim"],
+    candidates: Float[np.ndarray, "candidates dim"],
+    classes: Sequence[str],
+    images: pd.DataFrame,
+    bootstrap: Bootstrap,
+) -> Rows:
+    """Precision of texts over images: the mean of the classes' means, with the patients of the images resampled.
+
+    Args:
+        suffix: of the metrics' names.
+        queries: rows of the texts.
+        candidates: rows of the images.
+        classes: of each text.
+        images: columns finding and patient_id of each candidate.
+    """
+    patients = images["patient_id"].tolist()
+    usable = _usable(len(images))
+    if not usable:
+        return []
+    asked = pd.Series(classes)
+    weights = (1 / (asked.map(asked.value_counts()) * asked.nunique())).to_numpy()
+    ranking = nearest(queries, candidates, len(images))
+    hits = (images["finding"].to_numpy()[ranking] == np.array(classes)[:, None]).astype(float)
+    chance = bootstrap.mean(images["finding"].isin(classes) / asked.nunique(), patients)
+    rows = []
+    for k in usable:
+        interval = bootstrap.pool_precision(hits, ranking, weights, patients, k)
+        rows += _beside_chance(f"precision_at_{k}{suffix}", interval, chance, len(images))
+    return rows
 
 
 class RetrievalRanks(NamedTuple):
@@ -32,38 +254,30 @@ class RetrievalRanks(NamedTuple):
 
 
 def nearest(
-    queries: Float[np.ndarray, "queries dim"],
-    candidates: Float[np.ndarray, "candidates dim"],
-    k: int,
-    chunk: int = 512,
+    queries: Float[np.ndarray, "queries dim"], candidates: Float[np.ndarray, "candidates dim"], k: int
 ) -> Int[np.ndarray, "queries ranks"]:
-    """The `k` candidates of largest similarity for each query, best first; of equal ones the first in the pool.
+    """The `k` candidates of largest inner product for each query, best first; of equal ones the first in the pool.
 
     Args:
-        queries: L2-normalised.
-        candidates: L2-normalised.
+        queries: L2-normalised, or any rows whose inner products are scores.
+        candidates: likewise.
         k: how many; at most the pool size.
-        chunk: queries at a time.
 
     Raises:
         ValueError: `k` exceeds the pool.
     """
-    if not 1 <= k <= len(candidates):
-        raise ValueError(f"nearest: k must lie between 1 and the pool size {len(candidates)}, got {k}")
-    blocks = [nearest_in(queries[rows] @ candidates.T, k) for rows in _chunks(len(queries), chunk)]
-    return np.concatenate(blocks) if blocks else np.empty((0, k), dtype=np.int64)
-
-
-def nearest_in(similarity: Float[np.ndarray, "queries candidates"], k: int) -> Int[np.ndarray, "queries ranks"]:
-    """As `nearest`, for a block of similarities that is already there (such as a sum of several scores)."""
-    queries, candidates = similarity.shape
-    if not 1 <= k <= candidates:
-        raise ValueError(f"nearest_in: k must lie between 1 and the pool size {candidates}, got {k}")
-    least = np.partition(similarity, candidates - k, axis=1)[:, candidates - k, None]
-    rows, columns = np.nonzero(similarity >= least)  # k per row, more where the last place is shared
-    order = np.lexsort((columns, -similarity[rows, columns], rows))
-    starts = np.searchsorted(rows, np.arange(queries))
-    return columns[order][starts[:, None] + np.arange(k)]
+    pool = len(candidates)
+    if not 1 <= k <= pool:
+        raise ValueError(f"nearest: k must lie between 1 and the pool size {pool}, got {k}")
+    blocks = [np.empty((0, k), dtype=np.int64)]
+    for start in range(0, len(queries), QUERIES_AT_ONCE):
+        similarity = queries[start : start + QUERIES_AT_ONCE] @ candidates.T
+        least = np.partition(similarity, pool - k, axis=1)[:, pool - k, None]
+        rows, columns = np.nonzero(similarity >= least)  # k per row, more where the last place is shared
+        order = np.lexsort((columns, -similarity[rows, columns], rows))
+        starts = np.searchsorted(rows, np.arange(len(similarity)))
+        blocks.append(columns[order][starts[:, None] + np.arange(k)])
+    return np.concatenate(blocks)
 
 
 def precision_at_k(
@@ -128,7 +342,6 @@ def retrieval_ranks(
     report_embeds: Float[np.ndarray, "reports dim"],
     image_texts: Sequence[Hashable],
     report_texts: Sequence[Hashable],
-    chunk: int = 512,
 ) -> RetrievalRanks:
     """Ranks of true partners in both directions over de-duplicated texts (CXR-CLIP's protocol).
 
@@ -143,7 +356,6 @@ def retrieval_ranks(
         report_embeds: L2-normalised.
         image_texts: the text, or any key of it, of each image's own report; each must occur among `report_texts`.
         report_texts: the text of each report.
-        chunk: queries at a time.
 
     Raises:
         ValueError: lengths differ, or an image's text is not in the pool.
@@ -165,8 +377,8 @@ def retrieval_ranks(
     text_embeds = report_embeds[text_rows]
     with_image = np.unique(own)
     return RetrievalRanks(
-        _ranks(image_embeds, text_embeds, own, np.arange(len(text_rows)), chunk),
-        _ranks(text_embeds[with_image], image_embeds, with_image, own, chunk),
+        _ranks(image_embeds, text_embeds, own, np.arange(len(text_rows))),
+        _ranks(text_embeds[with_image], image_embeds, with_image, own),
         text_rows[with_image],
         len(text_rows),
         len(image_embeds),
@@ -202,20 +414,33 @@ def chance_median_rank(partners: Int[np.ndarray, " queries"], pool: int) -> int:
     return 1 + bisect_left(ranks, 0.5 - 1e-9, key=lambda k: chance_recall(partners, pool, k).mean())
 
 
-def finding_sets(
-    labels: Float[np.ndarray, "studies findings"],
-) -> list[int]:
+def finding_sets(labels: Float[np.ndarray, "studies findings"]) -> list[int]:
     """Each study's set of present findings as a bitmask: bit j is set where label j is 1 (not -1, 0 or NaN)."""
-    present: Bool[np.ndarray, "studies findings"] = labels == 1
-    return [sum(1 << int(column) for column in np.flatnonzero(row)) for row in present]
+    return [sum(1 << int(column) for column in np.flatnonzero(row)) for row in labels == 1]
+
+
+def _usable(pool: int) -> list[int]:
+    return [k for k in PRECISIONS if 2 * k <= pool]
+
+
+def _beside_chance(metric: str, interval: Interval, chance: Interval, pool: int) -> Rows:
+    """The row of a metric, and that of a random order for as many queries."""
+    return [_row(metric, interval, pool), _row(f"{metric}_chance", replace(chance, n=interval.n), pool)]
+
+
+def _row(metric: str, interval: Interval, pool: int) -> dict[str, Any]:
+    """A line of `retrieval_table`; `n` counts queries."""
+    bounds = {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
+    return {"metric": metric, **bounds, "n": interval.n, "positives": interval.n, "pool": pool}
 
 
 def _ranks(
-    queries: np.ndarray, candidates: np.ndarray, query_keys: np.ndarray, candidate_keys: np.ndarray, chunk: int
+    queries: np.ndarray, candidates: np.ndarray, query_keys: np.ndarray, candidate_keys: np.ndarray
 ) -> np.ndarray:
     """1 + candidates of another key that are at least as similar as the best candidate of the query's key."""
     blocks = []
-    for rows in _chunks(len(queries), chunk):
+    for start in range(0, len(queries), QUERIES_AT_ONCE):
+        rows = slice(start, start + QUERIES_AT_ONCE)
         similarity = queries[rows] @ candidates.T
         own = query_keys[rows][:, None] == candidate_keys[None, :]
         best = np.where(own, similarity, -np.inf).max(axis=1, keepdims=True)
@@ -228,7 +453,3 @@ def _codes(query_classes: Keys, candidate_classes: Keys) -> tuple[np.ndarray, np
     numbers: dict[Hashable, int] = {}
     codes = [numbers.setdefault(each, len(numbers)) for each in (*query_classes, *candidate_classes)]
     return np.array(codes[: len(query_classes)], dtype=np.int64), np.array(codes[len(query_classes) :], dtype=np.int64)
-
-
-def _chunks(count: int, size: int) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, count, size)]

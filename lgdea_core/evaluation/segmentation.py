@@ -19,7 +19,7 @@ from lgdea_core.crops import boxes_mask, boxes_to_frame, crop_image, pixel_value
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.images import read_mask
 from lgdea_core.encoders import ImageTower, token_grid
-from lgdea_core.evaluation.bootstrap import Interval, bootstrap_mean
+from lgdea_core.evaluation.bootstrap import Bootstrap, Interval
 from lgdea_core.evaluation.supervised import Examples, Fit, Schedule, fit, outputs
 from lgdea_core.training.loop import seeded
 
@@ -272,7 +272,7 @@ def segment(
     scores = image_dice(outputs(segmenter, test.crops).numpy() > 0, test.masks)  # logit 0 is p = 0.5
     positive = test.masks.any(axis=(1, 2))
     return SegmentationScore(
-        image=bootstrap_mean(scores, test.patients),
+        image=Bootstrap().mean(scores, test.patients),
         batches=batch_mean_dice(scores, schedule.batch_size),
         positive=float(scores[positive].mean()),
         empty=float(1 - positive.mean()),

@@ -100,19 +100,27 @@ def fit(
     generator, device = torch.Generator().manual_seed(seed), next(module.parameters()).device
     learnt = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learnt, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
-    stopping, steps = EarlyStopping(module, schedule.patience), 0
-    for _ in range(schedule.max_epochs):
+    best, losses, steps = {}, [], 0
+    for epoch in range(schedule.max_epochs):
         module.train()
         for rows in epoch_rows(len(train.inputs), schedule, generator):
             optimizer.zero_grad()
             loss(module(train.inputs[rows].to(device)), train.targets[rows].to(device)).backward()
             optimizer.step()
             steps += 1
-        if stopping.update(_validation_loss(module, val, loss)):
+        found = float(loss(outputs(module, val.inputs), val.targets))
+        if not math.isfinite(found):
+            raise RuntimeError(
+                f"the validation loss of epoch {epoch} is {found}; lower the learning rate or mend the labels"
+            )
+        if not losses or found < min(losses):
+            best = {name: value.clone() for name, value in module.state_dict().items()}
+        losses.append(found)
+        if epoch - losses.index(min(losses)) >= schedule.patience:
             break
-    stopping.restore()
+    module.load_state_dict(best)
     module.eval()
-    return Fit(stopping.losses, steps)
+    return Fit(losses, steps)
 
 
 def epoch_rows(images: int, schedule: Schedule, generator: torch.Generator) -> Iterator[Int[Tensor, "batch"]]:
@@ -129,35 +137,3 @@ def outputs(module: nn.Module, inputs: Num[Tensor, "images ..."]) -> Float[Tenso
     module.eval()
     device = next(module.parameters()).device
     return torch.cat([module(block.to(device)).cpu() for block in inputs.split(IMAGES_AT_ONCE)])
-
-
-def _validation_loss(module: nn.Module, val: Examples, loss: Callable[[Tensor, Tensor], Float[Tensor, ""]]) -> float:
-    return float(loss(outputs(module, val.inputs), val.targets))
-
-
-class EarlyStopping:
-    """Keeps the weights of the lowest validation loss, and says when it has not fallen for `patience` epochs."""
-
-    def __init__(self, module: nn.Module, patience: int) -> None:
-        self.module, self.patience = module, patience
-        self.losses: list[float] = []
-        self._best: dict[str, Tensor] = {}
-
-    def update(self, loss: float) -> bool:
-        """Take in the validation loss of one more epoch; True where training should stop.
-
-        Raises:
-            RuntimeError: the loss is not finite.
-        """
-        if not math.isfinite(loss):
-            raise RuntimeError(
-                f"the validation loss of epoch {len(self.losses)} is {loss}; lower the learning rate or mend the labels"
-            )
-        if not self.losses or loss < min(self.losses):
-            self._best = {name: value.clone() for name, value in self.module.state_dict().items()}
-        self.losses.append(loss)
-        return len(self.losses) - 1 - self.losses.index(min(self.losses)) >= self.patience
-
-    def restore(self) -> None:
-        """Give the module its best weights back."""
-        self.module.load_state_dict(self._best)

@@ -1,13 +1,14 @@
 """Zero-shot scores: what a model says of each prompt becomes one score a finding, by the rule of the prompt set."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from lgdea_core.evaluation.one_pass import Task, pool_rows, run_task
 from lgdea_core.evaluation.prompts import (
     AVERAGED_EMBEDDINGS,
     DEFAULT_PROMPTS,
@@ -17,13 +18,7 @@ from lgdea_core.evaluation.prompts import (
     load_prompt_set,
     mean_embeddings,
 )
-from lgdea_core.inference import (
-    ImageTextModel,
-    ImageTextProcessor,
-    decoder_scores,
-    encode_image_pool,
-    encode_tokens,
-)
+from lgdea_core.inference import ImageTextModel, ImageTextProcessor, encode_tokens, logits_question, pool_question
 
 
 def zero_shot_scores(
@@ -33,6 +28,17 @@ def zero_shot_scores(
     findings: Sequence[str],
     prompts: str = DEFAULT_PROMPTS,
 ) -> dict[str, Float[np.ndarray, "images findings"]]:
+    """`channel_scores` of crops, in a pass of their own."""
+    return run_task(model, crops.__getitem__, channel_scores(model, processor, range(len(crops)), findings, prompts))
+
+
+def channel_scores(
+    model: ImageTextModel,
+    processor: ImageTextProcessor,
+    images: Sequence[Hashable],
+    findings: Sequence[str],
+    prompts: str = DEFAULT_PROMPTS,
+) -> Task[dict[str, Float[np.ndarray, "images findings"]]]:
     """How much each image shows each finding, by prompts alone, one score a channel that both model and set have.
 
     global: cosine. local, where the method trains a local head to tell whether a phrase is true (ASG's, MGCA's and
@@ -46,7 +52,7 @@ def zero_shot_scores(
     Args:
         model: used in evaluation mode.
         processor: its own.
-        crops: the images.
+        images: names.
         findings: each covered by the set.
         prompts: name of a prompt set.
 
@@ -65,12 +71,19 @@ def zero_shot_scores(
             f"prompt set {prompts!r} scores by {', '.join(chosen.channels)}, but this model has {', '.join(own)} only"
         )
     if channels == ["decoder"]:
-        similarity = {"decoder": decoder_scores(model, crops, *tokens)}
+        [answers] = yield [logits_question(model, images, *tokens)]
+        similarity = {"decoder": np.stack(answers)}
     else:
         embeds = encode_tokens(model, *tokens, normalised=chosen.ensemble != "mean_raw_embedding")
         if chosen.ensemble in AVERAGED_EMBEDDINGS:
             embeds, spans = mean_embeddings(embeds, spans)
-        similarity = _similarities(model, crops, embeds, channels)
+        [answers] = yield [pool_question(model, images, embeds)]
+        pool = pool_rows(answers)
+        similarity = {"global": pool.image_embeds @ embeds.numpy().T, "local": pool.responses}
+        if "evidence" in channels:
+            with torch.no_grad():
+                assignments = model.assign_phrases(embeds.to(model.prototypes.device)).cpu().numpy()
+            similarity["evidence"] = np.sqrt(pool.evidence) @ np.sqrt(assignments).T
     contrasts = {channel: chosen.channels[channel] for channel in channels}
     if chosen.join == "prompt_mean" and len(channels) > 1:
         joined = "+".join(channels)
@@ -117,70 +130,30 @@ def combine_channels(
     prompts: PromptSet,
     reference: dict[str, Float[np.ndarray, "others findings"]] | None = None,
 ) -> Float[np.ndarray, "images findings"]:
-    """The score that ranks: channels fused over the images, or the only one as it is, as the set says.
+    """The score that ranks, as the set says: the only channel as it is, or the sum of all, each z-scored (GLoRIA).
+
+    Z-scores are over the images, finding by finding; a channel that is the same for all images adds 0. The sum depends
+    on the set of images: it ranks them and has no meaning for a single one. With a reference it depends on that set
+    alone: a threshold chosen on the reference's own sum then means the same for other images.
 
     Args:
-        scores: of `zero_shot_scores`.
+        scores: of `channel_scores`; finite.
         prompts: the set they come from.
-        reference: the same channels for other images, whose means and spreads are used in place of their own; what is
-            fused with the same reference has one scale, so that a threshold may be carried over.
-    """
-    if prompts.normalise == "images":
-        return fuse_scores(list(scores.values()), list(reference.values()) if reference else None)
-    (only,) = scores.values()
-    return only
-
-
-def fuse_scores(
-    scores: Sequence[Float[np.ndarray, "images findings"]],
-    reference: Sequence[Float[np.ndarray, "others findings"]] | None = None,
-) -> Float[np.ndarray, "images findings"]:
-    """Sum of several scores, each z-scored over the images per finding (GLoRIA).
-
-    A score that is the same for all images adds 0. The result depends on the set of images: it ranks them and has no
-    meaning for a single film. With a reference it depends on that set alone: a threshold chosen on the reference's own
-    fused scores then means the same for other images.
-
-    Args:
-        scores: at least one; finite.
-        reference: the same scores of the images whose means and standard deviations are taken; the images themselves
+        reference: the same channels of the images whose means and standard deviations are taken; the images themselves
             where None.
 
     Raises:
-        ValueError: no score, another number of references, or a value that is not finite.
+        ValueError: a value that is not finite.
     """
-    if not len(scores):
-        raise ValueError("fuse_scores: expected at least one score, got none")
-    reference = scores if reference is None else reference
-    for name, group in (("score", scores), ("reference", reference)):
-        for number, score in enumerate(group):
-            if not np.isfinite(score).all():
-                wrong = int((~np.isfinite(score)).sum())
-                raise ValueError(f"fuse_scores: {name} {number} has {wrong} values not finite")
-    if len(reference) != len(scores):
-        raise ValueError(f"fuse_scores: expected a reference for each of {len(scores)} scores, got {len(reference)}")
-    return np.sum([_standardise(score, other) for score, other in zip(scores, reference, strict=True)], axis=0)
-
-
-def _similarities(
-    model: ImageTextModel,
-    crops: UInt8[Tensor, "images height width"],
-    embeds: Float[Tensor, "texts dim"],
-    channels: Sequence[str],
-) -> dict[str, Float[np.ndarray, "images texts"]]:
-    """Every channel's score of every image with every text."""
-    pool = encode_image_pool(model, crops, embeds)
-    similarity = {"global": pool.image_embeds @ embeds.numpy().T}
-    if "local" in channels:
-        similarity["local"] = pool.responses
-    if "evidence" in channels:
-        with torch.no_grad():
-            assignments = model.assign_phrases(embeds.to(model.prototypes.device)).cpu().numpy()
-        similarity["evidence"] = np.sqrt(pool.evidence) @ np.sqrt(assignments).T
-    return {channel: similarity[channel] for channel in channels}
-
-
-def _standardise(score: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    varies = np.ptp(reference, axis=0) > 0
-    centred = score - reference.mean(axis=0)
-    return np.where(varies, centred / np.where(varies, reference.std(axis=0), 1.0), 0.0)
+    if prompts.normalise == "none":
+        (only,) = scores.values()
+        return only
+    parts = []
+    for channel, score in scores.items():
+        other = score if reference is None else reference[channel]
+        if wrong := int((~np.isfinite(score)).sum() + (~np.isfinite(other)).sum()):
+            raise ValueError(f"combine_channels: {wrong} values of channel {channel} are not finite")
+        varies = np.ptp(other, axis=0) > 0
+        centred = score - other.mean(axis=0)
+        parts.append(np.where(varies, centred / np.where(varies, other.std(axis=0), 1.0), 0.0))
+    return np.sum(parts, axis=0)

@@ -12,6 +12,7 @@ from lgdea_core.data.corpus import label_table
 from lgdea_core.data.images import load_images
 from lgdea_core.data.pairing import Pools
 from lgdea_core.data.phantom import PhantomConfig, build_hard_set, load_probes
+from lgdea_core.evaluation.bootstrap import Bootstrap
 from lgdea_core.evaluation.breakdown import (
     auc_by_size,
     describe_maps,
@@ -111,12 +112,12 @@ def _grounding(model: LGDEAModel, processor: LGDEAProcessor, inputs: Inputs) -> 
     samples = list(phrase_samples(model, processor, inputs, inputs.corpus, progress=False))
     maps, masks = [sample.similarity_map for sample in samples], [sample.mask for sample in samples]
     scores = score_maps(maps, masks, metrics=GROUNDING_METRICS)
-    table = grounding_breakdown(scores, phrase_table(inputs.corpus), resamples=RESAMPLES)
+    table = grounding_breakdown(scores, phrase_table(inputs.corpus), Bootstrap(resamples=RESAMPLES))
     yield table.rename(columns={"value": "group", "metric": "measure"})
     probes = load_probes(inputs.corpus.root)
     described = describe_maps(probe_maps(model, processor, inputs, probes))
-    yield swap_table(probes, described, resamples=RESAMPLES).assign(by="side swap", group="pairs of twins")
-    negations = negation_table(probes, described, resamples=RESAMPLES)
+    yield swap_table(probes, described, Bootstrap(resamples=RESAMPLES)).assign(by="side swap", group="pairs of twins")
+    negations = negation_table(probes, described, Bootstrap(resamples=RESAMPLES))
     yield negations.rename(columns={"kind": "group"}).assign(by="negation")
 
 
@@ -126,9 +127,9 @@ def _auc(model: LGDEAModel, processor: LGDEAProcessor, inputs: Inputs) -> pd.Dat
     findings = [finding for finding in label_table(corpus).columns if prompts.covers(finding)]
     crops = inputs.crops(tuple(corpus.images["image_id"]))
     scores = combine_channels(zero_shot_scores(model, processor, crops, findings), prompts)
-    table = auc_by_size(scores, corpus, corpus.images["study_id"].tolist(), findings, resamples=RESAMPLES)
+    table = auc_by_size(scores, corpus, corpus.images["study_id"].tolist(), findings, Bootstrap(resamples=RESAMPLES))
     macro = table[table["finding"] == "macro"]
-    return macro.rename(columns={"size": "group", "auc": "estimate"}).assign(by="size", measure="auc")
+    return macro.rename(columns={"size": "group", "metric": "measure"}).assign(by="size")
 
 
 def hard_summary(table: pd.DataFrame) -> pd.DataFrame:

@@ -69,7 +69,7 @@ TASKS = {
 }
 """table -> columns of limited_pairing.csv"""
 CONTROLLED = tuple(f"{name}{control}" for name in GROUNDED for control in ("", "_swapped", "_blind"))
-"""Columns of table `grounding_controls`: measures of grounding, each with its controls (`evaluation.blind`)."""
+"""Columns of table `grounding_controls`: measures of grounding, each with its controls (`evaluation.controls`)."""
 OWN_NAMES = {
     own: f"{(NAMES | FURTHER_NAMES)[name]}, beyond films swapped" for own, name in zip(OWN, GROUNDED, strict=True)
 }

@@ -32,7 +32,7 @@ SECONDS_A_STEP = {
 GUESSED_ON = "demo"
 """Preset of every such guess: what another costs is unknown before it has rows."""
 GROUNDED = ("cnr", "miou", "pointing")
-"""Measures of grounding that have controls (`evaluation.blind`)."""
+"""Measures of grounding that have controls (`evaluation.controls`)."""
 OWN = tuple(f"{name}_own" for name in GROUNDED)
 """`<measure>_own = <measure> - <measure>_swapped`: what the film itself adds, in units of the measure."""
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,7 +37,7 @@ class Inputs:
     store: ImageStore
     pools: Pools
 
-    def crops(self, image_ids: tuple[str, ...]) -> UInt8[torch.Tensor, "images height width"]:
+    def crops(self, image_ids: Sequence[str]) -> UInt8[torch.Tensor, "images height width"]:
         """Crops of some images, in that order."""
         return torch.from_numpy(self.store.pixels[[self.store.rows[image_id] for image_id in image_ids]])
 

@@ -15,7 +15,7 @@ films are published (https://github.com/yuhaozhang/convirt, `image-retrieval/can
 under the names above; its queries were chosen by experts, while those drawn here follow the rule of the candidates and
 share no patient with them. Its sentences (`text-retrieval/query.csv`, 5 a class, where its README says 10) are text
 queries if they lie here as `chexpert_8x200_text_query.csv`. Numbers of two papers compare only if they share the file:
-publish yours. `evaluation.retrieval_task` scores both sets.
+publish yours. `evaluation.retrieval` scores both sets.
 """
 
 import argparse

@@ -1,28 +1,27 @@
 """Controls of grounding: planted maps of which it is known what they saw."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from planted import PlantedWorld, config
 
 from lgdea_core.crops import boxes_mask
 from lgdea_core.data.corpus import Corpus, empty_table
-from lgdea_core.data.images import ImageStore
-from lgdea_core.data.pairing import Pools
 from lgdea_core.evaluation import harness
-from lgdea_core.evaluation.blind import GRID, blind_map, box_priors, other_films
+from lgdea_core.evaluation.bootstrap import Bootstrap
+from lgdea_core.evaluation.controls import GRID, box_priors, location_prior_map, other_images
 from lgdea_core.evaluation.grounding import METRICS, score_maps
-from lgdea_core.runs.inputs import Inputs
+from lgdea_core.evaluation.one_pass import run_task
 
 Corners = tuple[float, float, float, float]
 SIDE = 32
 CONTROLS = {f"{metric}_{control}" for metric in harness.GROUNDING_METRICS for control in ("blind", "swapped")}
-OPTIONS = {"resamples": 20, "seed": 0}
+FEW = Bootstrap(resamples=20)
 
 
 def corpus_of(boxes: Sequence[tuple[str, str, Corners]], films_a_patient: int = 1, side: int = SIDE) -> Corpus:
@@ -63,21 +62,15 @@ def table(monkeypatch: pytest.MonkeyPatch) -> Table:
     monkeypatch.setattr(harness, "MIN_POSITIVES", 2)
 
     def run(corpus: Corpus, planted: Planted) -> pd.DataFrame:
-        pixels = (
-            np.zeros((len(corpus.images), SIDE, SIDE), dtype=np.uint8) + np.arange(len(corpus.images))[:, None, None]
-        )
-        store = ImageStore(pixels=pixels.astype(np.uint8), image_ids=tuple(corpus.images["image_id"]), excluded={})
-        none = pd.DataFrame(columns=["image_id", "report_id"])
-        pools = Pools(image_ids=(), report_ids=(), seed_pairs=none, hidden_pairs=none)
+        numbers = {image: number for number, image in enumerate(corpus.images["image_id"])}
 
-        def maps(_: object, __: object, crops: torch.Tensor, phrases: Sequence[str], **___: object) -> np.ndarray:
-            assert len(crops) <= 2, "a film and the one that stands in for it"
-            return np.stack([[planted(int(crop[0, 0]), phrase) for phrase in phrases] for crop in crops])
+        def grids(_: object, __: object, asked: dict[str, list[str]], **___: object) -> Iterator[list]:
+            yield from ()
+            return {image: {phrase: planted(numbers[image], phrase) for phrase in asked[image]} for image in asked}
 
-        monkeypatch.setattr(harness, "patch_maps", maps)
-        inputs = Inputs(corpus=corpus, store=store, pools=pools)
-        rows = harness.phrase_grounding_table(model, processor, inputs, corpus, progress=False, **OPTIONS)
-        return rows.set_index(["metric", "finding"])
+        monkeypatch.setattr(harness, "phrase_grids", grids)
+        task = harness.phrase_grounding_table(model, processor, corpus, FEW, progress=False)
+        return run_task(model, Mock(), task).set_index(["metric", "finding"])
 
     return run
 
@@ -94,20 +87,20 @@ def masks_of(corpus: Corpus, side: int = SIDE) -> list[np.ndarray]:
 def test_every_film_stands_in_for_one_of_another_patient(films: int, films_a_patient: int) -> None:
     corpus = corpus_of(scattered(films), films_a_patient)
     owner = corpus.studies.set_index("study_id")["patient_id"]
-    found = [other_films(corpus, seed) for seed in range(5)]
+    found = [other_images(corpus, seed) for seed in range(5)]
     for others in found:
         assert set(others) == set(others.values()) == set(corpus.images["image_id"])
         assert all(owner[film] != owner[other] for film, other in others.items())
     if films > 2:
         assert any(others != found[0] for others in found)
-    assert other_films(corpus, 0) == found[0]
+    assert other_images(corpus, 0) == found[0]
     shuffled = replace(corpus, boxes=corpus.boxes.iloc[::-1])
-    assert other_films(shuffled, 0) == found[0], "whatever the order of the rows"
+    assert other_images(shuffled, 0) == found[0], "whatever the order of the rows"
 
 
 def test_where_one_patient_has_most_films_none_stands_in() -> None:
-    assert other_films(corpus_of(scattered(7), 4), 0) == {}
-    assert other_films(corpus_of(scattered(3), 3), 0) == {}
+    assert other_images(corpus_of(scattered(7), 4), 0) == {}
+    assert other_images(corpus_of(scattered(3), 3), 0) == {}
 
 
 def test_a_map_that_sees_no_film_scores_the_same_swapped(table: Table) -> None:
@@ -127,7 +120,7 @@ def test_a_map_that_sees_its_film_loses_what_it_saw_when_films_are_swapped(table
     masks, ramp = masks_of(corpus), np.linspace(0, 0.05, SIDE, dtype=np.float32)  # for CNR: a mask alone has no noise
     maps = [mask.astype(np.float32) + ramp for mask in masks]
     found = table(corpus, lambda film, _: maps[film])["estimate"]
-    others = other_films(corpus, OPTIONS["seed"])
+    others = other_images(corpus, FEW.seed)
     numbers = {film: number for number, film in enumerate(corpus.images["image_id"])}
     slow = score_maps([maps[numbers[others[film]]] for film in numbers], masks, harness.GROUNDING_METRICS).mean()
     assert found["pointing", "all"] == 1
@@ -147,7 +140,7 @@ def test_the_other_films_map_is_laid_onto_the_own_film(table: Table, monkeypatch
         harness, "_scores", lambda found, priors: scores((samples.append(s) or s for s in found), priors)
     )
     table(replace(corpus, images=shapes), lambda film, _: np.full((4, 4), film / 10, dtype=np.float32))
-    others = other_films(corpus, OPTIONS["seed"])
+    others = other_images(corpus, FEW.seed)
     for number, sample in enumerate(samples):
         assert sample.swapped_map.shape == sample.mask.shape
         assert (np.isnan(sample.swapped_map) == np.isnan(sample.similarity_map)).all()
@@ -172,10 +165,10 @@ def test_a_blind_map_is_the_mean_mask_of_the_finding_over_the_other_half() -> No
             if priors.halves[other] != priors.halves[study] and what == finding
         ]
         expected = np.where(np.isnan(unseen), np.nan, np.mean(others, axis=0))
-        np.testing.assert_allclose(blind_map(priors, study, finding, unseen), expected, atol=1e-6)
+        np.testing.assert_allclose(location_prior_map(priors, study, finding, unseen), expected, atol=1e-6)
 
 
-def test_a_patients_own_boxes_do_not_reach_its_blind_map() -> None:
+def test_a_patients_own_boxes_do_not_reach_its_location_prior_map() -> None:
     corpus = corpus_of(scattered(20), films_a_patient=2)
     like = np.zeros((SIDE, SIDE), dtype=np.float32)
     before = box_priors(corpus)
@@ -188,7 +181,7 @@ def test_a_patients_own_boxes_do_not_reach_its_blind_map() -> None:
     half, changed = before.halves["s00"], 0
     assert before.halves["s01"] == half, "a patient is in one half"
     for study, finding in zip(corpus.boxes["study_id"], corpus.boxes["finding"], strict=True):
-        pair = [blind_map(priors, study, finding, like) for priors in (before, after)]
+        pair = [location_prior_map(priors, study, finding, like) for priors in (before, after)]
         if before.halves[study] == half:
             np.testing.assert_array_equal(*pair)
         else:
@@ -207,14 +200,14 @@ def test_a_finding_that_the_other_half_lacks_takes_the_mean_of_all_its_findings(
         for number, mask in enumerate(masks_of(corpus_of(boxes, side=GRID), GRID))
         if priors.halves[f"s{number:02}"] == other
     ]
-    np.testing.assert_allclose(blind_map(priors, "s03", "mass", like), np.mean(masks, axis=0), atol=1e-6)
+    np.testing.assert_allclose(location_prior_map(priors, "s03", "mass", like), np.mean(masks, axis=0), atol=1e-6)
 
 
 def test_phrases_of_one_finding_on_a_film_are_one_mask() -> None:
     corpus = corpus_of([("left nodule", "nodule", (0.0, 0.0, 8.0, 8.0)), ("a nodule", "nodule", (0.0, 0.0, 8.0, 8.0))])
     second = corpus.boxes.assign(phrase="right nodule", x_min=24.0, x_max=32.0)
     priors = box_priors(replace(corpus, boxes=pd.concat([corpus.boxes, second])))
-    found = blind_map(priors, "s00", "nodule", np.zeros((SIDE, SIDE), dtype=np.float32))
+    found = location_prior_map(priors, "s00", "nodule", np.zeros((SIDE, SIDE), dtype=np.float32))
     assert (found[2, [2, 29]] == 1).all()
     assert found[2, 16] == 0
 
@@ -241,8 +234,8 @@ def test_a_corpus_of_one_finding_has_both_controls(table: Table) -> None:
 @pytest.mark.parametrize(
     ("films_a_patient", "there", "said"),
     [
-        (6, set(), ("boxes of one patient only", "one patient has most films")),
-        (4, {name for name in CONTROLS if name.endswith("_blind")}, ("one patient has most films",)),
+        (6, set(), ("boxes of one patient only", "one patient has most images")),
+        (4, {name for name in CONTROLS if name.endswith("_blind")}, ("one patient has most images",)),
         (3, CONTROLS, ()),
     ],
 )
