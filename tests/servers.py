@@ -7,7 +7,11 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
+from typing import Any
+
+import pandas as pd
 
 from lgdea_core.evidence.answers import OBSERVATIONS
 from lgdea_core.evidence.lexicon import LexiconExtractor
@@ -39,6 +43,22 @@ def sound_answer(passage: str, repair: bool = False) -> str:
     return answer(*({field: getattr(finding, field) for field in FIELDS} for finding in findings))
 
 
+def effusion_studies(
+    count: int, text: str = "FINDINGS: Small left\n pleural effusion, {} ml. No pneumothorax."
+) -> pd.DataFrame:
+    """Studies s0, s1, ... whose reports have two findings and differ in a number."""
+    reports = [f"INDICATION: Study {number}.\n{text.format(number)}" for number in range(count)]
+    return pd.DataFrame({"study_id": [f"s{number}" for number in range(count)], "report": reports})
+
+
+def write_studies(folder: Path, count: int) -> Path:
+    """The same as a corpus in our own layout, without films."""
+    folder.mkdir()
+    table = effusion_studies(count).assign(patient_id=lambda rows: rows["study_id"], split="train", image="none")
+    table.to_csv(folder / "studies.csv", index=False)
+    return folder
+
+
 class ModelServer:
     """The server, running while the context is open.
 
@@ -49,29 +69,38 @@ class ModelServer:
         bodies: every request's JSON.
     """
 
-    def __init__(
+    def __init__(self, **behaviour: Any) -> None:
+        """
+        Args:
+            behaviour: see `behave`.
+        """
+        self.lock = threading.Lock()
+        self.behave(**behaviour)
+        self._http = _Server(("127.0.0.1", 0), _Handler)
+        self._http.model = self
+        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
+
+    def behave(
         self,
         reply: Callable[[str, bool], str] = sound_answer,
         fault: Callable[[str, int], str | None] = lambda passage, times: None,
         delay: float = 0.0,
         on_answer: Callable[[int], None] = lambda count: None,
     ) -> None:
-        """
+        """Answer in this way from now on, and forget what was asked.
+
         Args:
             reply: passage and whether a repair is asked for -> the model's words; a greeting is answered as it should.
             fault: passage and how often it was asked about before -> one of `FAULTS`, an HTTP code, or None.
             delay: seconds before each answer.
             on_answer: called with the number of passages answered so far.
         """
-        self.reply, self.fault, self.delay, self.on_answer = reply, fault, delay, on_answer
-        self.asked: Counter[str] = Counter()
-        self.answered: Counter[str] = Counter()
-        self.repairs: Counter[str] = Counter()
-        self.bodies: list[dict] = []
-        self.lock = threading.Lock()
-        self._http = _Server(("127.0.0.1", 0), _Handler)
-        self._http.model = self
-        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
+        with self.lock:
+            self.reply, self.fault, self.delay, self.on_answer = reply, fault, delay, on_answer
+            self.asked: Counter[str] = Counter()
+            self.answered: Counter[str] = Counter()
+            self.repairs: Counter[str] = Counter()
+            self.bodies: list[dict] = []
 
     def __enter__(self) -> "ModelServer":
         threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()

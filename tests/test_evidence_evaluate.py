@@ -1,8 +1,8 @@
-"""Evaluation against labels and codes: counting rules by hand, and the real Open-i reports where they are."""
+"""Evaluation of an extractor: what it is shown, what the command writes, the page, the table and the references."""
 
 import json
-import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,43 +10,26 @@ import pytest
 
 from lgdea_core.evaluation.extraction import evaluate
 from lgdea_core.evaluation.extraction.evaluate import (
+    Reference,
     disagreement_page,
     evaluate_reading,
     evaluation_table,
-    main,
-    read_texts,
-)
-from lgdea_core.evaluation.extraction.labels import LABEL_OBSERVATIONS
-from lgdea_core.evaluation.extraction.mesh import Attributes
-from lgdea_core.evaluation.extraction.reference import (
-    Reference,
     find_reference,
+    main,
     openi_reference,
     phantom_reference,
+    read_texts,
     readable_text,
 )
-from lgdea_core.evidence.answers import Reply
+from lgdea_core.evaluation.extraction.scores import LABEL_OBSERVATIONS, Attributes
+from lgdea_core.evidence.answers import Passage, Reply
 from lgdea_core.evidence.extract import make_extractor
 from lgdea_core.evidence.llm import LanguageModelExtractor, Settle
-from lgdea_core.evidence.passage import Passage
 from lgdea_core.evidence.prompt import Prompt
 from lgdea_core.finding import Finding
 from lgdea_core.vocabulary import NIH_FINDINGS
 
-BAR = 0.88
-"""micro F1 the rule extractor must reach on real reports"""
 HEADER = "filename," + ",".join(NIH_FINDINGS) + ",normal"
-
-
-class Recorder:
-    """An extractor that keeps what it was shown and finds nothing."""
-
-    def __init__(self) -> None:
-        self.seen: list[str] = []
-
-    def extract(self, reports: Sequence[str]) -> list[list[Finding]]:
-        self.seen += reports
-        return [[] for _ in reports]
 
 
 def labels(*positive: tuple[str, ...]) -> pd.DataFrame:
@@ -84,101 +67,59 @@ def openi_folder(root: Path) -> Path:
     return root
 
 
-def test_every_label_has_a_row_in_the_table() -> None:
-    assert set(LABEL_OBSERVATIONS) == set(NIH_FINDINGS.values())
-
-
-def test_scores_by_hand() -> None:
-    # effusion: 1 hit, 1 miss; edema: 1 false alarm; the uncertain nodule counts as not stated and is a miss
-    truth = labels(("pleural effusion",), ("pleural effusion",), ("nodule",))
-    result = evaluated(["Effusion. Edema.", "Clear lungs.", "Possible nodule."], truth)
-    assert result["micro"] == pytest.approx({"precision": 1 / 2, "recall": 1 / 3, "f1": 2 / 5})
-    effusion = {"precision": 1.0, "recall": 0.5, "f1": 2 / 3, "positives": 2}
-    assert result["per_finding"]["pleural effusion"] == pytest.approx(effusion)
-    assert result["per_finding"]["edema"]["precision"] == 0
-    assert result["reports"] == 3
-
-
-def test_macro_takes_findings_with_five_positives_only() -> None:
-    truth = labels(*[("pleural effusion",)] * 5, *[("edema",)] * 4)
-    result = evaluated(["Effusion."] * 5 + ["Clear lungs."] * 4, truth)
-    assert result["macro_findings"] == 1
-    assert result["macro"]["f1"] == 1
-    assert result["micro"]["recall"] == pytest.approx(5 / 9)
-
-
-def test_hiatal_hernias_do_not_count_and_others_do() -> None:
-    result = evaluated(["Large hiatal hernia.", "Diaphragmatic hernia."], labels((), ("hernia",)))
-    assert result["per_finding"]["hernia"]["f1"] == 1
-
-
-def test_nothing_stated_and_nothing_true_scores_0() -> None:
-    result = evaluated(["Clear lungs."], labels(()))
-    assert result["micro"] == {"precision": 0, "recall": 0, "f1": 0}
-    assert result["macro"] == {"precision": 0, "recall": 0, "f1": 0}
-
-
 def test_attributes_are_scored_beside_the_labels() -> None:
-    known = Reference(
-        name="hand-made",
-        report_ids=("r0",),
-        texts=("Small left effusion.",),
-        labels=labels(("pleural effusion",)),
-        attributes=({"effusion": Attributes(side=frozenset({"left"}), severity=frozenset({"severe"}))},),
-    )
+    coded = {"effusion": Attributes(side=frozenset({"left"}), severity=frozenset({"severe"}))}
+    known = replace(reference(["Small left effusion."], labels(("pleural effusion",))), attributes=(coded,))
     result = evaluate_reading(read_texts(make_extractor("lexicon"), known.texts), known)
     assert result["attributes"]["side"]["f1"] == 1
     assert result["attributes"]["severity"]["f1"] == 0
 
 
 def test_the_extractor_sees_findings_and_impression_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recorder = Recorder()
-    monkeypatch.setattr(evaluate, "make_extractor", lambda name: recorder)
+    seen: list[str] = []
+
+    class Recorder:
+        def extract(self, reports: Sequence[str]) -> list[list[Finding]]:
+            seen.extend(reports)
+            return [[] for _ in reports]
+
+    monkeypatch.setattr(evaluate, "make_extractor", lambda name: Recorder())
     main(["--root", str(openi_folder(tmp_path)), "--json", str(tmp_path / "out.json")])
-    assert recorder.seen == ["FINDINGS: Small left effusion.\nIMPRESSION: Effusion."]  # no MeSH code, no indication
+    assert seen == ["FINDINGS: Small left effusion.\nIMPRESSION: Effusion."]  # no MeSH code, no indication
     assert readable_text("INDICATION: nodule.\nCOMPARISON: mass.\nFINDINGS: Clear.") == "FINDINGS: Clear."
     assert readable_text("MESH: nodule") == ""
 
 
-def test_the_command_writes_what_the_issue_fixes(tmp_path: Path) -> None:
-    out = tmp_path / "deep" / "out.json"
-    main(["--extractor", "keywords", "--root", str(openi_folder(tmp_path / "openi")), "--json", str(out)])
-    result = json.loads(out.read_text())
-    for scores in (result["micro"], result["macro"]):
+def test_the_command_writes_scores_agreement_and_the_page(tmp_path: Path) -> None:
+    out, page = tmp_path / "deep" / "out.json", tmp_path / "page" / "worst.md"
+    command = ["--extractor", "keywords", "--root", str(openi_folder(tmp_path / "openi")), "--json", str(out)]
+    main(command)
+    alone = json.loads(out.read_text())
+    for scores in (alone["micro"], alone["macro"]):
         assert set(scores) == {"precision", "recall", "f1"}
-    assert set(result["per_finding"]) == set(LABEL_OBSERVATIONS)
-    assert result["micro"] == {"precision": 1, "recall": 1, "f1": 1}
-    assert (result["extractor"], result["reports"], result["left_out"]) == ("keywords", 1, 2)
-    assert result["reports_per_second"] > 0
-    assert result["attributes"]["side"] == {"precision": 0, "recall": 0, "f1": 0, "values": 1}
-    assert "agreement" not in result
+    assert set(alone["per_finding"]) == set(LABEL_OBSERVATIONS)
+    assert alone["micro"] == {"precision": 1, "recall": 1, "f1": 1}
+    assert (alone["extractor"], alone["reports"], alone["left_out"]) == ("keywords", 1, 2)
+    assert alone["reports_per_second"] > 0
+    assert alone["attributes"]["side"] == {"precision": 0, "recall": 0, "f1": 0, "values": 1}
     assert [path.name for path in out.parent.iterdir()] == ["out.json"]
-
-
-def test_the_command_compares_with_another_extractor_and_writes_the_page(tmp_path: Path) -> None:
-    page = tmp_path / "page" / "worst.md"
-    root = openi_folder(tmp_path / "openi")
-    main(
-        ["--extractor", "lexicon", "--root", str(root), "--json", str(tmp_path / "out.json"), "--agreement", "keywords",
-         "--disagreements", str(page)]
-    )  # fmt: skip
-    agreement = json.loads((tmp_path / "out.json").read_text())["agreement"]
-    assert agreement["other"] == "keywords"
-    assert agreement["per_observation"]["pleural effusion"]["present"] == 1
+    main([*command, "--agreement", "lexicon", "--disagreements", str(page)])
+    compared = json.loads(out.read_text())
+    assert "agreement" not in alone
+    assert compared["agreement"]["other"] == "lexicon"
+    assert compared["agreement"]["per_observation"]["pleural effusion"]["present"] == 1
     assert "0 reports differ" in page.read_text()
 
 
-class Babbler:
-    """A backend whose every answer is senseless."""
-
-    name = "openai:babbler"
-
-    def run(self, passages: Iterator[Passage], prompt: Prompt, settle: Settle) -> None:
-        for passage in passages:
-            settle(passage, [Reply(text="no JSON", finish="stop", prompt_tokens=1, completion_tokens=1, seconds=0.0)])
-
-
 def test_a_language_models_rejected_answers_are_counted(tmp_path: Path) -> None:
+    class Babbler:
+        name = "openai:babbler"
+
+        def run(self, passages: Iterator[Passage], prompt: Prompt, settle: Settle) -> None:
+            for passage in passages:
+                reply = Reply(text="no JSON", finish="stop", prompt_tokens=1, completion_tokens=1, seconds=0.0)
+                settle(passage, [reply])
+
     model = LanguageModelExtractor(Babbler(), store=tmp_path / "answers.sqlite")
     reading = read_texts(model, ["FINDINGS: Effusion.", "FINDINGS: No mass."])
     assert reading.findings == ([], [])
@@ -192,7 +133,7 @@ def test_an_openi_folder_without_labels_is_refused(tmp_path: Path) -> None:
         openi_reference(root)
 
 
-def test_the_page_lists_the_worst_reports_first_and_holds_no_text() -> None:
+def test_the_page_lists_the_worst_reports_first_and_holds_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["Unspeakable effusion.", "Unspeakable edema and mass.", "Clear lungs.", "No mass.", "No mass, no edema."]
     known = reference(texts, labels((), ("nodule", "mass"), (), (), ()))
     readings = {name: read_texts(make_extractor(name), texts) for name in ("lexicon", "keywords")}
@@ -210,16 +151,10 @@ def test_the_page_lists_the_worst_reports_first_and_holds_no_text() -> None:
     ]  # the two agree on r0 and r1
     assert "nspeakable" not in page
     assert disagreement_page(known, readings, "lexicon") == labelled
-
-
-def test_the_page_is_cut_at_the_worst(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "WORST_REPORTS", 2)
-    texts = ["Effusion."] * 3
-    page = disagreement_page(
-        reference(texts, labels((), (), ())), {"lexicon": read_texts(make_extractor("lexicon"), texts)}, "lexicon"
-    )
-    assert "3 reports differ, the 2 worst" in page
-    assert page.count("| r") - 1 == 2
+    monkeypatch.setattr(evaluate, "WORST_REPORTS", 1)
+    page = disagreement_page(known, readings, "lexicon")
+    assert "2 reports differ, the 1 worst" in page
+    assert page.count("| r") - 1 == 1
 
 
 def test_the_table_sets_extractors_side_by_side_and_leaves_labels_without_positives_out() -> None:
@@ -255,38 +190,8 @@ def test_openi_is_taken_where_the_data_folder_has_it(tmp_path: Path) -> None:
     assert find_reference(tmp_path, reports=9).name.startswith("Open-i")
     assert find_reference(tmp_path / "elsewhere", reports=9).name.startswith("phantom")
     assert len(find_reference(None, reports=9).texts) == 9
-
-
-def test_the_first_reports_of_a_reference_and_the_others_are_left_out() -> None:
+    # of a reference the first reports, and the others are left out
     known = phantom_reference(5).first(2)
     assert len(known.texts) == len(known.labels) == len(known.attributes) == len(known.report_ids) == 2
     assert known.left_out == 3
     assert known.first(9).left_out == 3
-
-
-def openi_root() -> Path:
-    if "LGDEA_DATA" not in os.environ:
-        pytest.skip("LGDEA_DATA is not set: the real Open-i reports are not here")
-    root = Path(os.environ["LGDEA_DATA"]) / "openi"
-    if not root.is_dir():
-        pytest.skip("LGDEA_DATA has no folder openi")
-    return root
-
-
-@pytest.mark.slow
-def test_real_reports_are_read_well_and_without_negation_they_are_not(tmp_path: Path) -> None:
-    out, page = tmp_path / "lexicon.json", tmp_path / "page.md"
-    main(
-        ["--root", str(openi_root()), "--json", str(out), "--agreement", "keywords", "--disagreements", str(page)]
-    )  # fmt: skip
-    result = json.loads(out.read_text())
-    assert result["micro"]["f1"] >= BAR
-    assert result["rejected"] == {}
-    assert result["reports"] > 1000
-    assert min(result["attributes"][name]["f1"] for name in ("anatomy", "side", "severity")) > 0.8
-    known = openi_reference(openi_root())
-    control = evaluate_reading(read_texts(make_extractor("keywords"), known.texts), known)
-    assert control["micro"]["f1"] < 0.4
-    assert max(control["attributes"][name]["f1"] for name in ("anatomy", "side", "severity")) < 0.2
-    sentences = {sentence.strip() for text in known.texts for sentence in text.split(".") if len(sentence) > 25}
-    assert not any(sentence in page.read_text() for sentence in sentences)

@@ -21,13 +21,12 @@ from lgdea_core.evidence.answers import (
     judge,
     locate_statements,
     parse_reply,
+    read_passage,
 )
-from lgdea_core.evidence.lexicon import default_lexicon
-from lgdea_core.evidence.passage import read_passage
 from lgdea_core.evidence.prompt import PROMPT_FILE, load_prompt
 from lgdea_core.evidence.store import AnswerStore, Question, passage_hash
 from lgdea_core.finding import Finding
-from lgdea_core.vocabulary import CHEXPERT_FINDINGS, MS_CXR_FINDINGS, NIH_FINDINGS, PHANTOM_FINDINGS, REGIONS
+from lgdea_core.vocabulary import REGIONS
 
 REPORT = "INDICATION: pneumonia?\nFINDINGS: Small  left\n pleural effusion.\nIMPRESSION: Edema. <1 cm nodule, [x] mass."
 PAGE = PROMPT_FILE.read_text(encoding="utf-8")
@@ -71,12 +70,6 @@ def test_a_report_can_hold_no_mark_of_prompt_or_template(mark: str) -> None:
     assert inside.replace(" ", "").count(mark.replace(" ", "")) == 2  # its characters are all there
 
 
-def test_the_answer_knows_every_observation_that_the_project_knows() -> None:
-    known = {*CHEXPERT_FINDINGS, *NIH_FINDINGS.values(), *MS_CXR_FINDINGS, *PHANTOM_FINDINGS}
-    lexicon = {value for kind, value in default_lexicon().terms.values() if kind == "observation"}
-    assert (known | lexicon) - set(OBSERVATIONS) == set()
-
-
 @pytest.mark.parametrize(
     ("text", "finish", "reason"),
     [
@@ -117,7 +110,10 @@ def test_the_last_reply_counts_and_a_second_one_is_a_repair() -> None:
     assert judge([reply(answer(), "length")]).status == "accepted"  # whole, though its last token was the last allowed
 
 
-def test_a_complaint_repeats_no_word_of_the_reply() -> None:
+def test_a_complaint_says_where_and_what_and_repeats_no_word_of_the_reply() -> None:
+    with pytest.raises(UnusableReplyError) as error:
+        parse_reply(reply(answer(statement("a"), statement("b") | {"severity": "huge"})))
+    assert error.value.complaint.startswith("statements.1.severity: Input should be 'mild', 'moderate' or 'severe'")
     secret = "Zyzzogeton"
     wrong = statement(secret) | {"status": secret, secret: secret}
     for text in (answer(wrong), secret, json.dumps({secret: secret}), answer(statement("a") | {secret: 1})):
@@ -125,12 +121,6 @@ def test_a_complaint_repeats_no_word_of_the_reply() -> None:
             parse_reply(reply(text))
         assert secret not in error.value.complaint + str(error.value)
         assert error.value.complaint
-
-
-def test_a_complaint_says_where_and_what() -> None:
-    with pytest.raises(UnusableReplyError) as error:
-        parse_reply(reply(answer(statement("a"), statement("b") | {"severity": "huge"})))
-    assert error.value.complaint.startswith("statements.1.severity: Input should be 'mild', 'moderate' or 'severe'")
 
 
 def test_a_phrase_is_found_over_a_wrapped_line_and_given_as_the_report_has_it() -> None:
@@ -169,28 +159,22 @@ def test_no_answer_is_longer_than_the_room_a_model_gets() -> None:
     assert len(text.encode()) == ANSWER_BYTES
 
 
-def test_every_example_of_the_page_is_what_a_perfect_model_answers() -> None:
+def test_the_page_names_all_that_may_be_answered_and_its_examples_are_perfect_answers() -> None:
     opening = load_prompt().opening
+    for name in (*OBSERVATIONS, *REGIONS, "present", "absent", "uncertain", *answers.Statement.model_fields):
+        assert f'"{name}"' in opening[0]["content"]
     assert [message["role"] for message in opening] == ["system", *["user", "assistant"] * (len(opening) // 2)]
     statements = []
     for question, given_answer in zip(opening[1::2], opening[2::2], strict=True):
         passage = read_passage(question["content"].removeprefix("<report>\n").removesuffix("\n</report>"))
-        verdict, rejected = judge([reply(given_answer["content"])]), {}
-        findings = locate_statements(verdict.answer.statements, passage, rejected)
-        assert (verdict.status, rejected, len(findings)) == ("accepted", {}, len(verdict.answer.statements))
-        statements += verdict.answer.statements
+        stated, rejected = parse_reply(reply(given_answer["content"])).statements, {}
+        assert len(locate_statements(stated, passage, rejected)) == len(stated)
+        assert rejected == {}
+        statements += stated
     assert {found.status for found in statements} == {"present", "absent", "uncertain"}
     assert {found.severity for found in statements} == {None, "mild", "moderate", "severe"}
     assert {found.laterality for found in statements} == {None, "left", "right", "bilateral"}
     assert {"tube", "tip", "line", "wire", "no finding"} <= {found.observation for found in statements}
-
-
-def test_instructions_name_everything_a_model_may_answer() -> None:
-    instructions = load_prompt().opening[0]["content"]
-    for name in (*OBSERVATIONS, *REGIONS, "present", "absent", "uncertain", *answers.Statement.model_fields):
-        assert f'"{name}"' in instructions
-    assert "{observations}" not in instructions
-    assert "{regions}" not in instructions
 
 
 def load_page(folder: Path, old: str, new: str) -> object:
@@ -210,12 +194,11 @@ def load_page(folder: Path, old: str, new: str) -> object:
         ("### Devices", "### Tubes and lines", False),
     ],
 )
-def test_the_digest_follows_what_is_sent_and_nothing_else(tmp_path: Path, old: str, new: str, changes: bool) -> None:
-    assert (load_page(tmp_path, old, new).digest != load_prompt().digest) == changes
-
-
-def test_the_digest_follows_the_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_digest_follows_what_is_sent_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, changes: bool
+) -> None:
     before = load_prompt().digest
+    assert (load_page(tmp_path, old, new).digest != before) == changes
     monkeypatch.setattr("lgdea_core.evidence.prompt.ANSWER_SCHEMA", {**ANSWER_SCHEMA, "title": "Other"})
     assert load_prompt().digest != before
 
@@ -244,43 +227,35 @@ def test_a_page_that_would_teach_nonsense_is_refused(tmp_path: Path, old: str, n
         load_page(tmp_path, old, new)
 
 
-FUZZED_REPORT = (
-    "INDICATION: flu.\nFINDINGS: Small left\n effusion <2 cm, no pneumothorax.\nIMPRESSION: Effusion, effusion."
-)
-FUZZED = read_passage(FUZZED_REPORT)
-FIELDS = st.sampled_from(list(answers.Statement.model_fields))
-PIECES = st.builds(lambda a, b: FUZZED.text[min(a, b) : max(a, b)], *[st.integers(0, len(FUZZED.text))] * 2)
+FUZZED_REPORT = "FINDINGS: Small left\n effusion <2 cm, no pneumothorax.\nIMPRESSION: Effusion, effusion."
+FUZZED = read_passage(f"INDICATION: flu.\n{FUZZED_REPORT}")
 WORDS = st.one_of(
-    PIECES,
-    st.text(max_size=20),
+    st.builds(lambda a, b: FUZZED.text[min(a, b) : max(a, b)], *[st.integers(0, len(FUZZED.text))] * 2),
     st.text(st.characters(), max_size=150),  # lone surrogates and control characters too
-    st.sampled_from([*OBSERVATIONS[:5], *REGIONS[:3], "left", "mild", "present", "absent"]),
+    st.sampled_from([*OBSERVATIONS[:5], *REGIONS[:3], "left", "mild", "present", "absent", "effusion", "flu"]),
 )
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | WORDS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
     max_leaves=5,
 )
-PHRASES = PIECES | st.sampled_from(["effusion", "Effusion", "left effusion", "no pneumothorax", "flu", "mass"])
+PHRASES = st.sampled_from(["effusion", "Effusion", "left effusion", "no pneumothorax", "flu", "mass"])
 SOUND = st.builds(statement, PHRASES, st.sampled_from(OBSERVATIONS), status=st.sampled_from(["present", "absent"]))
+FIELDS = st.sampled_from(list(answers.Statement.model_fields)) | WORDS
 WRONG = st.one_of(
     st.builds(lambda sound, field, value: {**sound, field: value}, SOUND, FIELDS, VALUES),
-    st.builds(lambda sound, name, value: {**sound, name: value}, SOUND, WORDS, VALUES),
     st.builds(lambda sound, field: {name: sound[name] for name in sound if name != field}, SOUND, FIELDS),
     VALUES,
 )
-ANSWERS = st.builds(lambda *statements: json.dumps({"statements": list(statements)}), SOUND, SOUND, SOUND | WRONG)
-MALFORMED = st.integers(
-    0, 9
-).flatmap(  # one_of would weigh by how many ways there are to be wrong
-    lambda kind: {
-        0: WORDS,
-        1: VALUES.map(json.dumps),
-        2: ANSWERS.map(lambda text: f"```json\n{text}\n```"),
-        3: st.builds(lambda text, end: text[: int(len(text) * end)], ANSWERS, st.floats(0, 1)),
-        4: st.builds(lambda more: json.dumps({"statements": [], **more}), st.dictionaries(WORDS, VALUES, max_size=1)),
-    }.get(kind, ANSWERS)
+ANSWERS = st.builds(lambda *statements: json.dumps({"statements": list(statements)}), SOUND, SOUND | WRONG)
+BROKEN = st.one_of(
+    WORDS,
+    VALUES.map(json.dumps),
+    ANSWERS.map(lambda text: f"```json\n{text}\n```"),
+    st.builds(lambda text, end: text[: int(len(text) * end)], ANSWERS, st.floats(0, 1)),
+    st.builds(lambda more: json.dumps({"statements": [], **more}), st.dictionaries(WORDS, VALUES, max_size=1)),
 )
+REPLIES = st.booleans().flatmap(lambda broken: BROKEN if broken else ANSWERS)
 
 
 @pytest.fixture(scope="module")
@@ -290,8 +265,8 @@ def fuzz_store(tmp_path_factory: pytest.TempPathFactory) -> AnswerStore:
 
 
 @pytest.mark.slow
-@settings(max_examples=5000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(text=MALFORMED, number=st.integers(0, 2**62))
+@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=REPLIES, number=st.integers(0, 2**62))
 @example(text=answer(statement("effusion", "pleural effusion")), number=0)
 def test_nothing_malformed_is_accepted_and_nothing_crashes(fuzz_store: AnswerStore, text: str, number: int) -> None:
     question = Question(prompt=str(number), model=str(hash(text)))
@@ -302,8 +277,8 @@ def test_nothing_malformed_is_accepted_and_nothing_crashes(fuzz_store: AnswerSto
     event(f"{stored.status} {stored.reason}, {len(findings)} findings")
     assert len(findings) + sum(rejected.values()) == len(stored.statements)
     for finding in findings:
-        assert FUZZED_REPORT[finding.start : finding.end] == finding.phrase
-        assert finding.start >= FUZZED_REPORT.index("Small")
+        assert FUZZED.report[finding.start : finding.end] == finding.phrase
+        assert finding.start >= FUZZED.report.index("Small")
         assert finding.observation in OBSERVATIONS
     if stored.status == "accepted":
         jsonschema.validate(json.loads(text), ANSWER_SCHEMA)

@@ -1,4 +1,4 @@
-"""Thousands of reports on a bad day: faults, a killed process, two processes at once, a server without a grammar."""
+"""Hundreds of reports on a bad day: faults, a killed process, two processes at once, a server without a grammar."""
 
 import os
 import signal
@@ -8,12 +8,13 @@ import sys
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import servers
-from servers import FAULTS, ModelServer, answer, sound_answer, statement
+from servers import FAULTS, ModelServer, answer, effusion_studies, sound_answer, statement, write_studies
 from tiny_lm import save_tiny_lm
 
 from lgdea_core.evidence import extract, openai_backend
@@ -23,17 +24,9 @@ from lgdea_core.evidence.openai_backend import OpenAIBackend
 
 pytestmark = pytest.mark.slow
 
-REPORTS = 2000
+REPORTS = 660
 ODD_WORDS = ("prose", "prose once", "wrong field", "hallucination")
 """What a model does instead of answering; with `FAULTS`, what happens to every fifth report."""
-
-
-def studies(count: int = REPORTS) -> pd.DataFrame:
-    reports = [
-        f"INDICATION: Study {number}.\nFINDINGS: Small left\n pleural effusion, {number} ml. No pneumothorax."
-        for number in range(count)
-    ]
-    return pd.DataFrame({"study_id": [f"s{number}" for number in range(count)], "report": reports})
 
 
 def number_of(passage: str) -> int:
@@ -62,26 +55,20 @@ def fault(passage: str, times: int) -> str | None:
     return happens if happens in FAULTS and times == 0 else None
 
 
-def impatient(name: str) -> LanguageModelExtractor:
-    return LanguageModelExtractor(OpenAIBackend(name.removeprefix("openai:"), timeout=10.0))
-
-
-def test_two_thousand_reports_with_a_fifth_of_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hundreds_of_reports_with_a_fifth_of_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LGDEA_EVIDENCE_STORE", str(tmp_path / "evidence.sqlite"))
-    monkeypatch.setattr(servers, "SLOW_SECONDS", 20.0)
-    monkeypatch.setattr(
-        extract, "make_extractor", lambda name: LanguageModelExtractor(OpenAIBackend("m", timeout=10.0))
-    )
-    corpus, fates = studies(), Counter(fate(number) for number in range(REPORTS))
+    monkeypatch.setattr(servers, "SLOW_SECONDS", 12.0)
+    monkeypatch.setattr(extract, "make_extractor", lambda _: LanguageModelExtractor(OpenAIBackend("m", timeout=6.0)))
+    corpus, fates = effusion_studies(REPORTS), Counter(fate(number) for number in range(REPORTS))
     assert sum(fates.values()) - fates["answer"] == REPORTS // 5
-    with ModelServer(reply, fault) as server:
+    with ModelServer(reply=reply, fault=fault) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         table, stats = extract_evidence(corpus, "openai:m", progress=False)
+    monkeypatch.undo()
     assert len(server.answered) == REPORTS
-    assert set(server.answered.values()) == {1}
-    repaired = [number_of(passage) for passage in server.repairs]
-    assert set(server.repairs.values()) == {1}
-    assert Counter(map(fate, repaired)) == {name: fates[name] for name in ("prose", "prose once", "wrong field")}
+    assert set(server.answered.values()) == set(server.repairs.values()) == {1}
+    repaired = Counter(fate(number_of(passage)) for passage in server.repairs)
+    assert repaired == {name: fates[name] for name in ("prose", "prose once", "wrong field")}
     assert stats.rejected == {
         "answer: not JSON": fates["prose"],
         "answer: schema: answer extra_forbidden": fates["wrong field"],
@@ -98,57 +85,53 @@ def test_two_thousand_reports_with_a_fifth_of_faults(tmp_path: Path, monkeypatch
     )
 
 
-def write_corpus(folder: Path) -> Path:
-    folder.mkdir()
-    table = studies().assign(patient_id=lambda rows: rows["study_id"], split="train", image="none")
-    table.to_csv(folder / "studies.csv", index=False)
-    return folder
-
-
-def command(corpus: Path, out: Path) -> list[str]:
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Extract a corpus of `REPORTS`; an output is still to be named."""
+    corpus = write_studies(tmp_path_factory.mktemp("corpora") / "corpus", REPORTS)
     module = [sys.executable, "-m", "lgdea_core.evidence.extract", "--extractor", "openai:m"]
-    return [*module, "--corpus", "folder", "--root", str(corpus), "--out", str(out)]
+    return [*module, "--corpus", "folder", "--root", str(corpus), "--out"]
 
 
-def environment(url: str, store: Path) -> dict[str, str]:
-    return {**os.environ, "OPENAI_BASE_URL": url, "LGDEA_EVIDENCE_STORE": str(store)}
+def environment(server: ModelServer, store: Path) -> dict[str, str]:
+    return {**os.environ, "OPENAI_BASE_URL": server.url, "LGDEA_EVIDENCE_STORE": str(store)}
 
 
-def test_killed_in_the_middle_it_asks_only_for_what_is_missing(tmp_path: Path) -> None:
-    corpus = write_corpus(tmp_path / "corpus")
-    with ModelServer(reply) as server:
-        undisturbed = environment(server.url, tmp_path / "undisturbed.sqlite")
-        subprocess.run(command(corpus, tmp_path / "undisturbed.parquet"), env=undisturbed, check=True)
+def test_killed_in_the_middle_it_asks_only_for_what_is_missing(
+    tmp_path: Path, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     victims: list[subprocess.Popen] = []
 
     def kill(answered: int) -> None:
-        if answered >= 700 and victims and victims[0].poll() is None:
+        if answered >= 200 and victims and victims[0].poll() is None:
             os.kill(victims[0].pid, signal.SIGKILL)
 
-    with ModelServer(reply, delay=0.01, on_answer=kill) as server:
-        disturbed = environment(server.url, tmp_path / "disturbed.sqlite")
-        victims.append(subprocess.Popen(command(corpus, tmp_path / "disturbed.parquet"), env=disturbed))
+    whole, resumed = tmp_path / "whole.parquet", tmp_path / "resumed.parquet"
+    with ModelServer(reply=reply) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("LGDEA_EVIDENCE_STORE", str(tmp_path / "whole.sqlite"))
+        extract.main([*command[3:], str(whole)])  # undisturbed
+        server.behave(reply, delay=0.01, on_answer=kill)
+        disturbed = environment(server, tmp_path / "resumed.sqlite")
+        victims.append(subprocess.Popen([*command, str(resumed)], env=disturbed))
         assert victims[0].wait() == -signal.SIGKILL
-        assert not (tmp_path / "disturbed.parquet").exists()
+        assert not resumed.exists()
         time.sleep(0.5)  # threads of the server that still talk to the dead
-        before, server.on_answer = set(server.answered), lambda answered: None
-        assert 700 <= len(before) < REPORTS
-        server.answered.clear()
-        server.asked.clear()
-        subprocess.run(command(corpus, tmp_path / "disturbed.parquet"), env=disturbed, check=True)
+        before = set(server.answered)
+        assert 200 <= len(before) < REPORTS
+        server.behave(reply)
+        subprocess.run([*command, str(resumed)], env=disturbed, check=True)
         after = set(server.answered)
     assert len(before | after) == REPORTS
     assert len(before & after) <= 2 * openai_backend.IN_FLIGHT  # sent by the server, not yet read or stored
-    whole, resumed = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("undisturbed", "disturbed"))
-    pd.testing.assert_frame_equal(resumed, whole)
-    assert (tmp_path / "disturbed.parquet").read_bytes() == (tmp_path / "undisturbed.parquet").read_bytes()
+    pd.testing.assert_frame_equal(pd.read_parquet(resumed), pd.read_parquet(whole))
+    assert resumed.read_bytes() == whole.read_bytes()
 
 
-def test_two_processes_share_the_work_and_a_store(tmp_path: Path) -> None:
-    corpus = write_corpus(tmp_path / "corpus")
-    with ModelServer(delay=0.01) as server:
-        shared = environment(server.url, tmp_path / "shared.sqlite")
-        both = [subprocess.Popen(command(corpus, tmp_path / f"{name}.parquet"), env=shared) for name in "ab"]
+def test_two_processes_share_the_work_and_a_store(tmp_path: Path, command: list[str]) -> None:
+    with ModelServer(delay=0.05) as server:
+        shared = environment(server, tmp_path / "shared.sqlite")
+        both = [subprocess.Popen([*command, str(tmp_path / f"{name}.parquet")], env=shared) for name in "ab"]
         assert [process.wait() for process in both] == [0, 0]
         twice = sum(count - 1 for count in server.answered.values())
     assert len(server.answered) == REPORTS
@@ -157,7 +140,7 @@ def test_two_processes_share_the_work_and_a_store(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def transformers_serve(tmp_path: Path) -> str:
+def transformers_serve(tmp_path: Path) -> Iterator[str]:
     """URL of `transformers serve` with a random model; the model's folder is its name."""
     folder = save_tiny_lm(tmp_path / "model")
     with socket.socket() as free:
@@ -192,14 +175,13 @@ def test_a_senseless_model_without_a_grammar_gives_counted_rejects_only(
     monkeypatch.setenv("LGDEA_EVIDENCE_STORE", str(tmp_path / "evidence.sqlite"))
     monkeypatch.setenv("LGDEA_EVIDENCE_IN_FLIGHT", "4")
     monkeypatch.setattr(openai_backend, "MAX_TOKENS", 64)
-    reports = list(studies(12)["report"])
+    reports = list(effusion_studies(6)["report"])
     extractor = LanguageModelExtractor(OpenAIBackend(str(tmp_path / "model")))
-    assert extractor.extract(reports) == [[]] * 12
+    assert extractor.extract(reports) == [[]] * 6
     stats = extractor.statistics()
-    assert (stats.answers, stats.accepted, stats.repaired) == (12, 0, 0)
-    assert sum(stats.rejected.values()) == sum(extractor.rejected.values()) == 12
+    assert (stats.answers, stats.accepted, stats.repaired) == (6, 0, 0)
+    assert sum(stats.rejected.values()) == sum(extractor.rejected.values()) == 6
     assert set(stats.rejected) <= {"cut off", "not JSON", "empty"}
     assert stats.completion_tokens > 0
-    other = LanguageModelExtractor(OpenAIBackend("another-model"))
     with pytest.raises(RuntimeError, match="answers HTTP 400"):
-        other.extract(reports)
+        LanguageModelExtractor(OpenAIBackend("another-model")).extract(reports)

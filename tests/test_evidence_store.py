@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from servers import answer, statement
 
-from lgdea_core.evidence.answers import Reply, Statement, Verdict, judge
-from lgdea_core.evidence.passage import read_passage
+from lgdea_core.evidence.answers import Reply, Statement, Verdict, judge, read_passage
 from lgdea_core.evidence.store import AnswerStats, AnswerStore, Question, StoredAnswer, passage_hash, store_path
 from lgdea_core.paths import project_root
 
@@ -35,42 +34,28 @@ def store(tmp_path: Path) -> AnswerStore:
         yield opened
 
 
-def raw_rows(tmp_path: Path) -> list[tuple]:
-    with sqlite3.connect(tmp_path / "new" / "evidence.sqlite") as connection:
-        return connection.execute("SELECT * FROM answers").fetchall()
-
-
 def test_an_answer_is_read_back_as_it_was_judged(store: AnswerStore) -> None:
-    assert store.get(QUESTION, passage_hash(PASSAGE)) is None
-    assert not store.has(QUESTION, passage_hash(PASSAGE))
+    key = passage_hash(PASSAGE)
+    assert store.get(QUESTION, key) is None
+    assert not store.has(QUESTION, key)
     store.put(QUESTION, PASSAGE, verdict(answer(NODULE, INVENTED)))
-    assert store.has(QUESTION, passage_hash(PASSAGE))
-    assert store.get(QUESTION, passage_hash(PASSAGE)) == StoredAnswer(
-        status="accepted", reason="", statements=(Statement(**NODULE), Statement(**INVENTED))
-    )
+    store.put(QUESTION, PASSAGE, verdict(answer(MASS)))  # the first one stays
+    assert store.has(QUESTION, key)
+    statements = (Statement(**NODULE), Statement(**INVENTED))
+    assert store.get(QUESTION, key) == StoredAnswer(status="accepted", reason="", statements=statements)
 
 
 def test_every_reply_is_kept_raw_and_every_answer_parsed(store: AnswerStore, tmp_path: Path) -> None:
     store.put(QUESTION, PASSAGE, verdict('Sure \ud800 "ly"', answer(NODULE, INVENTED, INVENTED)))
-    (row,) = raw_rows(tmp_path)
+    # on disk at once: seen by another connection while this one is open
+    connection = sqlite3.connect(tmp_path / "new" / "evidence.sqlite")
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    (row,) = connection.execute("SELECT * FROM answers").fetchall()
     assert row[:4] == (passage_hash(PASSAGE), "p", "openai:m", QUESTION.schema_version)
     assert row[4:6] == ("repaired", "")
     assert json.loads(row[6]) == ['Sure \ud800 "ly"', answer(NODULE, INVENTED, INVENTED)]
     assert json.loads(row[7]) == [NODULE, INVENTED, INVENTED]
     assert row[8:] == (2, 20, 6, 1.0)  # hallucinated, tokens in and out, seconds
-
-
-def test_an_answer_is_on_disk_as_soon_as_it_is_put(store: AnswerStore, tmp_path: Path) -> None:
-    store.put(QUESTION, PASSAGE, verdict(answer()))
-    assert len(raw_rows(tmp_path)) == 1  # seen by another connection while this one is open
-    (mode,) = sqlite3.connect(tmp_path / "new" / "evidence.sqlite").execute("PRAGMA journal_mode").fetchone()
-    assert mode == "wal"
-
-
-def test_the_first_answer_stays(store: AnswerStore) -> None:
-    for given in (answer(NODULE), answer(MASS)):
-        store.put(QUESTION, PASSAGE, verdict(given))
-    assert store.get(QUESTION, passage_hash(PASSAGE)).statements == (Statement(**NODULE),)
 
 
 @pytest.mark.parametrize(
@@ -114,33 +99,24 @@ def test_statistics_are_sums_over_the_passages_asked_for(store: AnswerStore) -> 
 def test_the_place_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("LGDEA_EVIDENCE_STORE", raising=False)
     assert store_path() == project_root() / "data" / "evidence.sqlite"
+    if (project_root() / ".git").exists():  # raw answers quote reports: git must ignore them
+        ignored = ["git", "-C", str(project_root()), "check-ignore", "-q", "data/evidence.sqlite-wal"]
+        subprocess.run(ignored, check=True)
     monkeypatch.setenv("LGDEA_EVIDENCE_STORE", "elsewhere/e.sqlite")
     assert store_path() == project_root() / "elsewhere" / "e.sqlite"
     monkeypatch.setenv("LGDEA_EVIDENCE_STORE", str(tmp_path / "e.sqlite"))
     assert store_path() == tmp_path / "e.sqlite"
 
 
-def test_git_ignores_the_default_place() -> None:
-    root = project_root()
-    if not (root / ".git").exists():
-        pytest.skip("not a git checkout")
-    subprocess.run(["git", "-C", str(root), "check-ignore", "-q", "data/evidence.sqlite-wal"], check=True)
-
-
-def test_a_file_that_is_no_store_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_file_that_is_no_store_or_one_of_another_layout_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("not a database, but long enough to look for a header in it " * 3)
     before = path.read_bytes()
-    with pytest.raises(
-        RuntimeError, match=r"answer store .*notes\.txt: file is not a database; name a file on a local"
-    ):
+    with pytest.raises(RuntimeError, match=r"store .*notes\.txt: file is not a database; name a file on a local"):
         AnswerStore(path)
     assert path.read_bytes() == before
     with pytest.raises(RuntimeError, match="LGDEA_EVIDENCE_STORE"):
         AnswerStore(tmp_path)
-
-
-def test_a_store_of_another_layout_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "e.sqlite") as connection:
         connection.execute("PRAGMA user_version = 7")
     with pytest.raises(RuntimeError, match="expected layout 1, got 7"):
@@ -151,7 +127,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from lgdea_core.evidence.answers import Reply, judge
-from lgdea_core.evidence.passage import read_passage
+from lgdea_core.evidence.answers import read_passage
 from lgdea_core.evidence.store import AnswerStore, Question
 
 path, me = Path(sys.argv[1]), int(sys.argv[2])

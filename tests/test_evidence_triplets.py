@@ -1,12 +1,10 @@
 """Triplets: the rules one by one on hand-made findings, the tables against the vocabulary, and real reports."""
 
-import os
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from lgdea_core.data.corpora import load_corpus
 from lgdea_core.evidence.answers import OBSERVATIONS
 from lgdea_core.evidence.extract import extract_evidence
 from lgdea_core.evidence.lexicon import default_lexicon
@@ -39,72 +37,60 @@ def regions(
     return [name for name, _ in regions_of(observation, status, region, laterality, phrase)]
 
 
-def rule(*finding: str | None) -> str:
-    return regions_of(*finding)[0][1]
-
-
-def test_the_region_field_comes_first_and_bilateral_gives_both_sides_of_it() -> None:
-    finding = ("lung opacity", "present", "left lower lung zone", "left", "opacity in the right apex")
-    assert regions_of(*finding) == (("left lower lung zone", "stated"),)
-    both = regions("lung opacity", region="left lower lung zone", laterality="bilateral")
-    assert both == ["right lower lung zone", "left lower lung zone"]
-
-
-def test_words_of_the_phrase_come_second() -> None:
-    assert rule("atelectasis", "present", None, "bilateral", "bibasilar atelectasis") == "words"
-    found = regions("atelectasis", laterality="bilateral", phrase="bibasilar atelectasis")
-    assert found == ["right lower lung zone", "left lower lung zone"]
-
-
-def test_several_places_of_a_phrase_keep_their_own_sides() -> None:
-    found = regions("lung opacity", laterality="bilateral", phrase="right upper and left lower lobe opacities")
-    assert found == ["right upper lung zone", "left lower lung zone"]
-    plural = regions("lung opacity", laterality="left", phrase="left upper and lower lobes")
-    assert plural == ["left upper lung zone", "left lower lung zone"]
+BASES = ["right lower lung zone", "left lower lung zone"]
+LUNGS = ["right lung", "left lung"]
 
 
 @pytest.mark.parametrize(
-    ("observation", "laterality", "expected"),
+    ("rule", "finding", "expected"),
     [
-        ("pleural effusion", "left", ["left costophrenic angle"]),
-        ("pleural effusion", "bilateral", ["right costophrenic angle", "left costophrenic angle"]),
-        ("pneumothorax", "right", ["right lung"]),
-        ("cardiomegaly", None, ["cardiac silhouette"]),
-        ("cardiomegaly", "left", ["cardiac silhouette"]),
-        ("edema", None, ["right lung", "left lung"]),
-        ("edema", "left", ["left lung"]),
-        ("engorgement", None, ["right hilar structures", "left hilar structures"]),
-        ("hernia", None, ["mediastinum"]),
+        # the region field comes first, and bilateral gives both sides of it
+        ("stated", ("lung opacity", "present", BASES[1], "left", "opacity in the right apex"), BASES[1:]),
+        ("stated", ("lung opacity", "present", BASES[1], "bilateral"), BASES),
+        # words of the phrase come second; several places keep their own sides
+        ("words", ("atelectasis", "present", None, "bilateral", "bibasilar atelectasis"), BASES),
+        ("words", ("lung opacity", "present", None, "bilateral", "right upper and left lower lobe opacities"),
+         ["right upper lung zone", "left lower lung zone"]),
+        ("words", ("lung opacity", "present", None, "left", "left upper and lower lobes"),
+         ["left upper lung zone", "left lower lung zone"]),
+        # defaults come third
+        ("default", ("pleural effusion", "present", None, "left"), ["left costophrenic angle"]),
+        ("default", ("pleural effusion", "present", None, "bilateral"),
+         ["right costophrenic angle", "left costophrenic angle"]),
+        ("default", ("pneumothorax", "present", None, "right"), ["right lung"]),
+        ("default", ("cardiomegaly",), ["cardiac silhouette"]),
+        ("default", ("cardiomegaly", "present", None, "left"), ["cardiac silhouette"]),
+        ("default", ("edema",), LUNGS),
+        ("default", ("edema", "present", None, "left"), ["left lung"]),
+        ("default", ("engorgement",), ["right hilar structures", "left hilar structures"]),
+        ("default", ("hernia",), ["mediastinum"]),
+        # no side is guessed
+        ("unspecified", ("pleural effusion", "present", None, None, "small effusion"), [None]),
+        ("unspecified", ("nodule", "uncertain", None, None, "lower lobe nodule"), [None]),
+        # a denial without a side denies both, and with one only that
+        ("default", ("pneumothorax", "absent"), LUNGS),
+        ("default", ("pneumothorax", "absent", None, "left"), ["left lung"]),
+        ("words", ("nodule", "absent", None, None, "apical nodule"), ["right apical zone", "left apical zone"]),
+        # "no finding" has the region it names; a normal chest is more than its lungs
+        ("words", (NO_FINDING, "present", None, None, "lungs are clear"), LUNGS),
+        ("words", (NO_FINDING, "present", None, None, "no acute pulmonary disease"), LUNGS),
+        ("unspecified", (NO_FINDING, "present", None, None, "no acute cardiopulmonary abnormality"), [None]),
+        ("unspecified", (NO_FINDING, "present", None, None, "normal chest"), [None]),
+        # places where an observation cannot lie are passed over
+        ("words", ("cardiomegaly", "absent", None, None, "heart size, mediastinum and lungs are normal"),
+         ["cardiac silhouette"]),
+        ("words", ("enlarged cardiomediastinum", "absent", "cardiac silhouette", None, "heart and mediastinum"),
+         ["mediastinum"]),
+        # bones and lines have no default; an observation of neither table lies where the report says
+        *(("unspecified", (observation, "absent"), [None]) for observation in sorted(NOT_OF_LUNGS)),
+        ("words", ("pericardial calcium", "present", None, None, "calcium over the heart"), ["cardiac silhouette"]),
+        ("unspecified", ("pericardial calcium", "present", None, "left"), [None]),
     ],
-)
-def test_defaults_come_third(observation: str, laterality: str | None, expected: list[str]) -> None:
-    assert regions(observation, laterality=laterality) == expected
-    assert rule(observation, "present", None, laterality, "it") == "default"
-
-
-@pytest.mark.parametrize("status", ["present", "uncertain"])
-def test_no_side_is_guessed(status: str) -> None:
-    assert regions_of("pleural effusion", status, None, None, "small effusion") == ((None, "unspecified"),)
-    assert regions_of("nodule", status, None, None, "lower lobe nodule") == ((None, "unspecified"),)
-
-
-def test_a_denial_without_a_side_denies_both_and_with_one_only_that() -> None:
-    assert regions("pneumothorax", "absent") == ["right lung", "left lung"]
-    assert regions("pneumothorax", "absent", laterality="left") == ["left lung"]
-    assert regions("nodule", "absent", phrase="apical nodule") == ["right apical zone", "left apical zone"]
-
-
-def test_no_finding_has_the_region_it_names() -> None:
-    assert regions(NO_FINDING, phrase="lungs are clear") == ["right lung", "left lung"]
-    assert regions(NO_FINDING, phrase="no acute pulmonary disease") == ["right lung", "left lung"]
-    assert regions(NO_FINDING, phrase="no acute cardiopulmonary abnormality") == [None]
-    assert regions(NO_FINDING, phrase="normal chest") == [None]  # more than its lungs
-
-
-def test_places_where_an_observation_cannot_lie_are_passed_over() -> None:
-    shared = "heart size, mediastinum and lungs are normal"
-    assert regions("cardiomegaly", "absent", phrase=shared) == ["cardiac silhouette"]
-    assert regions("enlarged cardiomediastinum", "absent", "cardiac silhouette", None, shared) == ["mediastinum"]
+)  # fmt: skip
+def test_the_first_rule_that_names_a_region_counts(rule: str, finding: tuple, expected: list[str | None]) -> None:
+    observation, status, region, laterality, phrase = (*finding, *(None,) * 5)[:5]
+    found = regions_of(observation, status or "present", region, laterality, phrase or "it")
+    assert found == tuple((name, rule) for name in expected)
 
 
 @pytest.mark.parametrize(
@@ -125,16 +111,6 @@ def test_bones_and_lines_are_no_part_of_a_lung_unless_the_report_says_so(
     evidence, _ = extract_evidence(pd.DataFrame({"study_id": ["s"], "report": [report]}), progress=False)
     found = triplets(evidence)
     assert found.loc[found["observation"] == observation, "region"].fillna("-").tolist() == [expected]
-
-
-def test_bones_and_lines_have_no_default() -> None:
-    for observation in NOT_OF_LUNGS:
-        assert regions(observation, "absent") == [None]
-
-
-def test_an_observation_of_neither_table_lies_where_the_report_says() -> None:
-    assert regions("pericardial calcium", phrase="calcium over the heart") == ["cardiac silhouette"]
-    assert regions("pericardial calcium", laterality="left") == [None]
 
 
 @pytest.mark.parametrize(
@@ -173,16 +149,15 @@ def test_every_observation_of_the_lexicon_is_decided_once() -> None:
         assert all(set(sided(home, "bilateral")) <= set(REGIONS) and sided(home, "bilateral") for home in homes)
 
 
-@pytest.mark.parametrize("region", REGIONS)
-def test_a_region_is_its_name_and_its_side(region: str) -> None:
-    assert sided(*region_and_side(region)) == (region,)
+def test_a_region_is_its_name_and_its_side() -> None:
+    assert all(sided(*region_and_side(region)) == (region,) for region in REGIONS)
 
 
 def table(*rows: tuple[object, ...]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(EVIDENCE_COLUMNS))
 
 
-def test_a_table_of_evidence_becomes_a_table_of_triplets() -> None:
+def test_a_table_of_evidence_becomes_a_table_of_triplets(tmp_path: Path) -> None:
     evidence = table(
         ("r1", "pleural effusion", None, "bilateral", "mild", "present", "small effusions", 10, 25, "findings"),
         ("r1", "nodule", None, None, None, "uncertain", "nodule", 30, 36, "findings"),
@@ -198,40 +173,16 @@ def test_a_table_of_evidence_becomes_a_table_of_triplets() -> None:
     assert list(found["rule"]) == ["default", "default", "unspecified", "stated"]
     for column in ("report_id", "observation", "phrase", "start", "end", "section"):
         assert list(found[column]) == list(evidence[column].iloc[found["finding"]])
+    evidence.to_parquet(tmp_path / "evidence.parquet")  # a table read back from a file gives the same
+    pd.testing.assert_frame_equal(triplets(pd.read_parquet(tmp_path / "evidence.parquet")), found)
 
 
-def test_a_table_read_back_from_a_file_gives_the_same(tmp_path: Path) -> None:
-    studies = pd.DataFrame({"study_id": ["s"], "report": ["Bibasilar atelectasis. No effusion. Left nodule. Clear."]})
-    evidence, _ = extract_evidence(studies, progress=False)
-    evidence.to_parquet(tmp_path / "evidence.parquet")
-    pd.testing.assert_frame_equal(triplets(pd.read_parquet(tmp_path / "evidence.parquet")), triplets(evidence))
-
-
-def test_no_evidence_gives_no_triplet() -> None:
+def test_no_evidence_gives_no_triplet_and_a_missing_column_is_named() -> None:
     found = triplets(table())
     assert found.empty
     assert tuple(found.columns) == TRIPLET_COLUMNS
-
-
-def test_a_missing_column_is_named() -> None:
     with pytest.raises(ValueError, match=r"lacks column\(s\) \['laterality'\]"):
         triplets(table().drop(columns="laterality"))
-
-
-@pytest.mark.slow
-def test_real_reports_have_regions_for_most_findings() -> None:
-    if "LGDEA_DATA" not in os.environ:
-        pytest.skip("LGDEA_DATA is not set: the real Open-i reports are not here")
-    root = Path(os.environ["LGDEA_DATA"]) / "openi"
-    if not root.is_dir():
-        pytest.skip("LGDEA_DATA has no folder openi")
-    evidence, _ = extract_evidence(load_corpus("openi", root).studies, progress=False)
-    found = triplets(evidence)
-    by_finding = found.drop_duplicates("finding")
-    assert list(by_finding["finding"]) == list(range(len(evidence)))  # every finding is there
-    assert by_finding.loc[by_finding["observation"] != NO_FINDING, "region"].notna().mean() > 0.8
-    assert set(found["region"].dropna()) <= set(REGIONS)
-    assert found.duplicated(["finding", "region"]).sum() == 0
 
 
 # ---- views for training
@@ -258,15 +209,8 @@ def test_a_sentence_names_the_regions_of_the_triplets_that_begin_in_it() -> None
         ("a", "lung opacity", "uncertain", "left lower lung zone", "base opacity", 5),
     ]
     found = sentence_regions(triplets(stated(rows)), reports)
-    heart, right, left, base = (
-        REGIONS.index(name)
-        for name in (
-            "cardiac silhouette",
-            "right costophrenic angle",
-            "left costophrenic angle",
-            "left lower lung zone",
-        )
-    )
+    names = ("cardiac silhouette", "right costophrenic angle", "left costophrenic angle", "left lower lung zone")
+    heart, right, left, base = map(REGIONS.index, names)
     assert [link.tolist() for link in found] == [[[0, heart], [1, heart], [2, right], [2, left]], [[0, base]]]
 
 

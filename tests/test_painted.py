@@ -65,14 +65,11 @@ def corpus(nih: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return load_corpus("painted_nih", nih, seed=SEED, per_film=5, folder=tmp_path_factory.mktemp("data") / "painted")
 
 
-def test_every_table_can_say_what_it_is_made_from(corpus: Corpus) -> None:
+def test_only_normal_films_with_lungs_are_painted_and_every_table_says_so(corpus: Corpus) -> None:
     assert "painted lesions on real normal films" in corpus.name == NAME
     assert set(corpus.studies["provenance"]) == {NAME}
     assert set(corpus.boxes["source"]) == {"painted"}
     assert "painted_nih" in OWN_SPLITS  # all its films have boxes: withholding them would leave nothing to train on
-
-
-def test_only_normal_films_with_lungs_are_painted_and_the_others_counted(corpus: Corpus) -> None:
     assert set(corpus.studies["film"]) == {"00000001_000", "00000002_000", "00000003_000"}
     assert len(corpus.studies) == 15
     assert corpus.exclusions == {"film with a finding": 1, "normal film without clear lungs": 1}
@@ -168,6 +165,7 @@ def test_errors(nih: Path, tmp_path: Path) -> None:
 
 
 @needs_data
+@pytest.mark.slow
 def test_lungs_are_found_on_real_films_with_lung_masks() -> None:
     # Sick lungs, so a harder case than the normal films it is for; masks by lungVAE.
     root = Path(str(DATA)) / "covid-chestxray-dataset"

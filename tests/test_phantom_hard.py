@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,11 @@ from lgdea_core.data.phantom.wording import COUNTABLE, PLURALS
 CONFIG = PhantomConfig(image_size=48, seed=3)
 
 
-def planned(stratum: str, count: int = 20, config: PhantomConfig = CONFIG) -> list[HardStudy]:
-    return [plan_hard_study(config, stratum, number) for number in range(count)]
+plan = cache(plan_hard_study)
+
+
+def planned(stratum: str, count: int, config: PhantomConfig = CONFIG) -> list[HardStudy]:
+    return [plan(config, stratum, number) for number in range(count)]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +69,7 @@ def test_no_patient_is_one_of_training(corpus: Corpus) -> None:
     # Neither by name nor in body: a body is drawn from the seed stream, and so is everything else.
     hard = [study.plan for stratum in STRATA for study in planned(stratum, 10)]
     for seed in (CONFIG.seed, 0):
-        training = [plan_study(replace(CONFIG, seed=seed), index) for index in range(150)]
+        training = [plan_study(replace(CONFIG, seed=seed), index) for index in range(100)]
         assert not {plan.patient_id for plan in training} & set(corpus.studies["patient_id"])
         assert not {plan.habitus.key for plan in training} & {plan.habitus.key for plan in hard}
         assert not {plan.nuisance.key for plan in training} & {plan.nuisance.key for plan in hard}
@@ -112,12 +116,8 @@ def test_unseen_wording_has_an_unseen_word_in_every_phrase(config: PhantomConfig
             assert probe.phrase in study.plan.report
         for claim in study.plan.evidence:
             assert study.plan.report[claim.start : claim.end] == claim.phrase
-
-
-def test_the_other_strata_speak_as_training_does() -> None:
-    for stratum in set(STRATA) - {"unseen wording"}:
-        for study in planned(stratum, 8):
-            assert not is_unseen(study.plan.report)
+    for stratum in set(STRATA) - {"unseen wording"}:  # the others speak as training does
+        assert not any(is_unseen(study.plan.report) for study in planned(stratum, 8, config))
 
 
 def test_small_and_subtle_lesions_are_fainter_than_any_in_training_and_still_show() -> None:

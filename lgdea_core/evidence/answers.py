@@ -1,14 +1,14 @@
-"""What a language model may answer about a report, and how an answer becomes findings."""
+"""What a language model is sent of a report, what it may answer, and how an answer becomes findings."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lgdea_core.evidence.lexicon import default_lexicon
-from lgdea_core.evidence.passage import Body, Passage
+from lgdea_core.evidence.sections import SectionKind, readable_sections
 from lgdea_core.finding import Finding
 from lgdea_core.vocabulary import LATERALITIES, NO_FINDING, REGIONS, SEVERITIES, STATUSES
 
@@ -34,6 +34,56 @@ HALLUCINATED = "phrase not in report"
 """Why a statement of an accepted answer is refused; `extract.accept_findings` counts under the same names."""
 
 AnswerStatus = Literal["accepted", "repaired", "rejected"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Body:
+    """The words of one section."""
+
+    kind: SectionKind
+    text: str
+    """the section on one line"""
+    offsets: tuple[int, ...]
+    """where each character of `text` stands in the report"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passage:
+    """The readable sections of one report, as a model sees them."""
+
+    report: str
+    bodies: tuple[Body, ...]
+
+    @property
+    def text(self) -> str:
+        """One line a section, its kind in front; empty for a report without readable sections."""
+        return "\n".join(f"{body.kind.upper()}: {body.text}" for body in self.bodies)
+
+
+def read_passage(report: str) -> Passage:
+    """FINDINGS and IMPRESSION of a report, each on one line, and nothing else of it.
+
+    White space and characters that do not print become single blanks, so a wrapped line or an invisible mark changes
+    nothing. A blank follows every "<" and "[": every chat template's marks (`<|im_end|>`, `</s>`, `[INST]`) and our own
+    `</report>` begin with one, so no text of a report can be read as a mark.
+    """
+    bodies = []
+    for section in readable_sections(report):
+        chars: list[str] = []
+        offsets: list[int] = []
+        for at in range(section.start, section.end):
+            char = report[at] if report[at].isprintable() else " "  # the no-break space does not print either
+            before = chars[-1] if chars else " "
+            if char == " " == before:
+                continue
+            if before in ("<", "[") and char != " ":
+                chars.append(" ")
+                offsets.append(at)
+            chars.append(char)
+            offsets.append(at)
+        text = "".join(chars).rstrip(" ")
+        bodies.append(Body(kind=section.kind, text=text, offsets=tuple(offsets[: len(text)])))
+    return Passage(report=report, bodies=tuple(bodies))
 
 
 class Statement(BaseModel):
@@ -114,7 +164,13 @@ def parse_reply(reply: Reply) -> Answer:
         raise UnusableReplyError("empty", "it was empty")
     if reply.finish == "length":
         raise UnusableReplyError("cut off", f"it was too long; give at most {MAX_STATEMENTS} statements")
-    complaint = "; ".join(f"{_place(problem['loc'])}: {problem['msg']}" for problem in problems[:3])
+    # Where in the answer, and what; a name that is not the schema's came from the model and is not repeated.
+    known = {"statements", *Statement.model_fields}
+    places = [
+        ".".join(str(name) if isinstance(name, int) or name in known else "?" for name in problem["loc"]) or "answer"
+        for problem in problems[:3]
+    ]
+    complaint = "; ".join(f"{place}: {problem['msg']}" for place, problem in zip(places, problems, strict=False))
     if problems[0]["type"] == "json_invalid":
         raise UnusableReplyError("not JSON", complaint)
     fields = [name for name in problems[0]["loc"] if name in Statement.model_fields] or ["answer"]
@@ -141,43 +197,31 @@ def locate_statements(statements: Sequence[Statement], passage: Passage, rejecte
     findings = []
     times: dict[Statement, int] = {}
     for statement in statements:
-        places = list(_places(passage, statement.phrase))
+        places = _places(passage, statement.phrase)
         number = times[statement] = times.get(statement, -1) + 1
-        if number < len(places):
-            findings.append(_finding(statement, passage.report, *places[number]))
-        else:
+        if number >= len(places):
             reason = REPEATED if places else HALLUCINATED
             rejected[reason] = rejected.get(reason, 0) + 1
+            continue
+        body, first, behind = places[number]
+        start, end = body.offsets[first], body.offsets[behind - 1] + 1
+        phrase, fields = passage.report[start:end], statement.model_dump(exclude={"phrase"})
+        findings.append(Finding(**fields, phrase=phrase, start=start, end=end, section=body.kind))
     return findings
 
 
-def _places(passage: Passage, phrase: str) -> Iterator[tuple[Body, int, int]]:
+def _places(passage: Passage, phrase: str) -> list[tuple[Body, int, int]]:
     """Where the words of a phrase stand, in the order of the report: section, first character, one behind the last."""
-    words = " ".join(phrase.split())
+    words, places = " ".join(phrase.split()), []
     for body in passage.bodies if words else ():
-        start = body.text.find(words)
+        text, start = body.text, body.text.find(words)
         while start >= 0:
             end = start + len(words)
-            if not _splits_word(body.text, start) and not _splits_word(body.text, end):
-                yield body, start, end
-            start = body.text.find(words, start + 1)
-
-
-def _splits_word(text: str, at: int) -> bool:
-    return 0 < at < len(text) and text[at - 1].isalnum() and text[at].isalnum()
-
-
-def _finding(statement: Statement, report: str, body: Body, first: int, behind: int) -> Finding:
-    start, end = body.offsets[first], body.offsets[behind - 1] + 1
-    return Finding(
-        **statement.model_dump(exclude={"phrase"}), phrase=report[start:end], start=start, end=end, section=body.kind
-    )
-
-
-def _place(loc: Sequence[int | str]) -> str:
-    """Where in the answer; a name that is not the schema's came from the model and is not repeated."""
-    known = {"statements", *Statement.model_fields}
-    return ".".join(str(name) if isinstance(name, int) or name in known else "?" for name in loc) or "answer"
+            cuts = (at for at in (start, end) if 0 < at < len(text))
+            if not any(text[at - 1].isalnum() and text[at].isalnum() for at in cuts):  # no word is split
+                places.append((body, start, end))
+            start = text.find(words, start + 1)
+    return places
 
 
 def _longest_answer() -> str:

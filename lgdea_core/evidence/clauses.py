@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
-from lgdea_core.evidence.items import Draft, Item, Place, resolve_location
-from lgdea_core.vocabulary import NO_FINDING
+from lgdea_core.vocabulary import NO_FINDING, REGIONS
 
 PHRASE_KINDS = frozenset({"severity", "descriptor", "change", "location", "measure"})
 """Kinds of items that may stand before a finding inside its noun phrase."""
@@ -25,13 +25,48 @@ CENTRAL = frozenset({"cardiomegaly", "enlarged cardiomediastinum", NO_FINDING, "
 """Observations that never inherit a side from their neighbour."""
 
 
-@dataclass(kw_only=True)
-class _Head:
-    """A finding while the sentence is being read."""
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """One entry of the lexicon's places."""
+
+    region: str | None
+    """Chest ImaGenome name; without its side where `lateral`"""
+    lateral: bool
+    """the region exists on both sides, so a side completes or doubles it"""
+    side: str | None
+    """side the term itself implies: "lingula" is left"""
+    states: dict[str, tuple[tuple[str, str], ...]]
+    """state word -> observations and their status"""
+
+
+class Item(NamedTuple):
+    """A run of tokens and what the lexicon calls it."""
+
+    kind: str
+    value: str | Place | None
+    start: int
+    end: int
+
+
+class Draft(NamedTuple):
+    """A finding in tokens; the extractor turns it into characters of the report."""
 
     observation: str
-    index: int
     status: str
+    start: int
+    end: int
+    side: str | None
+    region: str | None
+    severity: str | None
+
+
+@dataclass
+class _Head:
+    """A finding while the sentence is being read; its phrase is `items[first : last + 1]`."""
+
+    observation: str
+    status: str
+    index: int
     first: int
     last: int
     own_place: bool = False
@@ -40,52 +75,57 @@ class _Head:
     severity: str | None = None
 
 
+def resolve_location(locations: Sequence[str | Place]) -> tuple[str | None, str | None]:
+    """Side and Chest ImaGenome region of a phrase's place words.
+
+    A region with two sides needs one: "lower lobe" alone, or on both sides, has no region. Of several places the
+    first one finer than the whole lung counts.
+    """
+    sides = {value if isinstance(value, str) else value.side for value in locations} - {None}
+    places = [value for value in locations if isinstance(value, Place) and value.region]
+    lateral = [place for place in places if place.lateral]
+    if places and not lateral:
+        return None, places[0].region
+    side = "bilateral" if len(sides) > 1 else next(iter(sides), None)
+    fine = [place for place in lateral if place.region != "lung"] or lateral
+    region = f"{side} {fine[0].region}" if fine and side in ("left", "right") else None
+    return side, region if region in REGIONS else None
+
+
 def read_sentence(items: Sequence[Item]) -> list[Draft]:
     """All findings of one sentence in the order of the text."""
     if FINDING_KINDS.isdisjoint(item.kind for item in items):
         return []
-    claimed, from_states = _read_states(items)
+    claimed, states = _read_states(items)
     heads = _read_heads(items)
     floor = 0
     for head in heads:
-        _extend(items, head, max(floor, _barrier(claimed, head.index)), claimed)
+        # A phrase begins behind the one before it, and behind any place and state before it.
+        floor = max(floor, *(position + 1 for position in claimed if position < head.index), 0)
+        if items[head.index].kind not in ("generic", "normal"):
+            _extend(items, head, floor, claimed)
         floor = head.last + 1
-    _apply_trailing_cues(items, sorted((*heads, *from_states), key=lambda head: head.index))
-    _open_alternatives(items, heads)
+    _apply_trailing_cues(items, sorted((*heads, *states), key=lambda head: head.index))
+    for head, following in pairwise(heads):
+        # "Infiltrate versus atelectasis" doubts both; "scarring or atelectasis" asserts it and offers two names.
+        kinds = {item.kind for item in items[head.index + 1 : following.index]}
+        if "versus" in kinds and kinds <= PHRASE_KINDS | FINDING_LINKS | {"preposition", "determiner"}:
+            for one in (head, following):
+                one.status = "uncertain" if one.status == "present" else one.status
     for head in heads:
         _place(items, head)
     _share_places(items, heads, claimed)
-    drafts = [_finish(items, head) for head in (*heads, *from_states) if head.status != "skip" and head.observation]
+
+    drafts = []
+    for head in (*heads, *states):
+        if head.status == "skip" or not head.observation:
+            continue
+        # A central finding has a side only with a region of that side ("the left lung is poorly aerated").
+        sided = head.observation not in CENTRAL or (head.region or "").startswith(head.side or " ")
+        side, severity = head.side if sided else None, None if head.status == "absent" else head.severity
+        start, end = items[head.first].start, items[head.last].end
+        drafts.append(Draft(head.observation, head.status, start, end, side, head.region, severity))
     return sorted(drafts, key=lambda draft: (draft.start, draft.end))
-
-
-def _read_heads(items: Sequence[Item]) -> list[_Head]:
-    """Findings with the status that the words before them give (forward scope)."""
-    heads, scope = [], _Scope()
-    for index, item in enumerate(items):
-        if item.kind in ("observation", "ignored"):
-            head = _Head(observation=item.value or "", index=index, status=scope.status(), first=index, last=index)
-            heads.append(head)
-            scope.used = True
-        elif item.kind in ("generic", "normal"):
-            head = _normal_statement(item, index, scope)
-            heads += [head] if head else []
-            scope.used = True
-        else:
-            scope.read(items, index)
-    return heads
-
-
-def _normal_statement(item: Item, index: int, scope: "_Scope") -> _Head | None:
-    """Make a finding of "no acute abnormality" or "normal chest"; an abnormality nobody denies says nothing."""
-    denied = scope.status() == "absent"
-    if item.kind == "normal":
-        return None if denied else _Head(observation=NO_FINDING, index=index, status="present", first=index, last=index)
-    if not denied:
-        return None
-    if item.value == "bone":
-        return _Head(observation="fracture", index=index, status="absent", first=index, last=index)
-    return _Head(observation=NO_FINDING, index=index, status="present", first=scope.denied_at, last=index)
 
 
 class _Scope:
@@ -105,6 +145,7 @@ class _Scope:
         if kind in ("negation", "nor"):
             self.denied, self.doubted, self.used, self.denied_at = True, False, False, index
         elif kind == "uncertainty":
+            # "no opacity to suggest pneumonia" stays a denial; "no pneumothorax, possible effusion" does not
             if not self.denied or (index and items[index - 1].kind in LINKS):
                 self.denied, self.doubted, self.used = False, True, False
         elif kind == "skip":
@@ -112,52 +153,60 @@ class _Scope:
         elif kind in ("end", "with", "pseudo"):
             self.denied = self.doubted = self.skipped = False
         elif kind in ("comma", "and") and self.used and index + 1 < len(items):
-            self._read_link(items, index)
+            # A link behind a finding that was denied or doubted: does the next one still belong to the list?
+            following, rest = items[index + 1].kind, {item.kind for item in items[index + 1 :]}
+            if following in ("severity", "change", "determiner") and not (
+                self.denied and rest & {"or", "slash", "nor"}
+            ):
+                # "no pneumothorax, stable edema" starts anew; "no nodule, large mass or edema" goes on to its "or"
+                self.denied = self.doubted = False
+            elif kind == "comma" and not rest & {"or", "versus"}:
+                self.doubted = False  # "possible pneumonia, left effusion": doubt needs an "or" to pass a comma
+            if kind == "comma":
+                self.skipped = False
 
-    def _read_link(self, items: Sequence[Item], index: int) -> None:
-        following = items[index + 1].kind
-        rest = {item.kind for item in items[index + 1 :]}
-        if following in ("severity", "change", "determiner") and not (self.denied and rest & {"or", "slash", "nor"}):
-            self.denied = self.doubted = False
-        elif items[index].kind == "comma" and not rest & {"or", "versus"}:
-            self.doubted = False
-        if items[index].kind == "comma":
-            self.skipped = False
 
-
-def _apply_trailing_cues(items: Sequence[Item], heads: list[_Head]) -> None:
-    """Give "... is not seen", "... has resolved", "... is possible" to the findings they close."""
+def _read_heads(items: Sequence[Item]) -> list[_Head]:
+    """Findings with the status that the words before them give (forward scope)."""
+    heads, scope = [], _Scope()
     for index, item in enumerate(items):
+        if item.kind in ("observation", "ignored"):
+            heads.append(_Head(item.value or "", scope.status(), index, first=index, last=index))
+            scope.used = True
+        elif item.kind in ("generic", "normal"):
+            # "No acute abnormality" and "normal chest" say that all is well; an abnormality nobody denies says nothing.
+            denied, generic = scope.status() == "absent", item.kind == "generic"
+            if denied and generic and item.value == "bone":
+                heads.append(_Head("fracture", "absent", index, first=index, last=index))
+            elif denied == generic:
+                first = scope.denied_at if denied else index
+                heads.append(_Head(NO_FINDING, "present", index, first=first, last=index))
+            scope.used = True
+        else:
+            scope.read(items, index)
+    return heads
+
+
+def _apply_trailing_cues(items: Sequence[Item], heads: Sequence[_Head]) -> None:
+    """Give "... is not seen", "... has resolved", "... is possible" to the findings they close.
+
+    That is the finding before the cue, with any word and verb between, and those coordinated with it.
+    """
+    coordinating = PHRASE_KINDS | FINDING_LINKS | {"preposition", "determiner", "linking"}
+    for index, item in enumerate(items):
+        # a hedge ends its sentence ("pneumonia possible"); behind a verb it is a statement of its own
         hedge = item.kind == "uncertainty" and index + 1 == len(items) and index and items[index - 1].kind != "verb"
         if item.kind not in ("negation after", "uncertainty after") and not hedge:
             continue
-        chain = _chain_before(items, heads, index)
-        for head in chain:
+        passed, end = coordinating | {"verb", "word"}, index
+        for head in reversed([head for head in heads if head.index < index]):
+            if any(between.kind not in passed for between in items[head.index + 1 : end]):
+                break
             if item.kind == "negation after":
                 head.status = "absent"
             elif head.status == "present":
                 head.status = "uncertain"
-
-
-def _chain_before(items: Sequence[Item], heads: list[_Head], index: int) -> list[_Head]:
-    """The finding before a trailing cue and those coordinated with it."""
-    chain: list[_Head] = []
-    for head in reversed([head for head in heads if head.index < index]):
-        between = items[head.index + 1 : chain[-1].index if chain else index]
-        allowed = PHRASE_KINDS | FINDING_LINKS | {"preposition", "determiner", "linking"}
-        if any(item.kind not in allowed | (set() if chain else {"verb", "word"}) for item in between):
-            break
-        chain.append(head)
-    return chain
-
-
-def _open_alternatives(items: Sequence[Item], heads: list[_Head]) -> None:
-    """Doubt both of "infiltrate versus atelectasis"; "scarring or atelectasis" asserts it and offers two names."""
-    for head, following in pairwise(heads):
-        kinds = {item.kind for item in items[head.index + 1 : following.index]}
-        if "versus" in kinds and kinds <= PHRASE_KINDS | FINDING_LINKS | {"preposition", "determiner"}:
-            for one in (head, following):
-                one.status = "uncertain" if one.status == "present" else one.status
+            passed, end = coordinating, head.index
 
 
 def _read_states(items: Sequence[Item]) -> tuple[set[int], list[_Head]]:
@@ -167,24 +216,19 @@ def _read_states(items: Sequence[Item]) -> tuple[set[int], list[_Head]]:
     for index, item in enumerate(items):
         if item.kind != "state":
             continue
-        subjects = _subjects(items, index)
-        for place_index in subjects:
-            first, last = min(place_index, index), max(place_index, index)
-            for observation, status in items[place_index].value.states.get(item.value, ()):
-                heads.append(_state_head(items, observation, status, first, last, index))
-                claimed.update(range(first, last + 1))
+        # The places it speaks of stand before it ("lungs are clear"), else after it ("clear lungs").
+        follows = index + 1 < len(items) and items[index + 1].kind in ("location", "descriptor", "preposition")
+        leads = index and items[index - 1].kind in ("determiner", "negation", "with", "comma", "and", "change")
+        first, second = (+1, -1) if (follows and leads) or index == 0 else (-1, +1)
+        for place in _places_of_state(items, index, first) or _places_of_state(items, index, second):
+            for observation, status in items[place].value.states.get(item.value, ()):
+                heads.append(_state_head(items, observation, status, place, index))
+                claimed.update(range(min(place, index), max(place, index) + 1))
     return claimed, heads
 
 
-def _subjects(items: Sequence[Item], index: int) -> list[int]:
-    """Indices of the places a state word speaks of: before it ("lungs are clear"), else after it ("clear lungs")."""
-    follows = index + 1 < len(items) and items[index + 1].kind in ("location", "descriptor", "preposition")
-    leads = index and items[index - 1].kind in ("determiner", "negation", "with", "comma", "and", "change")
-    first, second = (+1, -1) if (follows and leads) or index == 0 else (-1, +1)
-    return _scan(items, index, first) or _scan(items, index, second)
-
-
-def _scan(items: Sequence[Item], index: int, step: int) -> list[int]:
+def _places_of_state(items: Sequence[Item], index: int, step: int) -> list[int]:
+    """Indices of the places with states on one side of a state word, as far as passable items reach."""
     passed = PASSED_BACKWARDS if step < 0 else PASSED_FORWARDS
     found, unknown, position = [], 0, index + step
     while 0 <= position < len(items):
@@ -201,107 +245,83 @@ def _scan(items: Sequence[Item], index: int, step: int) -> list[int]:
     return found
 
 
-def _state_head(items: Sequence[Item], observation: str, status: str, first: int, last: int, state: int) -> _Head:
+def _state_head(items: Sequence[Item], observation: str, status: str, place: int, state: int) -> _Head:
+    """The finding of a place and its state; what denies or doubts them stands between or right before them."""
+    first, last = min(place, state), max(place, state)
     inner = {item.kind for item in items[first : last + 1]}
-    before = items[first - 1].kind if first else None
-    denied = "negation" in inner or (state == first and before == "negation")
-    if denied:
-        status = "absent" if status == "present" else "skip"
-    elif status == "present" and ("uncertainty" in inner or _doubted_before(items, first)):
-        status = "uncertain"
+    if "negation" in inner or (state == first and first and items[first - 1].kind == "negation"):
+        status = "absent" if status == "present" else "skip"  # "not clear" is no finding
+    elif status == "present":
+        before = first
+        while before and items[before - 1].kind in ("determiner", "change", "descriptor", "location", "severity"):
+            before -= 1
+        if "uncertainty" in inner or (before and items[before - 1].kind == "uncertainty"):
+            status = "uncertain"
     while first and items[first - 1].kind in ("location", "severity"):
         first -= 1
-    head = _Head(observation=observation, index=state, status=status, first=first, last=last)
+    head = _Head(observation, status, state, first=first, last=last)
     _place(items, head)
     head.region = "cardiac silhouette" if observation == "cardiomegaly" else head.region
     return head
 
 
-def _doubted_before(items: Sequence[Item], first: int) -> bool:
-    while first and items[first - 1].kind in ("determiner", "change", "descriptor", "location", "severity"):
-        first -= 1
-    return bool(first) and items[first - 1].kind == "uncertainty"
-
-
-def _barrier(claimed: set[int], index: int) -> int:
-    return max((position + 1 for position in claimed if position < index), default=0)
-
-
 def _extend(items: Sequence[Item], head: _Head, floor: int, claimed: set[int]) -> None:
-    """Grow a head to its noun phrase: modifiers before it, place after it."""
-    if items[head.index].kind in ("generic", "normal"):
-        return
-    head.first = _left_end(items, head.index, floor)
-    head.last = _grade_after(items, _right_end(items, head.index, claimed))
-
-
-def _left_end(items: Sequence[Item], index: int, floor: int) -> int:
-    first = index
-    while first - 1 >= floor:
-        before = items[first - 1]
+    """Grow a head to its noun phrase: modifiers before it, places and a grade after it."""
+    while head.first - 1 >= floor:
+        before, behind = items[head.first - 1], items[head.first]
         if before.kind in PHRASE_KINDS:
-            first -= 1
-        elif first - 2 >= floor and before.kind in LINKS and _joins(items[first - 2], items[first]):
-            first -= 2
-        else:
+            head.first -= 1
+            continue
+        if head.first - 2 < floor or before.kind not in LINKS:
             break
-    return first
+        # Two modifiers of one noun: "right and left", "small, loculated". Places join places only, and one that is
+        # of both sides already ("bibasilar and left") ends the phrase.
+        left = items[head.first - 2]
+        if "location" in (left.kind, behind.kind):
+            both = isinstance(left.value, Place) and left.value.side == "bilateral"
+            joins = left.kind == behind.kind and not both
+        else:
+            joins = left.kind in PHRASE_KINDS and behind.kind in PHRASE_KINDS
+        if not joins:
+            break
+        head.first -= 2
 
-
-def _joins(left: Item, right: Item) -> bool:
-    """Whether "left and right" are two modifiers of one noun: "right and left", "small, loculated"."""
-    if "location" in (left.kind, right.kind):
-        return left.kind == right.kind and not (isinstance(left.value, Place) and left.value.side == "bilateral")
-    return left.kind in PHRASE_KINDS and right.kind in PHRASE_KINDS
-
-
-def _right_end(items: Sequence[Item], index: int, claimed: set[int]) -> int:
-    last, position = index, index + 1
-    while position < len(items):
-        end = _location_after(items, position, claimed)
+    while head.last + 1 < len(items):
+        end = _location_after(items, head.last + 1, claimed)
         if end is None:
-            return last
-        last, position = end, end + 1
-    return last
+            break
+        head.last = end
 
-
-def _grade_after(items: Sequence[Item], last: int) -> int:
-    """Take in a grade behind the verb ("the effusion is small") if no further noun follows it."""
-    position = last + 1
+    # A grade behind the verb ("the effusion is small"), if no further noun follows it.
+    position = head.last + 1
     while position < len(items) and items[position].kind in ("verb", "change"):
         position += 1
-    if position == last + 1 or position == len(items) or items[position].kind != "severity":
-        return last
-    ends = position + 1 == len(items) or items[position + 1].kind in (*LINKS, "end", "with", "preposition")
-    return position if ends else last
+    if head.last + 1 < position < len(items) and items[position].kind == "severity":
+        after = items[position + 1].kind if position + 1 < len(items) else "end"
+        head.last = position if after in (*LINKS, "end", "with", "preposition") else head.last
 
 
 def _location_after(items: Sequence[Item], position: int, claimed: set[int]) -> int | None:
     """Index of the last item of the place that begins here ("in the right lower lobe"), or None."""
+    # Linked: behind a verb or a comma; prepared: behind a preposition ("is seen in the"). A place that is linked only
+    # belongs to what follows ("effusion, left opacity"), unless it says no more than "bilateral".
     linked = prepared = False
     count = len(items)
     while position < count and items[position].kind in ("verb", "comma", "and", "slash", "change"):
         linked, position = True, position + 1
     while position < count and (
-        items[position].kind in ("preposition", "determiner") or _is_companion(items[position])
+        items[position].kind in ("preposition", "determiner") or items[position].value == "companion"
     ):
         prepared, position = prepared or items[position].kind != "determiner", position + 1
     found = None
     while position < count and position not in claimed and items[position].kind in PHRASE_KINDS:
         found = position if items[position].kind == "location" else found
         position += 1
-    if found is None or (linked and not prepared and not _is_plain_side(items[found])):
+    if found is None or (linked and not prepared and items[found][:2] != ("location", "bilateral")):
         return None
+    # A place before another noun is that noun's ("effusion and right lower lobe opacity").
     leads_on = position < count and items[position].kind in ("observation", "state", "generic")
     return None if leads_on and not (prepared and not linked) else found
-
-
-def _is_companion(item: Item) -> bool:
-    return item.value == "companion"
-
-
-def _is_plain_side(item: Item) -> bool:
-    return item.kind == "location" and item.value == "bilateral"
 
 
 def _place(items: Sequence[Item], head: _Head) -> None:
@@ -314,52 +334,38 @@ def _place(items: Sequence[Item], head: _Head) -> None:
     head.severity = severities[-1] if severities else None
 
 
-def _share_places(items: Sequence[Item], heads: list[_Head], claimed: set[int]) -> None:
+def _share_places(items: Sequence[Item], heads: Sequence[_Head], claimed: set[int]) -> None:
     """Hand a place to coordinated findings that have none, then a clause's place to its findings."""
+
+    def coordinated(head: _Head, following: _Head) -> bool:
+        kinds = [item.kind for item in items[head.last + 1 : following.first]]
+        return bool(kinds) and all(kind in FINDING_LINKS | {"with", "determiner"} for kind in kinds)
+
+    def inherit(head: _Head, source: _Head) -> None:
+        if head.observation not in CENTRAL and source.observation not in CENTRAL:
+            head.side, head.region, head.own_place = source.side, source.region, True
+
+    # Backwards, from a place that stands behind its noun: "effusion and atelectasis at the left base".
     for head, following in reversed(list(pairwise(heads))):
-        if not head.own_place and following.own_place and _coordinated(items, head, following):
-            tail = following.last > following.index
-            _inherit(head, following) if tail else None
+        behind = following.own_place and following.last > following.index
+        if behind and not head.own_place and coordinated(head, following):
+            inherit(head, following)
+    # Forwards, to a bare noun: "right effusion with [adjacent] atelectasis".
     for head, following in pairwise(heads):
-        plain = following.first == following.index or _is_companion(items[following.first])
-        if not following.own_place and head.own_place and plain and _coordinated(items, head, following):
-            _inherit(following, head)
+        bare = following.first == following.index or items[following.first].value == "companion"
+        if bare and head.own_place and not following.own_place and coordinated(head, following):
+            inherit(following, head)
+    # The place before the finding in its clause: "in the right lower lobe there is an opacity".
     for head in heads:
-        if not head.own_place:
-            _take_leading_place(items, heads, head, claimed)
-
-
-def _inherit(head: _Head, source: _Head) -> None:
-    if head.observation in CENTRAL or source.observation in CENTRAL:
-        return
-    head.side, head.region, head.own_place = source.side, source.region, True
-
-
-def _coordinated(items: Sequence[Item], head: _Head, following: _Head) -> bool:
-    kinds = [item.kind for item in items[head.last + 1 : following.first]]
-    return bool(kinds) and all(kind in FINDING_LINKS | {"with", "determiner"} for kind in kinds)
-
-
-def _take_leading_place(items: Sequence[Item], heads: list[_Head], head: _Head, claimed: set[int]) -> None:
-    """Take the place that stands before the finding in its clause: "in the right lower lobe there is an opacity"."""
-    if head.observation in CENTRAL:
-        return
-    used = {position for other in heads for position in range(other.first, other.last + 1)} | claimed
-    locations = []
-    for position in range(head.first - 1, -1, -1):
-        if items[position].kind in ("observation", "state", "comma") and locations:
-            break
-        if items[position].kind in ("state", "semicolon") or position in used:
-            break
-        if items[position].kind == "location":
-            locations.insert(0, items[position].value)
-    if any(isinstance(value, str) or value.lateral for value in locations):
-        head.side, head.region = resolve_location(locations)
-
-
-def _finish(items: Sequence[Item], head: _Head) -> Draft:
-    first, last = head.first, head.last
-    sided = head.observation not in CENTRAL or (head.region or "").startswith(head.side or " ")
-    side = head.side if sided else None
-    severity = None if head.status == "absent" else head.severity
-    return Draft(head.observation, head.status, items[first].start, items[last].end, side, head.region, severity)
+        if head.own_place or head.observation in CENTRAL:
+            continue
+        used = {position for other in heads for position in range(other.first, other.last + 1)} | claimed
+        locations = []
+        for position in range(head.first - 1, -1, -1):
+            kind = items[position].kind
+            if kind in ("state", "semicolon") or position in used or (locations and kind in ("observation", "comma")):
+                break
+            if kind == "location":
+                locations.insert(0, items[position].value)
+        if any(isinstance(value, str) or value.lateral for value in locations):
+            head.side, head.region = resolve_location(locations)

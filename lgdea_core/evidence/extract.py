@@ -8,7 +8,7 @@ import importlib
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -23,6 +23,7 @@ from lgdea_core.evidence.llm import LanguageModelExtractor
 from lgdea_core.evidence.sections import readable_sections
 from lgdea_core.evidence.store import AnswerStats
 from lgdea_core.finding import EVIDENCE_COLUMNS, Finding
+from lgdea_core.paths import replacing
 
 EXTRACTORS = ("lexicon", "keywords", "keywords+negspacy")
 """Rule extractors by name. The keyword ones are controls: what the rules of `lexicon` are worth."""
@@ -100,20 +101,20 @@ class KeywordExtractor:
 
     def extract(self, reports: Sequence[str]) -> list[list[Finding]]:
         """Findings of each report: observation, status and the bare noun."""
-        return [self._extract_one(report) for report in reports]
-
-    def _extract_one(self, report: str) -> list[Finding]:
         return [
-            Finding(
-                observation=entity.label_,
-                status="absent" if entity.has_extension("negex") and entity._.negex else "present",
-                phrase=entity.text,
-                start=section.start + entity.start_char,
-                end=section.start + entity.end_char,
-                section=section.kind,
-            )
-            for section in readable_sections(report)
-            for entity in self._nlp(report[section.start : section.end]).ents
+            [
+                Finding(
+                    observation=entity.label_,
+                    status="absent" if entity.has_extension("negex") and entity._.negex else "present",
+                    phrase=entity.text,
+                    start=section.start + entity.start_char,
+                    end=section.start + entity.end_char,
+                    section=section.kind,
+                )
+                for section in readable_sections(report)
+                for entity in self._nlp(report[section.start : section.end]).ents
+            ]
+            for report in reports
         ]
 
 
@@ -173,10 +174,13 @@ def extract_evidence(
         read, rejected = language_model.read, language_model.rejected
     for start in tqdm(range(0, len(reports), REPORTS_PER_CALL), disable=not progress, desc="evidence", unit="batch"):
         batch = reports[start : start + REPORTS_PER_CALL]
-        for study_id, report, findings in zip(ids[start:], batch, _answers(read, batch, extractor), strict=False):
+        answers = read(batch)
+        if len(answers) != len(batch):
+            raise ValueError(f"extractor {extractor!r} returned {len(answers)} answers for {len(batch)} reports")
+        for study_id, report, findings in zip(ids[start:], batch, answers, strict=False):
             accepted = accept_findings(report, findings, rejected)
             without_evidence += not accepted
-            rows += [_row(study_id, finding) for finding in accepted]
+            rows += [(study_id, *(getattr(finding, column) for column in EVIDENCE_COLUMNS[1:])) for finding in accepted]
     stats = ExtractionStats(
         extractor=extractor,
         reports=len(reports),
@@ -214,30 +218,16 @@ def write_evidence(evidence: pd.DataFrame, path: Path) -> None:
         ValueError: it ends in neither.
     """
     _check_suffix(path)
-    part = path.with_name(f".{path.name}.part")
-    if path.suffix == ".parquet":
-        evidence.to_parquet(part, index=False)
-    else:
-        evidence.to_json(part, orient="records", lines=True, force_ascii=False)
-    part.replace(path)
+    with replacing(path) as part:
+        if path.suffix == ".parquet":
+            evidence.to_parquet(part, index=False)
+        else:
+            evidence.to_json(part, orient="records", lines=True, force_ascii=False)
 
 
 def _check_suffix(path: Path) -> None:
     if path.suffix not in SUFFIXES:
         raise ValueError(f"evidence file {path}: expected a name that ends in {' or '.join(SUFFIXES)}; rename it")
-
-
-def _answers(
-    read: Callable[[Sequence[str]], list[list[Finding]]], batch: Sequence[str], name: str
-) -> list[list[Finding]]:
-    answers = read(batch)
-    if len(answers) != len(batch):
-        raise ValueError(f"extractor {name!r} returned {len(answers)} answers for {len(batch)} reports")
-    return answers
-
-
-def _row(study_id: str, finding: Finding) -> tuple:
-    return (study_id, *(getattr(finding, column) for column in EVIDENCE_COLUMNS[1:]))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

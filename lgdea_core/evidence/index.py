@@ -45,6 +45,13 @@ def index_evidence(evidence: pd.DataFrame, report_ids: tuple[str, ...]) -> Evide
         ones = np.ones(len(rows), dtype=np.float32)
         return sparse.csr_matrix((ones, (report_of_row, columns)), shape=(len(report_ids), width))
 
+    # What a report both states and denies counts as stated, and one that states any finding denies that there is none.
+    status = np.zeros((len(report_ids), len(DIAGNOSTIC_FINDINGS)), dtype=np.float32)
+    for said, value in ((known[known["status"] == "absent"], -1.0), (rows, 1.0)):
+        status[said["report_id"].map(row_of).to_numpy(int), said["observation"].map(_POSITION).to_numpy(int)] = value
+    normal = _POSITION[NO_FINDING]
+    status[(np.delete(status, normal, axis=1) > 0).any(axis=1), normal] = -1.0
+
     report_statements = membership(statement_of_row, len(statements))
     report_statements.data[:] = 1.0
     return EvidenceIndex(
@@ -54,22 +61,11 @@ def index_evidence(evidence: pd.DataFrame, report_ids: tuple[str, ...]) -> Evide
         phrase_statement=np.array([statement for _, statement in phrases], dtype=np.int64),
         report_phrases=membership(phrase_of_row, len(phrases)),
         report_statements=report_statements,
-        report_findings=_report_findings(known, rows, row_of),
+        report_findings=sparse.csr_matrix(status),
         incidental=incidentals,
         implied_normal=len(denied),
         without_evidence=len(report_ids) - len(set(rows["report_id"])),
     )
-
-
-def _report_findings(known: pd.DataFrame, stated: pd.DataFrame, row_of: dict[str, int]) -> sparse.csr_matrix:
-    """What `EvidenceIndex.report_findings` holds; what a report both states and denies counts as stated."""
-    status = np.zeros((len(row_of), len(DIAGNOSTIC_FINDINGS)), dtype=np.float32)
-    for rows, value in ((known[known["status"] == "absent"], -1.0), (stated, 1.0)):
-        status[rows["report_id"].map(row_of).to_numpy(int), rows["observation"].map(_POSITION).to_numpy(int)] = value
-    normal = _POSITION[NO_FINDING]
-    abnormal = (np.delete(status, normal, axis=1) > 0).any(axis=1)
-    status[abnormal, normal] = -1.0
-    return sparse.csr_matrix(status)
 
 
 def index_reports(reports: list[str], report_ids: tuple[str, ...]) -> EvidenceIndex:

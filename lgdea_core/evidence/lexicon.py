@@ -14,19 +14,20 @@ from spacy.language import Language
 from spacy.matcher import PhraseMatcher
 from spacy.tokens import Doc
 
-from lgdea_core.evidence.clauses import read_sentence
-from lgdea_core.evidence.items import Draft, Item, Place
+from lgdea_core.evidence.clauses import Item, Place, read_sentence
 from lgdea_core.evidence.sections import readable_sections
 from lgdea_core.finding import Finding
 
 LEXICON_FILE = Path(__file__).with_name("lexicon.json")
 
-CUE_KINDS = {
+STRONG_CUES = {
     "pseudo": "pseudo",
     "negation_after": "negation after",
     "uncertainty_after": "uncertainty after",
     "negation": "negation",
     "uncertainty": "uncertainty",
+}
+WEAK_CUES = {
     "skip": "skip",
     "end": "end",
     "with": "with",
@@ -37,7 +38,8 @@ CUE_KINDS = {
     "changes": "change",
     "descriptors": "descriptor",
 }
-"""Lists of cue words in the lexicon -> kind of item. Where a term stands in two lists the first one counts."""
+"""Lists of cue words in the lexicon -> kind of item; states, places, sides and grades stand between the two. Where a
+term stands in two lists the first one counts."""
 
 MARKS = {
     "comma": (",", "(", ")", ":"),
@@ -53,7 +55,6 @@ SHORTEST_SLIP = 7
 
 STOP_TOKENS = frozenset({".", "..", "...", ";", "!", "?", ".,"})
 _BLOCK_END = re.compile(r"\n[ \t]*\n|\n(?=[ \t]*(?:\d+[.)]|[-*•])[ \t])|\n(?=[ \t]*[A-Z][A-Z ]+:)")
-_GROUP = re.compile(r"\(([^()]*)\)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,16 +67,13 @@ class Lexicon:
     """words that look like a misspelt term and are none"""
     asg_tags: dict[str, str]
     """observation -> ASG tag where the names differ"""
-    parents: dict[str, str]
-    """observation -> coarser name"""
 
 
 def expand_term(term: str) -> list[str]:
     """All spellings of a term in the lexicon's notation: "(s)" is optional, "(y|ies)" a choice."""
-    parts = _GROUP.split(term)
-    choices = [
+    choices = [  # every second part stands in brackets
         [part] if position % 2 == 0 else (part.split("|") if "|" in part else [part, ""])
-        for position, part in enumerate(parts)
+        for position, part in enumerate(re.split(r"\(([^()]*)\)", term))
     ]
     return list(dict.fromkeys(" ".join("".join(words).split()) for words in product(*choices)))
 
@@ -101,7 +99,6 @@ def load_lexicon(path: Path = LEXICON_FILE) -> Lexicon:
             terms=terms,
             ordinary=frozenset(raw["ordinary"]["terms"]),
             asg_tags=_without_about(raw["asg_tags"]),
-            parents=_without_about(raw["parents"]),
         )
     except KeyError as error:
         raise ValueError(
@@ -121,8 +118,8 @@ def _entries(raw: dict[str, Any]) -> Iterator[tuple[str, str | Place | None, str
     yield from (("ignored", None, term) for term in raw["ignored"]["terms"])
     for kind, marks in MARKS.items():
         yield from ((kind, None, mark) for mark in marks)
-    for list_name in ("pseudo", "negation_after", "uncertainty_after", "negation", "uncertainty"):
-        yield from ((CUE_KINDS[list_name], None, term) for term in raw[list_name]["terms"])
+    for list_name, kind in STRONG_CUES.items():
+        yield from ((kind, None, term) for term in raw[list_name]["terms"])
     for name, terms in _without_about(raw["states"]).items():
         yield from (("state", name, term) for term in terms)
     for entry in _without_about(raw["places"]).values():
@@ -137,18 +134,8 @@ def _entries(raw: dict[str, Any]) -> Iterator[tuple[str, str | Place | None, str
         for name, terms in _without_about(lists).items():
             yield from ((kind, name, term) for term in terms)
     yield from (("descriptor", "companion", term) for term in raw["companions"]["terms"])
-    for list_name in (
-        "skip",
-        "end",
-        "with",
-        "linking",
-        "verbs",
-        "prepositions",
-        "determiners",
-        "changes",
-        "descriptors",
-    ):
-        yield from ((CUE_KINDS[list_name], None, term) for term in raw[list_name]["terms"])
+    for list_name, kind in WEAK_CUES.items():
+        yield from ((kind, None, term) for term in raw[list_name]["terms"])
 
 
 class Lexer:
@@ -184,7 +171,12 @@ class Lexer:
             if start < position:
                 continue
             for index in range(position, start):
-                _read_unknown(doc[index].text, index, sentences)
+                text = doc[index].text
+                if text in STOP_TOKENS:
+                    sentences.append([])
+                else:
+                    kind = "measure" if text[0].isdigit() else "word"
+                    sentences[-1].append(Item(kind, None, index, index + 1))
             if start < end:
                 sentences[-1].append(Item(*self._meaning[key], start, end))
             position = end
@@ -213,14 +205,6 @@ class Lexer:
         return self._corrections[word]
 
 
-def _read_unknown(text: str, index: int, sentences: list[list[Item]]) -> None:
-    """Put a token that is no term into the open sentence, or close the sentence with it."""
-    if text in STOP_TOKENS:
-        sentences.append([])
-    else:
-        sentences[-1].append(Item("measure" if text[0].isdigit() else "word", None, index, index + 1))
-
-
 class LexiconExtractor:
     """Findings of reports by rules: fast, deterministic, offline, and open to correction in `lexicon.json`."""
 
@@ -231,39 +215,36 @@ class LexiconExtractor:
 
     def extract(self, reports: Sequence[str]) -> list[list[Finding]]:
         """Findings of each report, in the order of its text."""
-        return [self._extract_one(report) for report in reports]
-
-    def _extract_one(self, report: str) -> list[Finding]:
-        findings = []
-        for section in readable_sections(report):
-            for start, end in _blocks(report, section.start, section.end):
-                findings += self._extract_block(report, start, end, section.kind)
-        return findings
-
-    def _extract_block(self, report: str, start: int, end: int, kind: str) -> list[Finding]:
-        text, offsets = _collapse_spaces(report[start:end])
-        doc = self._lexer.nlp.make_doc(text)
         return [
-            _to_finding(report, doc, draft, start, offsets, kind)
-            for sentence in self._lexer.sentences(doc)
-            for draft in read_sentence(sentence)
+            [
+                finding
+                for section in readable_sections(report)
+                for start, end in _blocks(report, section.start, section.end)
+                for finding in self._read_block(report, start, end, section.kind)
+            ]
+            for report in reports
         ]
 
-
-def _to_finding(report: str, doc: Doc, draft: Draft, base: int, offsets: list[int] | None, kind: str) -> Finding:
-    first, last = doc[draft.start].idx, doc[draft.end - 1].idx + len(doc[draft.end - 1]) - 1
-    start, end = (first, last + 1) if offsets is None else (offsets[first], offsets[last] + 1)
-    return Finding(
-        observation=draft.observation,
-        region=draft.region,
-        laterality=draft.side,
-        severity=draft.severity,
-        status=draft.status,
-        phrase=report[base + start : base + end],
-        start=base + start,
-        end=base + end,
-        section=kind,
-    )
+    def _read_block(self, report: str, block_start: int, block_end: int, kind: str) -> Iterator[Finding]:
+        text, offsets = _collapse_spaces(report[block_start:block_end])
+        doc = self._lexer.nlp.make_doc(text)
+        for sentence in self._lexer.sentences(doc):
+            for draft in read_sentence(sentence):
+                first, last = doc[draft.start].idx, doc[draft.end - 1].idx + len(doc[draft.end - 1]) - 1
+                if offsets is not None:
+                    first, last = offsets[first], offsets[last]
+                start, end = block_start + first, block_start + last + 1
+                yield Finding(
+                    observation=draft.observation,
+                    region=draft.region,
+                    laterality=draft.side,
+                    severity=draft.severity,
+                    status=draft.status,
+                    phrase=report[start:end],
+                    start=start,
+                    end=end,
+                    section=kind,
+                )
 
 
 def _blocks(report: str, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -315,8 +296,3 @@ def default_lexicon() -> Lexicon:
 def asg_tag(observation: str) -> str:
     """ASG's name of an observation; its own name where ASG has no other."""
     return default_lexicon().asg_tags.get(observation, observation)
-
-
-def parent_observation(observation: str) -> str | None:
-    """The coarser label an observation counts as, such as "support devices" for "tube"; None where it has none."""
-    return default_lexicon().parents.get(observation)

@@ -11,8 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from tqdm.auto import tqdm
 
-from lgdea_core.evidence.answers import Reply, judge, locate_statements
-from lgdea_core.evidence.passage import Passage, read_passage
+from lgdea_core.evidence.answers import Passage, Reply, judge, locate_statements, read_passage
 from lgdea_core.evidence.prompt import Prompt, load_prompt
 from lgdea_core.evidence.store import AnswerStats, AnswerStore, Question, passage_hash, store_path
 from lgdea_core.finding import Finding
@@ -91,11 +90,15 @@ class LanguageModelExtractor:
             RuntimeError: the model cannot be asked or stopped answering; what was answered is stored.
         """
         with AnswerStore(self._store) as store:
-            missing, known = self._missing(store, reports)
+            # Of 400,000 reports only the hashes are kept; each is read again when its turn comes.
+            passages = ((position, read_passage(report)) for position, report in enumerate(reports))
+            position_of = {passage_hash(passage): position for position, passage in passages if passage.text}
+            self._asked |= position_of.keys()
+            missing = {key: position for key, position in position_of.items() if not store.has(self._question, key)}
+            known = len(position_of) - len(missing)
             if not missing:
                 return
-            total = len(missing) + known
-            with tqdm(total=total, initial=known, disable=not progress, desc="asking", unit="report") as bar:
+            with tqdm(total=len(position_of), initial=known, disable=not progress, desc="asking", unit="report") as bar:
                 run = _Run(store, self._question, bar)
                 _interruptible(
                     lambda stop: self._backend.run(run.passages(missing, reports, stop), self._prompt, run.settle)
@@ -110,36 +113,20 @@ class LanguageModelExtractor:
         with AnswerStore(self._store) as store:
             return [self._read_one(store, read_passage(report)) for report in reports]
 
-    def statistics(self) -> AnswerStats:
-        """What the store holds about the reports that were asked about, in this run or an earlier one."""
-        with AnswerStore(self._store) as store:
-            return store.statistics(self._question, self._asked)
-
     def _read_one(self, store: AnswerStore, passage: Passage) -> list[Finding]:
         if not passage.text:
             return []
         key = passage_hash(passage)
         answer = store.get(self._question, key)
-        if answer is None:
-            self._reject(f"no answer ({self._unanswered.get(key, 'not asked')})")
-            return []
-        if answer.status == "rejected":
-            self._reject(f"answer: {answer.reason}")
-        return locate_statements(answer.statements, passage, self.rejected)
+        reason = f"answer: {answer.reason}" if answer else f"no answer ({self._unanswered.get(key, 'not asked')})"
+        if answer is None or answer.status == "rejected":
+            self.rejected[reason] = self.rejected.get(reason, 0) + 1
+        return locate_statements(answer.statements, passage, self.rejected) if answer else []
 
-    def _reject(self, reason: str) -> None:
-        self.rejected[reason] = self.rejected.get(reason, 0) + 1
-
-    def _missing(self, store: AnswerStore, reports: Sequence[str]) -> tuple[dict[str, int], int]:
-        """Hash of each unanswered passage -> position of a report with it; and how many passages have an answer.
-
-        Of 400,000 reports only the hashes are kept; each is read again when its turn comes.
-        """
-        passages = ((position, read_passage(report)) for position, report in enumerate(reports))
-        position_of = {passage_hash(passage): position for position, passage in passages if passage.text}
-        self._asked |= position_of.keys()
-        missing = {key: position for key, position in position_of.items() if not store.has(self._question, key)}
-        return missing, len(position_of) - len(missing)
+    def statistics(self) -> AnswerStats:
+        """What the store holds about the reports that were asked about, in this run or an earlier one."""
+        with AnswerStore(self._store) as store:
+            return store.statistics(self._question, self._asked)
 
 
 class _Run:

@@ -20,9 +20,8 @@ from urllib.parse import urlsplit
 import openai
 from pydantic import BaseModel, Field
 
-from lgdea_core.evidence.answers import ANSWER_SCHEMA, Reply, UnusableReplyError, parse_reply
+from lgdea_core.evidence.answers import ANSWER_SCHEMA, Passage, Reply, UnusableReplyError, parse_reply
 from lgdea_core.evidence.llm import NoAnswerError, Settle, log
-from lgdea_core.evidence.passage import Passage
 from lgdea_core.evidence.prompt import Message, Prompt
 
 BASE_URL_VARIABLE = "OPENAI_BASE_URL"

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +15,8 @@ from lgdea_core.evidence.answers import (
     UnusableReplyError,
     locate_statements,
     parse_reply,
+    read_passage,
 )
-from lgdea_core.evidence.passage import read_passage
 from lgdea_core.vocabulary import REGIONS
 
 PROMPT_FILE = Path(__file__).with_name("prompts") / "evidence.md"
@@ -89,27 +88,20 @@ def load_prompt(path: Path = PROMPT_FILE) -> Prompt:
     examples = _EXAMPLE.findall(parts["Examples"])
     if len(examples) != parts["Examples"].count("### ") or not examples:
         raise ValueError(f"{path}: each example needs a heading '### ...', a block ```report and a block ```json")
-    opening = [{"role": "system", "content": _fill(parts["Instructions"].strip(), PLACEHOLDERS)}]
+    instructions = parts["Instructions"].strip()
+    for mark, value in PLACEHOLDERS.items():
+        instructions = instructions.replace(mark, value)
+    opening = [{"role": "system", "content": instructions}]
     for name, report, answer in examples:
-        opening += _example_messages(f"{path}, example '{name}'", report, answer)
+        where, passage, refused = f"{path}, example '{name}'", read_passage(report), {}
+        try:
+            parsed = parse_reply(Reply(text=answer, finish="stop", prompt_tokens=0, completion_tokens=0, seconds=0.0))
+        except UnusableReplyError as error:
+            raise ValueError(f"{where}: its answer would be refused: {error.complaint}") from None
+        locate_statements(parsed.statements, passage, refused)
+        if refused:
+            raise ValueError(f"{where}: its answer has statements that would be refused: {refused}")
+        # written as the grammar writes: an example must not teach other white space
+        content = json.dumps(json.loads(answer), ensure_ascii=False)
+        opening += [report_message(passage.text), {"role": "assistant", "content": content}]
     return Prompt(opening=tuple(opening), repair=parts["Repair"].strip())
-
-
-def _example_messages(where: str, report: str, answer: str) -> list[Message]:
-    passage, refused = read_passage(report), {}
-    try:
-        parsed = parse_reply(Reply(text=answer, finish="stop", prompt_tokens=0, completion_tokens=0, seconds=0.0))
-    except UnusableReplyError as error:
-        raise ValueError(f"{where}: its answer would be refused: {error.complaint}") from None
-    locate_statements(parsed.statements, passage, refused)
-    if refused:
-        raise ValueError(f"{where}: its answer has statements that would be refused: {refused}")
-    # written as the grammar writes: an example must not teach other white space
-    content = json.dumps(json.loads(answer), ensure_ascii=False)
-    return [report_message(passage.text), {"role": "assistant", "content": content}]
-
-
-def _fill(text: str, values: Mapping[str, str]) -> str:
-    for mark, value in values.items():
-        text = text.replace(mark, value)
-    return text

@@ -60,16 +60,22 @@ def split_sections(report: str) -> list[Section]:
     A header is a line's beginning in capitals up to a colon. Headings of organs ("LUNGS:") inside the findings belong
     to them. Text before the first header is "other". Bodies may be empty.
     """
-    headers = [match for match in _HEADER.finditer(report) if not _is_subheader(match[match.lastgroup])]
-    if not headers:
-        return [_section(report, "", "findings", 0, len(report))]
-    ends = [match.start() for match in headers[1:]] + [len(report)]
-    sections = (
-        [] if not report[: headers[0].start()].strip() else [_section(report, "", "other", 0, headers[0].start())]
-    )
-    for match, end in zip(headers, ends, strict=True):
+    headers = []
+    for match in _HEADER.finditer(report):
         name = match[match.lastgroup].upper()
-        sections.append(_section(report, name, SECTION_KINDS.get(name, "other"), match.end(), end))
+        if name in SECTION_KINDS or re.split(r"[ ()/,&-]+", name)[0] not in SUBHEADERS:
+            headers.append((name, SECTION_KINDS.get(name, "other"), match.start(), match.end()))
+    if not headers:
+        headers = [("", "findings", 0, 0)]
+    elif report[: headers[0][2]].strip():
+        headers.insert(0, ("", "other", 0, 0))
+    ends = [header_start for _, _, header_start, _ in headers[1:]] + [len(report)]
+    sections = []
+    for (name, kind, _, start), end in zip(headers, ends, strict=True):
+        body = report[start:end]
+        stripped = body.strip()
+        start += len(body) - len(body.lstrip()) if stripped else 0
+        sections.append(Section(name=name, kind=kind, start=start, end=start + len(stripped)))
     return sections
 
 
@@ -99,17 +105,6 @@ def sentence_spans(report: str) -> list[tuple[int, int]]:
             start = section.start + gap.end()
         spans.append((start, section.end))
     return [(start, end) for start, end in spans if report[start:end].strip()]
-
-
-def _is_subheader(name: str) -> bool:
-    return name.upper() not in SECTION_KINDS and re.split(r"[ ()/,&-]+", name.upper())[0] in SUBHEADERS
-
-
-def _section(report: str, name: str, kind: SectionKind, start: int, end: int) -> Section:
-    body = report[start:end]
-    stripped = body.strip()
-    start += len(body) - len(body.lstrip()) if stripped else 0
-    return Section(name=name, kind=kind, start=start, end=start + len(stripped))
 
 
 def report_sentences(report: str) -> list[str]:

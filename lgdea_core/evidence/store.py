@@ -19,8 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
-from lgdea_core.evidence.answers import HALLUCINATED, AnswerStatus, Statement, Verdict, locate_statements
-from lgdea_core.evidence.passage import Passage
+from lgdea_core.evidence.answers import HALLUCINATED, AnswerStatus, Passage, Statement, Verdict, locate_statements
 from lgdea_core.finding import SCHEMA_VERSION
 from lgdea_core.paths import project_root
 
@@ -116,23 +115,22 @@ class AnswerStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             # used by one thread at a time: that of the backend while it asks, else the caller's
             self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-            self._prepare(path)
+            layout = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if layout in (0, LAYOUT):
+                self._db.execute("PRAGMA journal_mode = WAL")
+                # a killed process loses nothing; a power cut the last answers
+                self._db.execute("PRAGMA synchronous = NORMAL")
+            if layout == 0:
+                self._db.execute(_TABLE)
+                self._db.execute(f"PRAGMA user_version = {LAYOUT}")
         except (OSError, sqlite3.Error) as error:
             raise RuntimeError(
                 f"answer store {path}: {error}; name a file on a local disk by {STORE_VARIABLE}, or move this one away"
             ) from error
-
-    def _prepare(self, path: Path) -> None:
-        layout = self._db.execute("PRAGMA user_version").fetchone()[0]
         if layout not in (0, LAYOUT):
             raise RuntimeError(
                 f"answer store {path}: expected layout {LAYOUT}, got {layout}; name another file by {STORE_VARIABLE}"
             )
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")  # a killed process loses nothing; a power cut the last answers
-        if layout == 0:
-            self._db.execute(_TABLE)
-            self._db.execute(f"PRAGMA user_version = {LAYOUT}")
 
     def __enter__(self) -> "AnswerStore":
         return self

@@ -19,9 +19,8 @@ from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 from xgrammar.contrib.hf import LogitsProcessor
 
-from lgdea_core.evidence.answers import ANSWER_BYTES, ANSWER_SCHEMA, Reply
+from lgdea_core.evidence.answers import ANSWER_BYTES, ANSWER_SCHEMA, Passage, Reply
 from lgdea_core.evidence.llm import Settle
-from lgdea_core.evidence.passage import Passage
 from lgdea_core.evidence.prompt import Message, Prompt
 
 BATCH_SIZE = 16

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from lgdea_core.evidence.items import Place
+from lgdea_core.evidence.clauses import Place
 from lgdea_core.evidence.lexicon import asg_tag, default_lexicon
 from lgdea_core.evidence.sections import sentence_spans
 from lgdea_core.vocabulary import ASG_TAGS, NO_FINDING, REGIONS

@@ -1,6 +1,7 @@
-"""Generated studies as a corpus folder: complete or absent, tables and pictures, checked when it is reused."""
+"""Phantoms as corpus folders: built once, complete or absent, checked when they are reused, and read back."""
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -12,10 +13,16 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
-from lgdea_core.data.corpus import COLUMNS
-from lgdea_core.data.phantom.study import PhantomStudy
+from lgdea_core.data.corpus import COLUMNS, Corpus
+from lgdea_core.data.phantom.config import PhantomConfig
+from lgdea_core.data.phantom.study import PhantomStudy, generate_study
 from lgdea_core.finding import EVIDENCE_COLUMNS
+from lgdea_core.vocabulary import SPLITS
+
+VERSION = 1
+"""Raise it when the same configuration gives other studies than before: old folders are then refused."""
 
 CONFIG_FILE = "config.json"
 """Written last, so a folder that has it is complete."""
@@ -24,6 +31,79 @@ LESION_COLUMNS = ("study_id", "finding", "side", "zone", "severity", "contrast",
 EXTRA_COLUMNS = {"regions": REGION_COLUMNS, "evidence_truth": EVIDENCE_COLUMNS, "lesions": LESION_COLUMNS}
 """Tables beside those of a corpus: region boxes, what reports say, what pictures show."""
 _TEXT_COLUMNS = ("study_id", "patient_id", "report", "phrase", "stratum", "variant", "pair_id", "side", "film")
+
+_LOG = logging.getLogger("lgdea")
+
+
+def build_phantom(config: PhantomConfig, root: Path, progress: bool = True) -> Corpus:
+    """The corpus of a configuration, generated where the folder does not hold it already.
+
+    A killed build leaves no half corpus behind, and several processes may ask for the same folder at once: see
+    `build_folder`.
+
+    Args:
+        config: the world.
+        root: the corpus folder; new, or built from an equal configuration.
+        progress: show a bar.
+
+    Raises:
+        ValueError: `root` holds a phantom of another configuration.
+        FileExistsError: `root` holds something else.
+    """
+
+    def write(folder: Path) -> None:
+        indices = tqdm(range(config.studies), desc="phantom", unit="study", disable=not progress)
+        tables = write_pictures(
+            (generate_study(config, index) for index in indices), config.findings, folder, source="phantom"
+        )
+        tables["studies"]["split"] = split_patients(tables["studies"]["patient_id"].tolist(), config)
+        write_tables(tables, folder)
+
+    if build_folder(root, {"version": VERSION, "config": config.to_json()}, write, "build_phantom"):
+        _LOG.info("phantom of %d studies written to %s", config.studies, root)
+    return load_phantom(root)
+
+
+def load_phantom(root: Path) -> Corpus:
+    """Read what `build_phantom` wrote.
+
+    Raises:
+        FileNotFoundError: the folder holds no complete phantom.
+    """
+    if not (root / CONFIG_FILE).is_file():
+        raise FileNotFoundError(f"no complete phantom in {root}: {CONFIG_FILE} is missing; make one with build_phantom")
+    return Corpus(name="phantom", root=root, **read_corpus_tables(root))
+
+
+def load_phantom_table(root: Path, name: str) -> pd.DataFrame:
+    """One of the phantom's further tables.
+
+    Args:
+        root: of the phantom.
+        name: a key of `EXTRA_COLUMNS`.
+
+    Raises:
+        ValueError: there is no such table.
+    """
+    if name not in EXTRA_COLUMNS:
+        raise ValueError(f"load_phantom_table: name must be one of {sorted(EXTRA_COLUMNS)}, got {name!r}")
+    return read_table(root, name)
+
+
+def split_patients(patient_ids: list[str], config: PhantomConfig) -> list[str]:
+    """The split of every study: patients in a seeded order, cut where the shares of studies are reached.
+
+    A patient goes where the middle of its studies falls, so each share is met to within one patient.
+    """
+    patients = sorted(set(patient_ids))
+    order = np.random.default_rng([config.seed, 3]).permutation(len(patients))
+    sizes = pd.Series(patient_ids).value_counts()
+    counts = np.array([sizes[patients[number]] for number in order])
+    middles = np.cumsum(counts) - counts / 2
+    cuts = np.cumsum(config.split_shares)[:2] * len(patient_ids)
+    chosen = np.searchsorted(cuts, middles, side="right")
+    split_of = {patients[number]: SPLITS[split] for number, split in zip(order, chosen, strict=True)}
+    return [split_of[patient] for patient in patient_ids]
 
 
 def build_folder(root: Path, stamp: dict[str, Any], write: Callable[[Path], None], maker: str) -> bool:
@@ -109,8 +189,27 @@ def write_pictures(
     columns = {**COLUMNS, **EXTRA_COLUMNS}
     rows: dict[str, list[tuple[Any, ...]]] = {name: [] for name in columns}
     for study in studies:
-        _write_study(study, root)
-        _add_rows(study, findings, source, rows)
+        image_id, (height, width) = f"{study.study_id}_0", study.image.shape
+        pictures = {f"images/{image_id}.png": study.image}
+        rows["studies"].append((study.study_id, study.patient_id, "", study.report))
+        rows["images"].append((image_id, study.study_id, f"images/{image_id}.png", study.view, width, height))
+        rows["labels"] += [(study.study_id, finding, float(finding in study.findings)) for finding in findings]
+        for finding in study.findings:
+            path = f"masks/{study.study_id}_{finding.replace(' ', '_')}.png"
+            pictures[path] = study.mask_of(finding).astype(np.uint8) * 255
+            rows["masks"].append((image_id, study.study_id, finding, path))
+        rows["regions"] += [(image_id, region, *box) for region, box in study.regions.items()]
+        for lesion, box, phrase in zip(study.lesions, study.boxes_xyxy.tolist(), study.phrases, strict=True):
+            rows["boxes"].append((image_id, study.study_id, phrase, lesion.finding, *box, width, height, source))
+            rows["lesions"].append(
+                (study.study_id, lesion.finding, lesion.side, lesion.zone, lesion.severity, lesion.contrast, *box)
+            )
+        for claim in study.evidence:
+            values = claim.model_dump()
+            rows["evidence_truth"].append((study.study_id, *(values[column] for column in EVIDENCE_COLUMNS[1:])))
+        for path, picture in pictures.items():
+            if not cv2.imwrite(str(root / path), picture):
+                raise RuntimeError(f"phantom: could not write {root / path}; is the disk full?")
     return {name: pd.DataFrame(rows[name], columns=list(columns[name])) for name in columns}
 
 
@@ -133,35 +232,3 @@ def read_corpus_tables(root: Path) -> dict[str, pd.DataFrame]:
     frames = frames[["image_id", "study_id", "frame_width", "frame_height"]]
     regions = tables["regions"].merge(frames, on="image_id", how="left")
     return tables | {"regions": regions[list(COLUMNS["regions"])]}
-
-
-def _write_study(study: PhantomStudy, root: Path) -> None:
-    pictures = {f"images/{study.study_id}_0.png": study.image}
-    for finding in study.findings:
-        pictures[_mask_path(study, finding)] = study.mask_of(finding).astype(np.uint8) * 255
-    for path, picture in pictures.items():
-        if not cv2.imwrite(str(root / path), picture):
-            raise RuntimeError(f"phantom: could not write {root / path}; is the disk full?")
-
-
-def _mask_path(study: PhantomStudy, finding: str) -> str:
-    return f"masks/{study.study_id}_{finding.replace(' ', '_')}.png"
-
-
-def _add_rows(
-    study: PhantomStudy, findings: tuple[str, ...], source: str, rows: dict[str, list[tuple[Any, ...]]]
-) -> None:
-    image_id, (height, width) = f"{study.study_id}_0", study.image.shape
-    rows["studies"].append((study.study_id, study.patient_id, "", study.report))
-    rows["images"].append((image_id, study.study_id, f"images/{image_id}.png", study.view, width, height))
-    rows["labels"] += [(study.study_id, finding, float(finding in study.findings)) for finding in findings]
-    rows["masks"] += [(image_id, study.study_id, finding, _mask_path(study, finding)) for finding in study.findings]
-    rows["regions"] += [(image_id, region, *box) for region, box in study.regions.items()]
-    for lesion, box, phrase in zip(study.lesions, study.boxes_xyxy.tolist(), study.phrases, strict=True):
-        rows["boxes"].append((image_id, study.study_id, phrase, lesion.finding, *box, width, height, source))
-        rows["lesions"].append(
-            (study.study_id, lesion.finding, lesion.side, lesion.zone, lesion.severity, lesion.contrast, *box)
-        )
-    for claim in study.evidence:
-        values = claim.model_dump()
-        rows["evidence_truth"].append((study.study_id, *(values[column] for column in EVIDENCE_COLUMNS[1:])))

@@ -5,23 +5,36 @@ come from a seed stream of their own, so they are no training phantom's patients
 left out or misspelt: a stratum differs from `ordinary` in what it asks and in nothing else.
 """
 
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
 
+from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.phantom import wording as words
 from lgdea_core.data.phantom.anatomy import Habitus
 from lgdea_core.data.phantom.config import PhantomConfig
+from lgdea_core.data.phantom.files import (
+    build_folder,
+    read_corpus_tables,
+    read_table,
+    write_pictures,
+    write_tables,
+)
 from lgdea_core.data.phantom.lesions import Lesion
 from lgdea_core.data.phantom.nuisance import Nuisance
 from lgdea_core.data.phantom.report import lesion_phrases, write_report
-from lgdea_core.data.phantom.study import StudyPlan
+from lgdea_core.data.phantom.study import StudyPlan, develop
 from lgdea_core.data.phantom.truth import MIDLINE, Mention, Truth, sample_lesion, sample_truth
 from lgdea_core.data.phantom.unseen import OTHER_FORMS, OTHER_NOUNS, is_unseen
-from lgdea_core.data.phantom.wording import TRAINING, Wording
+from lgdea_core.data.phantom.wording import TRAINING
 from lgdea_core.finding import Finding
+from lgdea_core.vocabulary import PHANTOM_FINDINGS
 
 STRATA = {
     "ordinary": "studies of the phantom as they come: what the others compare with",
@@ -35,14 +48,22 @@ STRATA = {
 SUBTLE_CONTRAST = (0.3, 0.4)
 """Contrast in `small and subtle`; the phantom's own starts at 0.5, and below 0.3 lesions drown in the noise."""
 MIN_DENIED = 5
+PROBE_COLUMNS = ("study_id", "image_id", "pair_id", "stratum", "variant", "kind", "finding", "side", "phrase")
+VERSION = 1
+"""Raise it when the same configuration gives other studies than before."""
 
+_LOG = logging.getLogger("lgdea")
 _STREAM = 7919
 """First word of the seed stream's key; streams of studies have shorter keys, so none is shared (tested)."""
 _TRIES = 400
 _OTHER_SIDE = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
-_WIDESPREAD = ("cardiomegaly", "edema")
-"""Findings without a small form."""
-_REPEATABLE = ("atelectasis", "consolidation", "lung opacity", "pneumonia", "nodule")
+_FITTING = {
+    "small and subtle": tuple(finding for finding in PHANTOM_FINDINGS if finding not in ("cardiomegaly", "edema")),
+    "side swap": tuple(finding for finding in PHANTOM_FINDINGS if finding not in MIDLINE),
+    "negated": PHANTOM_FINDINGS,
+    "two of a kind": ("atelectasis", "consolidation", "lung opacity", "pneumonia", "nodule"),
+}
+"""Findings that a stratum of few lesions can have; cardiomegaly and edema have no small form."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,16 +95,10 @@ class HardStudy:
 
 @dataclass(frozen=True, kw_only=True)
 class _Draft:
+    """A study with its report, before it is known to fit its stratum."""
+
     truth: Truth
-    wording: Wording = TRAINING
-    variant: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Written:
-    """A drafted study with its report, before it is known to fit its stratum."""
-
-    draft: _Draft
+    variant: str
     report: str
     evidence: tuple[Finding, ...]
     write: Callable[[Truth], str]
@@ -92,7 +107,70 @@ class _Written:
     @property
     def phrases(self) -> tuple[str, ...]:
         """Of every lesion."""
-        return lesion_phrases(self.draft.truth, self.evidence)
+        return lesion_phrases(self.truth, self.evidence)
+
+
+def build_hard_set(config: PhantomConfig, root: Path, per_stratum: int = 60, progress: bool = True) -> Corpus:
+    """The hard test set of a world, generated where the folder does not hold it already.
+
+    One set serves every training seed: take a fixed `config.seed`, so that runs are compared on the same studies.
+
+    Args:
+        config: the training world; `studies`, `split_shares` and `second_study_ratio` are not looked at.
+        root: the corpus folder; new, or built from an equal configuration.
+        per_stratum: studies of each stratum; even, since twins come in pairs.
+        progress: show a bar.
+
+    Raises:
+        ValueError: `per_stratum` is odd or below 2, or `root` holds another set.
+        FileExistsError: `root` holds something else.
+    """
+    if per_stratum < 2 or per_stratum % 2:
+        raise ValueError(f"build_hard_set: per_stratum must be even and at least 2, got {per_stratum}")
+    unused = ("studies", "split_shares", "second_study_ratio")
+    relevant = {name: value for name, value in plain_truth(config).to_json().items() if name not in unused}
+    stamp = {"version": VERSION, "kind": "hard set", "per_stratum": per_stratum, "config": relevant}
+
+    def write(folder: Path) -> None:
+        places = [(stratum, number) for stratum in STRATA for number in range(per_stratum)]
+        bar = tqdm(places, desc="hard set", unit="study", disable=not progress)
+        planned = [plan_hard_study(config, stratum, number) for stratum, number in places]
+        films = (develop(hard.plan, config.image_size) for hard, _ in zip(planned, bar, strict=True))
+        tables = write_pictures(films, config.findings, folder, source="phantom")
+        tables["studies"] = tables["studies"].assign(
+            split="test",
+            stratum=[hard.stratum for hard in planned],
+            variant=[hard.variant for hard in planned],
+            pair_id=[hard.pair_id for hard in planned],
+        )
+        rows = [
+            (hard.plan.study_id, f"{hard.plan.study_id}_0", hard.pair_id, hard.stratum, hard.variant, probe.kind,
+             probe.finding, probe.side, probe.phrase)
+            for hard in planned
+            for probe in hard.probes
+        ]  # fmt: skip
+        tables["probes"] = pd.DataFrame(rows, columns=list(PROBE_COLUMNS))
+        write_tables(tables, folder)
+
+    if build_folder(root, stamp, write, "build_hard_set"):
+        _LOG.info("hard set of %d studies written to %s", len(STRATA) * per_stratum, root)
+    return load_hard_set(root)
+
+
+def load_hard_set(root: Path) -> Corpus:
+    """Read what `build_hard_set` wrote; `studies` has columns stratum, variant and pair_id besides its own.
+
+    Raises:
+        FileNotFoundError: the folder holds no complete hard set.
+    """
+    if not (root / "probes.csv").is_file():
+        raise FileNotFoundError(f"no hard set in {root}: probes.csv is missing; make one with build_hard_set")
+    return Corpus(name="phantom_hard", root=root, **read_corpus_tables(root))
+
+
+def load_probes(root: Path) -> pd.DataFrame:
+    """The phrases to look for in the films of a hard set: `PROBE_COLUMNS`, kinds as in `Probe`."""
+    return read_table(root, "probes")
 
 
 def plan_hard_study(config: PhantomConfig, stratum: str, number: int) -> HardStudy:
@@ -109,7 +187,7 @@ def plan_hard_study(config: PhantomConfig, stratum: str, number: int) -> HardStu
     """
     if stratum not in STRATA:
         raise ValueError(f"plan_hard_study: stratum must be one of {', '.join(STRATA)}, got {stratum!r}")
-    world, recipe, place = plain_truth(config), _RECIPES[stratum], [*STRATA].index(stratum)
+    world, place = plain_truth(config), [*STRATA].index(stratum)
     source = number // 2 if stratum == "side swap" else number
 
     def stream(draw: int) -> np.random.SeedSequence:
@@ -117,25 +195,25 @@ def plan_hard_study(config: PhantomConfig, stratum: str, number: int) -> HardStu
 
     habitus = Habitus.sample(np.random.default_rng(stream(0)), config.nuisance)
     nuisance = Nuisance.sample(np.random.default_rng(stream(1)), config.nuisance)
-    drafts = (_write(world, stratum, number, nuisance, stream(draw)) for draw in range(2, 2 + _TRIES))
-    written = next(filter(recipe.fits, drafts), None)
-    if written is None:
+    drafts = (_draft(world, stratum, number, nuisance, stream(draw)) for draw in range(2, 2 + _TRIES))
+    draft = next((draft for draft in drafts if _fits(stratum, draft)), None)
+    if draft is None:
         raise RuntimeError(f"plan_hard_study: no draft of {_TRIES} fits stratum {stratum!r}, number {number}")
     plan = StudyPlan(
         study_id=f"h{place}n{number:05d}",
         patient_id=f"h{place}pt{source:05d}",
         habitus=habitus,
         nuisance=nuisance,
-        truth=written.draft.truth,
-        report=written.report,
-        evidence=written.evidence,
+        truth=draft.truth,
+        report=draft.report,
+        evidence=draft.evidence,
     )
     return HardStudy(
         plan=plan,
         stratum=stratum,
-        variant=written.draft.variant,
+        variant=draft.variant,
         pair_id=f"h{place}pair{source:05d}",
-        probes=(*_stated(written), *recipe.probes(written)),
+        probes=_probes(stratum, draft),
     )
 
 
@@ -149,53 +227,42 @@ def swap_sides(text: str) -> str:
     return re.sub(r"\b(?:left|right|Left|Right)\b", lambda side: _OTHER_SIDE[side[0]], text)
 
 
-def _write(
+def _draft(
     world: PhantomConfig, stratum: str, number: int, nuisance: Nuisance, stream: np.random.SeedSequence
-) -> _Written:
+) -> _Draft:
     truth_seed, report_seed = (int(seed) for seed in stream.generate_state(2, np.uint64))
-    draft = _RECIPES[stratum].draft(world, number, np.random.default_rng(truth_seed))
-    if draft.wording is not TRAINING:
+    rng, wording, variant = np.random.default_rng(truth_seed), TRAINING, ""
+    if stratum in _FITTING:
+        truth, variant = _few_lesions(world, stratum, number, rng)
+    else:
+        truth = sample_truth(world, rng)
+    if stratum == "unseen wording":
+        wording, variant = ((OTHER_NOUNS, "other names"), (OTHER_FORMS, "other forms"))[number % 2]
         world = replace(world, wording="varied")
 
     def write(truth: Truth) -> tuple[str, tuple[Finding, ...]]:
         rng = np.random.default_rng(report_seed)
-        return write_report(world, truth, nuisance.view, nuisance.devices, rng, draft.wording)
+        return write_report(world, truth, nuisance.view, nuisance.devices, rng, wording)
 
-    report, evidence = write(draft.truth)
-    return _Written(draft=draft, report=report, evidence=evidence, write=lambda truth: write(truth)[0])
-
-
-def _ordinary(world: PhantomConfig, number: int, rng: np.random.Generator) -> _Draft:
-    return _Draft(truth=sample_truth(world, rng))
+    report, evidence = write(truth)
+    return _Draft(truth=truth, variant=variant, report=report, evidence=evidence, write=lambda truth: write(truth)[0])
 
 
-def _unseen_wording(world: PhantomConfig, number: int, rng: np.random.Generator) -> _Draft:
-    wording, variant = ((OTHER_NOUNS, "other names"), (OTHER_FORMS, "other forms"))[number % 2]
-    return _Draft(truth=sample_truth(world, rng), wording=wording, variant=variant)
+def _few_lesions(world: PhantomConfig, stratum: str, number: int, rng: np.random.Generator) -> tuple[Truth, str]:
+    """One lesion, or two of one finding, under one mention; and the variant."""
+    findings = [finding for finding in world.findings if finding in _FITTING[stratum]]
+    if not findings:
+        raise ValueError(f"hard set: none of the findings {world.findings} fits stratum {stratum!r}; add another")
+    finding = str(rng.choice(findings))
+    if stratum != "two of a kind":
+        subtle = stratum == "small and subtle"
+        contrast = float(rng.uniform(*(SUBTLE_CONTRAST if subtle else world.contrast)))
+        lesion = sample_lesion(finding, rng, severity="mild" if subtle else None, contrast=contrast)
+        variant = ("left", "right")[number % 2] if stratum == "side swap" else ""
+        lesion = replace(lesion, side=variant or lesion.side)
+        return _under_one_mention((lesion,), lesion.side, lesion.zone), variant
 
-
-def _small_and_subtle(world: PhantomConfig, number: int, rng: np.random.Generator) -> _Draft:
-    finding = _one_of(world, "small and subtle", rng, without=_WIDESPREAD)
-    contrast = float(rng.uniform(*SUBTLE_CONTRAST))
-    return _Draft(truth=_one_lesion(sample_lesion(finding, rng, severity="mild", contrast=contrast)))
-
-
-def _side_swap(world: PhantomConfig, number: int, rng: np.random.Generator) -> _Draft:
-    side = ("left", "right")[number % 2]
-    finding = _one_of(world, "side swap", rng, without=MIDLINE)
-    lesion = sample_lesion(finding, rng, contrast=float(rng.uniform(*world.contrast)))
-    return _Draft(truth=_one_lesion(replace(lesion, side=side)), variant=side)
-
-
-def _negated(world: PhantomConfig, number: int, rng: np.random.Generator) -> _Draft:
-    finding = _one_of(world, "negated", rng)
-    return _Draft(truth=_one_lesion(sample_lesion(finding, rng, contrast=float(rng.uniform(*world.contrast)))))
-
-
-def _two_of_a_kind(world: PhantomConfig, number: int, rng: np.random.Generator) -> _Draft:
-    """On one side far apart, one above the other; else on both sides, not at one height as bilateral findings are."""
-    without = tuple(finding for finding in world.findings if finding not in _REPEATABLE)
-    finding = _one_of(world, "two of a kind", rng, without=without)
+    # On one side far apart, one above the other; else on both sides, not at one height as bilateral findings are.
     severity, contrast = str(rng.choice(["mild", "moderate"])), float(rng.uniform(*world.contrast))
     zones = (str(rng.choice(["apical", "upper"])), "lower")
     if number % 2:
@@ -207,18 +274,7 @@ def _two_of_a_kind(world: PhantomConfig, number: int, rng: np.random.Generator) 
         replace(sample_lesion(finding, rng, severity=severity, contrast=contrast), side=str(side), zone=zone)
         for side, zone in zip(sides, zones, strict=True)
     )
-    return _Draft(truth=_under_one_mention(lesions, laterality, zone=None), variant=variant)
-
-
-def _one_of(world: PhantomConfig, stratum: str, rng: np.random.Generator, without: tuple[str, ...] = ()) -> str:
-    findings = [finding for finding in world.findings if finding not in without]
-    if not findings:
-        raise ValueError(f"hard set: none of the findings {world.findings} fits stratum {stratum!r}; add another")
-    return str(rng.choice(findings))
-
-
-def _one_lesion(lesion: Lesion) -> Truth:
-    return _under_one_mention((lesion,), lesion.side, lesion.zone)
+    return _under_one_mention(lesions, laterality, zone=None), variant
 
 
 def _under_one_mention(lesions: tuple[Lesion, ...], laterality: str | None, zone: str | None) -> Truth:
@@ -233,70 +289,39 @@ def _under_one_mention(lesions: tuple[Lesion, ...], laterality: str | None, zone
     return Truth(lesions=lesions, mentions=(mention,), resolved=None)
 
 
-def _is_worded_anew(written: _Written) -> bool:
-    return bool(written.phrases) and all(is_unseen(phrase) for phrase in written.phrases)
+def _fits(stratum: str, draft: _Draft) -> bool:
+    """Whether a draft asks what its stratum asks."""
+    match stratum:
+        case "unseen wording":
+            return bool(draft.phrases) and all(is_unseen(phrase) for phrase in draft.phrases)
+        case "side swap":
+            # Its phrase names the side, and the twin's report is the same but for left and right.
+            lesion = draft.truth.lesions[0]
+            other = replace(lesion, side=swap_sides(str(lesion.side)))
+            twin = draft.write(_under_one_mention((other,), other.side, other.zone))
+            return swap_sides(draft.phrases[0]) != draft.phrases[0] and twin == swap_sides(draft.report)
+        case "negated":
+            return len({claim.observation for claim in draft.evidence if claim.status == "absent"}) >= MIN_DENIED
+        case "two of a kind":
+            first = next(claim for claim in draft.evidence if claim.phrase == draft.phrases[0])
+            return draft.variant == "one side" or first.laterality == "bilateral"
+    return True
 
 
-def _has_a_twin(written: _Written) -> bool:
-    """Its phrase names the side, and the twin's report is the same but for left and right."""
-    lesion = written.draft.truth.lesions[0]
-    other = _one_lesion(replace(lesion, side=swap_sides(str(lesion.side))))
-    named = swap_sides(written.phrases[0]) != written.phrases[0]
-    return named and written.write(other) == swap_sides(written.report)
-
-
-def _denies_much(written: _Written) -> bool:
-    return len({claim.observation for claim in written.evidence if claim.status == "absent"}) >= MIN_DENIED
-
-
-def _says_both_sides(written: _Written) -> bool:
-    first = next(claim for claim in written.evidence if claim.phrase == written.phrases[0])
-    return written.draft.variant == "one side" or first.laterality == "bilateral"
-
-
-def _stated(written: _Written) -> list[Probe]:
-    mentions = written.draft.truth.mentions
-    of_lesion = {number: mention for mention in mentions for number in mention.lesions}
+def _probes(stratum: str, draft: _Draft) -> tuple[Probe, ...]:
+    """What is stated, each phrase once, and what else a stratum asks for."""
+    of_lesion = {number: mention for mention in draft.truth.mentions for number in mention.lesions}
     probes = [
         Probe(kind="stated", finding=of_lesion[number].finding, side=of_lesion[number].laterality, phrase=phrase)
-        for number, phrase in enumerate(written.phrases)
+        for number, phrase in enumerate(draft.phrases)
     ]
-    return list(dict.fromkeys(probes))
-
-
-def _wrong_side(written: _Written) -> list[Probe]:
-    stated = _stated(written)[0]
-    side, phrase = swap_sides(str(stated.side)), swap_sides(stated.phrase)
-    return [replace(stated, kind="wrong side", side=side, phrase=phrase)]
-
-
-def _denials(written: _Written) -> list[Probe]:
-    probes = [
-        Probe(kind="denied", finding=claim.observation, side=None, phrase=claim.phrase)
-        for claim in written.evidence
-        if claim.status == "absent"
-    ]
-    for finding in written.draft.truth.findings:
-        phrase = words.ABSENT_FORMS[0].format(np=words.ABSENT_NOUNS[finding][0]).rstrip(".")
-        probes.append(Probe(kind="contradicted", finding=finding, side=None, phrase=phrase))
-    return list(dict.fromkeys(probes))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Recipe:
-    """How the studies of a stratum are made."""
-
-    draft: Callable[[PhantomConfig, int, np.random.Generator], _Draft]
-    fits: Callable[[_Written], bool] = lambda written: True
-    probes: Callable[[_Written], list[Probe]] = lambda written: []
-    """what to look for besides what is stated"""
-
-
-_RECIPES = {
-    "ordinary": _Recipe(draft=_ordinary),
-    "unseen wording": _Recipe(draft=_unseen_wording, fits=_is_worded_anew),
-    "small and subtle": _Recipe(draft=_small_and_subtle),
-    "side swap": _Recipe(draft=_side_swap, fits=_has_a_twin, probes=_wrong_side),
-    "negated": _Recipe(draft=_negated, fits=_denies_much, probes=_denials),
-    "two of a kind": _Recipe(draft=_two_of_a_kind, fits=_says_both_sides),
-}
+    if stratum == "side swap":
+        side, phrase = swap_sides(str(probes[0].side)), swap_sides(probes[0].phrase)
+        probes.append(replace(probes[0], kind="wrong side", side=side, phrase=phrase))
+    if stratum == "negated":
+        denied = [claim for claim in draft.evidence if claim.status == "absent"]
+        probes += [Probe(kind="denied", finding=one.observation, side=None, phrase=one.phrase) for one in denied]
+        for finding in draft.truth.findings:
+            phrase = words.ABSENT_FORMS[0].format(np=words.ABSENT_NOUNS[finding][0]).rstrip(".")
+            probes.append(Probe(kind="contradicted", finding=finding, side=None, phrase=phrase))
+    return tuple(dict.fromkeys(probes))

@@ -92,8 +92,14 @@ def _fit(
 def _disagreement(
     outline: Float[np.ndarray, "5"], film: Float32[np.ndarray, "rows cols"], window: Float32[np.ndarray, "rows cols"]
 ) -> float:
-    """Correlation of the lungs' plane with the film in the window: -1 where dark is exactly where lungs are."""
-    if not _is_plausible(outline, *film.shape):
+    """Correlation of the lungs' plane with the film in the window: -1 where dark is exactly where lungs are.
+
+    1 for lungs that are tiny, flat or unlike each other in width, or cut off by more than a little of the film.
+    """
+    (rows, cols), (middle, right, left, top, height) = film.shape, outline
+    inside = top > -0.08 * rows and top + height < 1.05 * rows and 0.3 < middle / cols < 0.7
+    large = min(right, left) > 0.12 * _SIDE and height > 0.25 * _SIDE
+    if not (inside and large and 0.6 < right / left < 1.6 and height > 0.5 * (right + left)):
         return 1.0
     geometry = Geometry.from_lung_boxes(*_boxes(outline), height=film.shape[0], width=film.shape[1])
     lungs = np.clip(geometry.fill_all([*LUNGS.values()]) - geometry.fill(HEART), 0, 1)
@@ -101,14 +107,6 @@ def _disagreement(
     lungs, film = lungs - (weight * lungs).sum(), film - (weight * film).sum()
     spread = (weight * lungs**2).sum() * (weight * film**2).sum()
     return float((weight * lungs * film).sum() / np.sqrt(spread + 1e-9))
-
-
-def _is_plausible(outline: Float[np.ndarray, "5"], rows: int, cols: int) -> bool:
-    """Lungs neither tiny nor flat, about as wide as each other, in the film or cut off by a little of it."""
-    middle, right, left, top, height = outline
-    inside = top > -0.08 * rows and top + height < 1.05 * rows and 0.3 < middle / cols < 0.7
-    large = min(right, left) > 0.12 * _SIDE and height > 0.25 * _SIDE
-    return bool(inside and large and 0.6 < right / left < 1.6 and height > 0.5 * (right + left))
 
 
 def _window(outline: Float[np.ndarray, "5"], shape: tuple[int, int]) -> Float32[np.ndarray, "rows cols"]:

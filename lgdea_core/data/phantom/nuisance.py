@@ -9,7 +9,6 @@ from jaxtyping import Float32, UInt8
 from lgdea_core.data.phantom.anatomy import blend
 from lgdea_core.data.phantom.geometry import Geometry
 
-DEVICES = ("endotracheal tube", "enteric tube", "central line", "pacemaker", "sternal wires", "ecg leads", "chest tube")
 _DEVICE_SHARES = {
     "endotracheal tube": 0.12,
     "enteric tube": 0.12,
@@ -72,7 +71,7 @@ class Nuisance:
             noise=0.006 + 0.022 * shares[3],
             collimation=(float(borders[0]), float(borders[1]), float(borders[2]), float(borders[3])),
             marker=bool(rng.random() < 0.6),
-            devices=tuple(name for name in DEVICES if rng.random() < strength * _DEVICE_SHARES[name]),
+            devices=tuple(name for name, share in _DEVICE_SHARES.items() if rng.random() < strength * share),
             key=int(rng.integers(2**63)),
         )
 
@@ -143,16 +142,11 @@ def finish(film: Film, exposure: Exposure, nuisance: Nuisance) -> UInt8[np.ndarr
     left, top, right, bottom = (round(share * width) for share in nuisance.collimation)
     image[:top], image[height - bottom :] = 8, 8
     image[:, :left], image[:, width - right :] = 8, 8
-    if nuisance.marker:
-        _stamp(image, nuisance)
+    if nuisance.marker:  # the letter L beside the patient's left shoulder, which is at the image's right
+        size = image.shape[0]
+        origin = (round(0.9 * size + 0.01 * nuisance.rotation), round(0.1 * size))
+        cv2.putText(image, "L", origin, cv2.FONT_HERSHEY_SIMPLEX, size / 450, 235, max(1, size // 100), cv2.LINE_AA)
     return image
-
-
-def _stamp(image: UInt8[np.ndarray, "height width"], nuisance: Nuisance) -> None:
-    """The letter L beside the patient's left shoulder, which is at the image's right."""
-    size = image.shape[0]
-    origin = (round(0.9 * size + 0.01 * nuisance.rotation), round(0.1 * size))
-    cv2.putText(image, "L", origin, cv2.FONT_HERSHEY_SIMPLEX, size / 450, 235, max(1, size // 100), cv2.LINE_AA)
 
 
 def paint_devices(film: Film, geometry: Geometry, nuisance: Nuisance) -> None:
@@ -161,11 +155,12 @@ def paint_devices(film: Film, geometry: Geometry, nuisance: Nuisance) -> None:
     for device in nuisance.devices:
         side = 1 if rng.random() < 0.5 else -1
         jitter = rng.normal(0, 0.012, (8, 2))
-        lines, width, strength = _COURSES[device](side, jitter)
+        lines, width, strength = _course(device, side, jitter)
         blend(film, geometry.lines(lines, width, blur=0.002), 1.0, strength)
 
 
 def _flip(points: list[tuple[float, float]], side: int, jitter: np.ndarray) -> np.ndarray:
+    """A smooth course near the points, mirrored for the other side."""
     course = np.array(points) + jitter[: len(points)]
     knots = np.linspace(0, 1, len(course))
     fine = np.linspace(0, 1, 24)
@@ -176,63 +171,33 @@ def _flip(points: list[tuple[float, float]], side: int, jitter: np.ndarray) -> n
     return smooth if side > 0 else np.stack([1 - smooth[:, 0], smooth[:, 1]], axis=1)
 
 
-Course = tuple[list[np.ndarray], float, float]
-
-
-def _endotracheal(side: int, jitter: np.ndarray) -> Course:
-    return [_flip([(0.5, -0.1), (0.495, 0.08), (0.493, 0.26)], 1, 0.4 * jitter)], 0.011, 0.55
-
-
-def _enteric(side: int, jitter: np.ndarray) -> Course:
-    points = [(0.505, -0.1), (0.51, 0.2), (0.515, 0.45), (0.52, 0.7), (0.6, 0.82), (0.68, 0.84)]
-    return [_flip(points, 1, 0.4 * jitter)], 0.009, 0.55
-
-
-def _central(side: int, jitter: np.ndarray) -> Course:
-    points = [(0.12, 0.17), (0.25, 0.13), (0.38, 0.16), (0.445, 0.22), (0.45, 0.4)]
-    if side < 0:
-        points = [(0.88, 0.17), (0.75, 0.13), (0.62, 0.16), (0.5, 0.23), (0.455, 0.3), (0.45, 0.42)]
-    return [_flip(points, 1, 0.6 * jitter)], 0.007, 0.6
-
-
-def _pacemaker(side: int, jitter: np.ndarray) -> Course:
-    turn = np.linspace(0, 2 * np.pi, 20)
-    can = np.stack([0.8 + 0.035 * np.cos(turn), 0.24 + 0.03 * np.sin(turn)], axis=1) + jitter[0]
-    core = np.stack([0.8 + 0.018 * np.cos(turn), 0.24 + 0.015 * np.sin(turn)], axis=1) + jitter[0]
-    lead = [(0.77, 0.22), (0.66, 0.15), (0.54, 0.19), (0.455, 0.33), (0.46, 0.55), (0.56, 0.7)]
-    return [can, core, _flip(lead, 1, 0.5 * jitter)], 0.009, 0.75
-
-
-def _sternal(side: int, jitter: np.ndarray) -> Course:
-    turn = np.linspace(0, 2 * np.pi, 12)
-    rings = [
-        np.stack([0.5 + 0.016 * np.cos(turn), y + 0.009 * np.sin(turn)], axis=1)
-        for y in np.arange(0.24, 0.62, 0.075) + jitter[0, 1]
-    ]
-    return rings, 0.005, 0.7
-
-
-def _leads(side: int, jitter: np.ndarray) -> Course:
-    return (
-        [
-            _flip([(0.2, 1.1), (0.25, 0.75), (0.22, 0.45), (0.27, 0.24)], 1, 2 * jitter),
-            _flip([(0.8, 1.1), (0.74, 0.7), (0.79, 0.45), (0.74, 0.25)], 1, 2 * jitter[::-1]),
-        ],
-        0.005,
-        0.6,
-    )
-
-
-def _chest_tube(side: int, jitter: np.ndarray) -> Course:
-    return [_flip([(-0.02, 0.62), (0.12, 0.58), (0.22, 0.45), (0.29, 0.24)], side, jitter)], 0.011, 0.5
-
-
-_COURSES = {
-    "endotracheal tube": _endotracheal,
-    "enteric tube": _enteric,
-    "central line": _central,
-    "pacemaker": _pacemaker,
-    "sternal wires": _sternal,
-    "ecg leads": _leads,
-    "chest tube": _chest_tube,
-}
+def _course(device: str, side: int, jitter: np.ndarray) -> tuple[list[np.ndarray], float, float]:
+    """Lines of a device, their width in canonical units, and how strongly they show."""
+    match device:
+        case "endotracheal tube":
+            return [_flip([(0.5, -0.1), (0.495, 0.08), (0.493, 0.26)], 1, 0.4 * jitter)], 0.011, 0.55
+        case "enteric tube":
+            points = [(0.505, -0.1), (0.51, 0.2), (0.515, 0.45), (0.52, 0.7), (0.6, 0.82), (0.68, 0.84)]
+            return [_flip(points, 1, 0.4 * jitter)], 0.009, 0.55
+        case "central line":
+            points = [(0.12, 0.17), (0.25, 0.13), (0.38, 0.16), (0.445, 0.22), (0.45, 0.4)]
+            if side < 0:
+                points = [(0.88, 0.17), (0.75, 0.13), (0.62, 0.16), (0.5, 0.23), (0.455, 0.3), (0.45, 0.42)]
+            return [_flip(points, 1, 0.6 * jitter)], 0.007, 0.6
+        case "pacemaker":
+            turn = np.linspace(0, 2 * np.pi, 20)
+            can = np.stack([0.8 + 0.035 * np.cos(turn), 0.24 + 0.03 * np.sin(turn)], axis=1) + jitter[0]
+            core = np.stack([0.8 + 0.018 * np.cos(turn), 0.24 + 0.015 * np.sin(turn)], axis=1) + jitter[0]
+            lead = [(0.77, 0.22), (0.66, 0.15), (0.54, 0.19), (0.455, 0.33), (0.46, 0.55), (0.56, 0.7)]
+            return [can, core, _flip(lead, 1, 0.5 * jitter)], 0.009, 0.75
+        case "sternal wires":
+            turn = np.linspace(0, 2 * np.pi, 12)
+            ring = np.stack([0.5 + 0.016 * np.cos(turn), 0.009 * np.sin(turn)], axis=1)
+            return [ring + np.array([0.0, y]) for y in np.arange(0.24, 0.62, 0.075) + jitter[0, 1]], 0.005, 0.7
+        case "ecg leads":
+            right = _flip([(0.2, 1.1), (0.25, 0.75), (0.22, 0.45), (0.27, 0.24)], 1, 2 * jitter)
+            left = _flip([(0.8, 1.1), (0.74, 0.7), (0.79, 0.45), (0.74, 0.25)], 1, 2 * jitter[::-1])
+            return [right, left], 0.005, 0.6
+        case "chest tube":
+            return [_flip([(-0.02, 0.62), (0.12, 0.58), (0.22, 0.45), (0.29, 0.24)], side, jitter)], 0.011, 0.5
+    raise ValueError(f"no device {device!r}; there are: {', '.join(_DEVICE_SHARES)}")

@@ -7,8 +7,8 @@ import pandas as pd
 
 from lgdea_core.data.corpus import COLUMNS, Corpus, empty_table
 from lgdea_core.data.pairing import combine, stable_hash
-from lgdea_core.data.phantom.build import build_phantom
 from lgdea_core.data.phantom.config import PhantomConfig
+from lgdea_core.data.phantom.files import build_phantom
 from lgdea_core.data.phantom.study import plan_study
 
 NAME = "phantom_mismatched"
@@ -60,7 +60,12 @@ def mismatched_pools(
     if (images.seed, images.findings) != (reports.seed, reports.findings):
         raise ValueError("mismatched_pools: both worlds need one seed and the same findings")
     world = build_phantom(images, root, progress)
-    unpaired = _unpaired_studies(world, paired_ratio, images.seed)
+    # Training studies beyond the share that is paired; patients in a seeded order, and never parted.
+    training = world.studies[world.studies["split"] == "train"]
+    order = training["patient_id"].map(lambda patient: stable_hash(images.seed, patient))
+    ranked = training.loc[order.sort_values(kind="stable").index]
+    kept = ranked["patient_id"].iloc[: max(1, round(paired_ratio * len(ranked)))]
+    unpaired = set(training.loc[~training["patient_id"].isin(set(kept)), "study_id"])
     paired = world.subset(set(world.studies["study_id"]) - unpaired)
     return combine(
         pairs=paired,
@@ -69,15 +74,6 @@ def mismatched_pools(
         name=NAME,
         withhold_boxed=False,
     )
-
-
-def _unpaired_studies(world: Corpus, paired_ratio: float, seed: int) -> set[str]:
-    """Training studies beyond the share that is paired, patients in a seeded order."""
-    training = world.studies[world.studies["split"] == "train"]
-    order = training["patient_id"].map(lambda patient: stable_hash(seed, patient))
-    ranked = training.loc[order.sort_values(kind="stable").index]
-    kept = ranked["patient_id"].iloc[: max(1, round(paired_ratio * len(ranked)))]
-    return set(training.loc[~training["patient_id"].isin(set(kept)), "study_id"])
 
 
 def _report_pool(config: PhantomConfig, start: int, count: int, root: Path) -> Corpus:

@@ -1,7 +1,7 @@
 """Writes a report about a chest, and notes for every statement what it says and where it stands."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -110,22 +110,20 @@ def write_report(
 
 
 def lesion_phrases(truth: Truth, evidence: tuple[Finding, ...]) -> tuple[str, ...]:
-    """`lesion_phrase` of every lesion."""
-    return tuple(lesion_phrase(truth, number, evidence) for number in range(len(truth.lesions)))
-
-
-def lesion_phrase(truth: Truth, lesion: int, evidence: tuple[Finding, ...]) -> str:
-    """The report's first words for a lesion, or canonical ones ("left pleural effusion") where it says nothing."""
-    mention = next(mention for mention in truth.mentions if lesion in mention.lesions)
-    if mention.status != "unreported":
-        same = [other for other in truth.mentions if other.finding == mention.finding]
-        stated = [finding for finding in evidence if finding.observation == mention.finding and finding.phrase]
-        fitting = [finding for finding in stated if finding.laterality in (mention.laterality, None)]
-        chosen = fitting if len(same) > 1 and fitting else stated
-        if chosen:
-            return chosen[0].phrase
-    side = "" if mention.laterality is None else f"{mention.laterality} "
-    return f"{side}{words.NOUNS[mention.finding][0]}"
+    """For every lesion the report's first words, or canonical ones ("left pleural effusion") where it says nothing."""
+    phrases = []
+    for number in range(len(truth.lesions)):
+        mention = next(mention for mention in truth.mentions if number in mention.lesions)
+        stated = [claim for claim in evidence if claim.observation == mention.finding]
+        if sum(other.finding == mention.finding for other in truth.mentions) > 1:
+            # Of two mentions of a kind the words are those that do not name the other side.
+            stated = [claim for claim in stated if claim.laterality in (mention.laterality, None)] or stated
+        if mention.status != "unreported" and stated:
+            phrases.append(stated[0].phrase)
+        else:
+            side = "" if mention.laterality is None else f"{mention.laterality} "
+            phrases.append(f"{side}{words.NOUNS[mention.finding][0]}")
+    return tuple(phrases)
 
 
 def noun_phrase(mention: Mention, config: PhantomConfig, pen: Pen) -> NounPhrase:
@@ -205,7 +203,7 @@ def _state(mention: Mention, config: PhantomConfig, pen: Pen) -> Sentence:
 
 
 def _resolve(mention: Mention, config: PhantomConfig, pen: Pen) -> Sentence:
-    words_for = noun_phrase(replace(mention, status="absent"), config, pen)
+    words_for = noun_phrase(mention, config, pen)
     if words_for.clause:
         words_for = replace(words_for, text=words.NOUNS["cardiomegaly"][0], claim=replace(words_for.claim, region=None))
     text = pen.pick(words.RESOLVED_FORMS).format(np=words_for.text)
@@ -301,29 +299,13 @@ def _assemble(
         start = len(text) + sentence.text.index(sentence.phrase)
         places += [(header.lower(), start, start + len(sentence.phrase), claim) for claim in sentence.claims]
         text += sentence.text
-    text = _misspell(text, config.typo_rate, pen)
-    evidence = tuple(
-        Finding(
-            observation=claim.observation,
-            region=claim.region,
-            laterality=claim.laterality,
-            severity=claim.severity,
-            status=claim.status,
-            phrase=text[start:end],
-            start=start,
-            end=end,
-            section=section,
-        )
-        for section, start, end, claim in places
-    )
-    return text, evidence
-
-
-def _misspell(text: str, rate: float, pen: Pen) -> str:
-    """Swap two inner letters of a share of the longer lower-case words; the length stays."""
     letters = list(text)
     for word in re.finditer(r"\b[A-Za-z][a-z]{4,}\b", text):
-        if pen.chance(rate):
+        if pen.chance(config.typo_rate):  # two inner letters of a longer word are swapped: the length stays
             place = int(pen.rng.integers(word.start() + 1, word.end() - 1))
             letters[place], letters[place + 1] = letters[place + 1], letters[place]
-    return "".join(letters)
+    text = "".join(letters)
+    return text, tuple(
+        Finding(**asdict(claim), phrase=text[start:end], start=start, end=end, section=section)
+        for section, start, end, claim in places
+    )

@@ -13,7 +13,7 @@ from lgdea_core.data.phantom.geometry import Box, Geometry, box_of_mask, heart_c
 from lgdea_core.data.phantom.lesions import Lesion, PaintedLesion, draw_lesion, mask_of
 from lgdea_core.data.phantom.nuisance import Exposure, Nuisance, add_scatter, finish, paint_devices
 from lgdea_core.data.phantom.report import lesion_phrases, write_report
-from lgdea_core.data.phantom.truth import Truth, sample_lesion, sample_truth
+from lgdea_core.data.phantom.truth import Truth, sample_truth
 from lgdea_core.finding import Finding
 
 _DETAIL_WIDTH, _DETAIL_LEVEL = 0.03, 0.12
@@ -67,19 +67,13 @@ class PhantomStudy:
         return mask
 
 
-def patient_of(config: PhantomConfig, index: int) -> int:
-    """The patient's number: an even index is a patient of its own, an odd one may be that patient's second study."""
-    if index % 2 == 0:
-        return index
-    second = np.random.default_rng([config.seed, index // 2, 1]).random() < config.second_study_ratio
-    return index - 1 if second else index
-
-
 def plan_study(config: PhantomConfig, index: int) -> StudyPlan:
     """Draw patient, circumstances, truth and report of one study."""
     if index < 0:
         raise ValueError(f"plan_study: index must be 0 or more, got {index}")
-    patient = patient_of(config, index)
+    # An even index is a patient of its own, an odd one may be that patient's second study.
+    second = index % 2 and np.random.default_rng([config.seed, index // 2, 1]).random() < config.second_study_ratio
+    patient = index - 1 if second else index
     habitus = Habitus.sample(np.random.default_rng(np.random.SeedSequence([config.seed, patient, 2])), config.nuisance)
     streams = np.random.SeedSequence([config.seed, index]).spawn(3)
     truth_rng, nuisance_rng, report_rng = (np.random.default_rng(stream) for stream in streams)
@@ -166,37 +160,6 @@ def _render(
     return finish(film(omit) if omit else full, exposure, nuisance)
 
 
-def paint_lesion(
-    image: Float[np.ndarray, "height width"],
-    finding: str,
-    rng: np.random.Generator,
-    geometry: Geometry,
-    severity: str | None = None,
-    contrast: float = 0.7,
-) -> tuple[Float32[np.ndarray, "height width"], Bool[np.ndarray, "height width"]]:
-    """Paint one lesion of a kind, at a random place, into any normal film.
-
-    See `paint_lesions`.
-
-    Args:
-        image: grey levels in [0, 1], dense tissue bright.
-        finding: one of `vocabulary.PHANTOM_FINDINGS`.
-        rng: draws side, zone, shape and, where it is None, the severity.
-        geometry: where the chest lies, for instance `Geometry.from_lung_boxes`.
-        severity: mild, moderate or severe.
-        contrast: in (0, 1].
-
-    Returns:
-        A new film and the mask of the lesion.
-
-    Raises:
-        ValueError: unknown finding or severity, or a film that is not the geometry's size.
-    """
-    lesion = sample_lesion(finding, rng, severity=severity, contrast=contrast)
-    film, masks = paint_lesions(image, (lesion,), geometry)
-    return film, masks[0]
-
-
 def paint_lesions(
     image: Float[np.ndarray, "height width"], lesions: Sequence[Lesion], geometry: Geometry
 ) -> tuple[Float32[np.ndarray, "height width"], tuple[Bool[np.ndarray, "height width"], ...]]:
@@ -222,9 +185,17 @@ def paint_lesions(
             f"{(geometry.height, geometry.width)}; make them equal"
         )
     film = image.astype(np.float32)
-    lung, heart = _levels_of(film, geometry)
+    lung = float(np.percentile(film[geometry.lungs > 0.5], 25))
+    heart = max(float(np.median(film[geometry.fill(heart_contour(0.9)) > 0.5])), lung + 0.1)
     aerated = np.clip((heart - film) / (heart - lung), 0, 1)
-    painted = [_fit_to_film(draw_lesion(lesion, geometry), aerated) for lesion in lesions]
+    painted = []
+    for lesion in lesions:
+        # Free air takes the place of lung only: a real heart need not lie where the outline has one.
+        layers = [
+            (plane * aerated if level < LUNG_LEVEL else plane, level)
+            for plane, level in draw_lesion(lesion, geometry).layers
+        ]
+        painted.append(PaintedLesion(layers=layers, mask=mask_of(layers)))
     for number in _painting_order(lesions):
         for plane, level in painted[number].layers:
             share = min((level - LUNG_LEVEL) / (HEART_LEVEL - LUNG_LEVEL), 1.0)
@@ -237,19 +208,6 @@ def paint_lesions(
     return film, tuple(lesion.mask for lesion in painted)
 
 
-def _fit_to_film(lesion: PaintedLesion, aerated: Float32[np.ndarray, "height width"]) -> PaintedLesion:
-    """Free air takes the place of lung only: a real heart need not lie where the outline has one."""
-    layers = [(plane * aerated if level < LUNG_LEVEL else plane, level) for plane, level in lesion.layers]
-    return PaintedLesion(layers=layers, mask=mask_of(layers))
-
-
 def _painting_order(lesions: Sequence[Lesion]) -> list[int]:
     """Cardiomegaly first: the heart lies under what else is painted."""
     return sorted(range(len(lesions)), key=lambda number: lesions[number].finding != "cardiomegaly")
-
-
-def _levels_of(film: Float32[np.ndarray, "height width"], geometry: Geometry) -> tuple[float, float]:
-    """Grey levels of aerated lung and of the heart on a film."""
-    lung = float(np.percentile(film[geometry.lungs > 0.5], 25))
-    heart = float(np.median(film[geometry.fill(heart_contour(0.9)) > 0.5]))
-    return lung, max(heart, lung + 0.1)

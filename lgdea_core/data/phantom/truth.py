@@ -69,22 +69,36 @@ def sample_truth(config: PhantomConfig, rng: np.random.Generator) -> Truth:
     taken: Counter[tuple[str, str]] = Counter()
     for finding in present:
         repeats = 1 + int(rng.random() < _SECOND_LESION.get(finding, 0))
-        status = _sample_status(config, rng)
+        if rng.random() < config.unreported_ratio:
+            status = "unreported"
+        else:
+            status = "uncertain" if rng.random() < config.uncertain_ratio else "present"
         for _ in range(repeats):
             mention = _sample_mention(config, finding, status, taken, rng)
-            painted = _lesions_of(mention, config, rng)
-            indices = tuple(range(len(lesions), len(lesions) + len(painted)))
-            lesions += painted
-            mentions.append(replace(mention, lesions=indices))
+            first, contrast = len(lesions), float(rng.uniform(*config.contrast))
+            for side in sides_of(mention.laterality):
+                lesions.append(
+                    Lesion(
+                        finding=finding,
+                        side=side,
+                        zone=mention.zone,
+                        severity=mention.severity,
+                        contrast=contrast,
+                        key=int(rng.integers(2**63)),
+                    )
+                )
+            mentions.append(replace(mention, lesions=tuple(range(first, len(lesions)))))
     absent = [finding for finding in config.findings if finding not in present]
     for finding in absent:
         # So many hedges about nothing that HEDGE_TRUTH of all hedges are right.
         share = config.prevalence_of(finding) / (1 - config.prevalence_of(finding)) * (1 - HEDGE_TRUTH) / HEDGE_TRUTH
         if rng.random() < config.uncertain_ratio * (1 - config.unreported_ratio) * share:
             mentions.append(_sample_mention(config, finding, "uncertain", taken, rng))
-    return Truth(
-        lesions=tuple(lesions), mentions=tuple(mentions), resolved=_sample_resolved(config, absent, mentions, rng)
-    )
+    resolved = None
+    candidates = [finding for finding in absent if finding not in {mention.finding for mention in mentions}]
+    if candidates and rng.random() < config.resolved_ratio:
+        resolved = _sample_mention(config, str(rng.choice(candidates)), "absent", Counter(), rng)
+    return Truth(lesions=tuple(lesions), mentions=tuple(mentions), resolved=resolved)
 
 
 def sample_lesion(finding: str, rng: np.random.Generator, severity: str | None = None, contrast: float = 1.0) -> Lesion:
@@ -127,12 +141,6 @@ def _sample_findings(config: PhantomConfig, rng: np.random.Generator) -> list[st
     return present
 
 
-def _sample_status(config: PhantomConfig, rng: np.random.Generator) -> str:
-    if rng.random() < config.unreported_ratio:
-        return "unreported"
-    return "uncertain" if rng.random() < config.uncertain_ratio else "present"
-
-
 def _sample_mention(
     config: PhantomConfig, finding: str, status: str, taken: Counter[tuple[str, str]], rng: np.random.Generator
 ) -> Mention:
@@ -154,30 +162,6 @@ def _sample_mention(
 def sides_of(laterality: str | None) -> tuple[str | None, ...]:
     """The sides of a laterality: two for bilateral, (None,) on the midline."""
     return ("right", "left") if laterality == "bilateral" else (laterality,)
-
-
-def _lesions_of(mention: Mention, config: PhantomConfig, rng: np.random.Generator) -> list[Lesion]:
-    contrast = float(rng.uniform(*config.contrast))
-    return [
-        Lesion(
-            finding=mention.finding,
-            side=side,
-            zone=mention.zone,
-            severity=mention.severity,
-            contrast=contrast,
-            key=int(rng.integers(2**63)),
-        )
-        for side in sides_of(mention.laterality)
-    ]
-
-
-def _sample_resolved(
-    config: PhantomConfig, absent: list[str], mentions: list[Mention], rng: np.random.Generator
-) -> Mention | None:
-    candidates = [finding for finding in absent if finding not in {mention.finding for mention in mentions}]
-    if not candidates or rng.random() >= config.resolved_ratio:
-        return None
-    return _sample_mention(config, str(rng.choice(candidates)), "absent", Counter(), rng)
 
 
 def _sample_zone(finding: str, rng: np.random.Generator) -> str | None:

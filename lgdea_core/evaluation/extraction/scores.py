@@ -1,9 +1,14 @@
-"""Anatomy, side and severity against Open-i's manual MeSH codes ("Opacity/lung/base/left/mild").
+"""How well findings agree with what Open-i's coders noted: NIH's 14 labels, and the attributes of MeSH codes.
 
-A code is a heading and its qualifiers, in any order. Four tables read it: `FAMILIES` (heading -> observations), `ZONES`
-(qualifier -> region, maybe with a side), `SIDES` and `SEVERITIES`.
+**Labels** (protocol "open-i 14, uncertain as absent"). A report is positive for a label if a finding of the row in
+`LABEL_OBSERVATIONS` has status present. Uncertain counts as not positive: the coders indexed what a report asserts
+("scarring or atelectasis" too) and left out what it only considers ("may represent atelectasis"). A label 0 means not
+coded, so mentioned-as-absent and unmentioned are one. Micro pools all (report, label) decisions; macro is the mean over
+labels with at least `MACRO_POSITIVES` positives.
 
-Counting rule (protocol "open-i MeSH qualifiers, per report and family"):
+**Attributes** (protocol "open-i MeSH qualifiers, per report and family"): anatomy, side and severity. A code is a
+heading and its qualifiers, in any order ("Opacity/lung/base/left/mild"). Four tables read it: `FAMILIES` (heading ->
+observations), `ZONES` (qualifier -> region, maybe with a side), `SIDES` and `SEVERITIES`.
 
 - Headings and observations that coders and readers exchange freely (opacity, infiltrate, consolidation, pneumonia) are
   one family. Of a report that is coded in a family, the values of all its codes there form one set for each attribute:
@@ -19,16 +24,45 @@ Coders leave qualifiers out, so precision is a lower bound.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from lgdea_core.evaluation.extraction.counts import Counts, ratio
+import pandas as pd
+
 from lgdea_core.evidence.triplets import DIFFUSE, places_in, region_and_side
 from lgdea_core.finding import Finding
 from lgdea_core.vocabulary import REGIONS
 
-PROTOCOL = "open-i MeSH qualifiers, per report and family"
+LABEL_PROTOCOL = "open-i 14, uncertain as absent"
+
+LABEL_OBSERVATIONS: dict[str, tuple[str, ...]] = {
+    "atelectasis": ("atelectasis", "collapse"),
+    "cardiomegaly": ("cardiomegaly",),
+    "consolidation": ("consolidation",),
+    "edema": ("edema",),
+    "pleural effusion": ("pleural effusion",),
+    "emphysema": ("emphysema",),
+    "fibrosis": ("fibrosis",),
+    "hernia": ("hernia",),
+    "infiltration": ("infiltration",),
+    "mass": ("mass",),
+    "nodule": ("nodule",),
+    "pleural thickening": ("pleural thickening",),
+    "pneumonia": ("pneumonia",),
+    "pneumothorax": ("pneumothorax",),
+}
+"""Label -> observations that count for it. Not counted although near, because the coders have codes of their own for
+them: lung opacity, marking, scar and calcification (granulomas) for infiltration, fibrosis and nodule; blunt for
+pleural effusion; hyperinflate for emphysema; engorgement for edema."""
+
+UNCOUNTED_WORDS: dict[str, tuple[str, ...]] = {"hernia": ("hiatal", "hiatus", "hital")}
+"""Label -> words of a phrase that keep it from counting. The publisher's column Hernia is 0 in every report, even those
+coded "Hernia, Hiatal": hiatal hernias are not what it means."""
+
+MACRO_POSITIVES = 5
+
+ATTRIBUTE_PROTOCOL = "open-i MeSH qualifiers, per report and family"
 ATTRIBUTES = ("anatomy", "side", "severity")
 
 
@@ -156,6 +190,65 @@ class Attributes:
         return Attributes(**{name: getattr(self, name) | getattr(other, name) for name in ATTRIBUTES})
 
 
+def ratio(part: int | float, whole: int | float) -> float:
+    """`part / whole`, 0 for nothing of nothing."""
+    return part / whole if whole else 0.0
+
+
+def pooled_scores(questions: Iterable[tuple[frozenset[Any], frozenset[Any]]]) -> dict[str, float]:
+    """Precision, recall and F1 over several questions whose answers are sets, each 0 where it has no denominator.
+
+    Args:
+        questions: what was stated, and what is true.
+    """
+    hits = stated = true = 0
+    for said, right in questions:
+        hits, stated, true = hits + len(said & right), stated + len(said), true + len(right)
+    return {"precision": ratio(hits, stated), "recall": ratio(hits, true), "f1": ratio(2 * hits, stated + true)}
+
+
+def stated_labels(answers: Sequence[Sequence[Finding]]) -> pd.DataFrame:
+    """Whether the findings of each report make it positive: one row a report, one column a label."""
+
+    def counts(finding: Finding, label: str) -> bool:
+        uncounted = any(word in finding.phrase.lower() for word in UNCOUNTED_WORDS.get(label, ()))
+        return finding.status == "present" and finding.observation in LABEL_OBSERVATIONS[label] and not uncounted
+
+    rows = [
+        {label: any(counts(finding, label) for finding in findings) for label in LABEL_OBSERVATIONS}
+        for findings in answers
+    ]
+    return pd.DataFrame(rows, columns=list(LABEL_OBSERVATIONS), dtype=bool)
+
+
+def score_labels(stated: pd.DataFrame, true: pd.DataFrame) -> dict[str, Any]:
+    """Precision, recall and F1 of each label, micro and macro.
+
+    Args:
+        stated: `stated_labels` of what an extractor found.
+        true: the same columns, 1 or True for positive, of the same reports in the same order.
+    """
+
+    def rows(positive: pd.Series) -> frozenset[int]:
+        return frozenset(positive.to_numpy().nonzero()[0].tolist())
+
+    of_label = {label: (rows(stated[label]), rows(true[label] == 1)) for label in LABEL_OBSERVATIONS}
+    per_finding = {
+        label: {**pooled_scores([reports]), "positives": len(reports[1])} for label, reports in of_label.items()
+    }
+    frequent = [scores for scores in per_finding.values() if scores["positives"] >= MACRO_POSITIVES]
+    return {
+        "protocol": LABEL_PROTOCOL,
+        "micro": pooled_scores(of_label.values()),
+        "macro": {
+            name: ratio(sum(scores[name] for scores in frequent), len(frequent))
+            for name in ("precision", "recall", "f1")
+        },
+        "macro_findings": len(frequent),
+        "per_finding": per_finding,
+    }
+
+
 def coded_attributes(codes: str, unknown: Counter[str]) -> dict[str, Attributes]:
     """Family -> attributes of one report's codes, which ";" separates.
 
@@ -167,17 +260,26 @@ def coded_attributes(codes: str, unknown: Counter[str]) -> dict[str, Attributes]
     for code in codes.lower().split(";"):
         heading, *qualifiers = (" ".join(part.split()) for part in code.split("/"))
         unknown.update(set(qualifiers) - ZONES.keys() - SIDES.keys() - SEVERITIES.keys() - IGNORED_QUALIFIERS)
+        places = [ZONES[qualifier] for qualifier in qualifiers if qualifier in ZONES]
+        sides = [qualifier for qualifier in qualifiers if qualifier in SIDES]
+        severities = [SEVERITIES[qualifier] for qualifier in qualifiers if qualifier in SEVERITIES]
         for name, family in FAMILIES.items():
             if {heading, *(f"{heading}/{qualifier}" for qualifier in qualifiers)} & set(family.headings):
-                coded[name] = coded.get(name, Attributes()) | _of_qualifiers(qualifiers, family)
+                coded[name] = coded.get(name, Attributes()) | _attributes(family, places, sides, severities)
     return coded
 
 
-def _of_qualifiers(qualifiers: Sequence[str], family: Family) -> Attributes:
-    places = [ZONES[qualifier] for qualifier in qualifiers if qualifier in ZONES]
-    sides = [qualifier for qualifier in qualifiers if qualifier in SIDES]
-    severities = [SEVERITIES[qualifier] for qualifier in qualifiers if qualifier in SEVERITIES]
-    return _attributes(family, places, sides, severities)
+def stated_attributes(findings: Sequence[Finding]) -> dict[str, Attributes]:
+    """Family -> attributes of one report's present findings."""
+    stated: dict[str, Attributes] = {}
+    for finding in findings:
+        for name, family in FAMILIES.items():
+            if finding.status == "present" and finding.observation in family.observations:
+                places = [region_and_side(finding.region)] if finding.region else places_in(finding.phrase)
+                sides = [finding.laterality] if finding.laterality else []
+                severities = [finding.severity] if finding.severity else []
+                stated[name] = stated.get(name, Attributes()) | _attributes(family, places, sides, severities)
+    return stated
 
 
 def _attributes(
@@ -192,22 +294,6 @@ def _attributes(
     )
 
 
-def stated_attributes(findings: Sequence[Finding]) -> dict[str, Attributes]:
-    """Family -> attributes of one report's present findings."""
-    stated: dict[str, Attributes] = {}
-    for finding in findings:
-        for name, family in FAMILIES.items():
-            if finding.status == "present" and finding.observation in family.observations:
-                stated[name] = stated.get(name, Attributes()) | _of_finding(finding, family)
-    return stated
-
-
-def _of_finding(finding: Finding, family: Family) -> Attributes:
-    places = [region_and_side(finding.region)] if finding.region else list(places_in(finding.phrase))
-    sides = [finding.laterality] if finding.laterality else []
-    return _attributes(family, places, sides, [finding.severity] if finding.severity else [])
-
-
 def score_attributes(
     stated: Sequence[Mapping[str, Attributes]], true: Sequence[Mapping[str, Attributes]]
 ) -> dict[str, Any]:
@@ -219,12 +305,12 @@ def score_attributes(
     """
     pairs = [(found.get(name), coded[name]) for found, coded in zip(stated, true, strict=True) for name in coded]
     read = [found for found, _ in pairs if found is not None]
-    scores: dict[str, Any] = {"protocol": PROTOCOL, "families": len(pairs), "found": ratio(len(read), len(pairs))}
+    scores: dict[str, Any] = {
+        "protocol": ATTRIBUTE_PROTOCOL,
+        "families": len(pairs),
+        "found": ratio(len(read), len(pairs)),
+    }
     for attribute in ATTRIBUTES:
-        of_pairs = [
-            Counts.of_sets(getattr(found or Attributes(), attribute), getattr(coded, attribute))
-            for found, coded in pairs
-        ]
-        counts = sum(of_pairs, Counts())
-        scores[attribute] = {**counts.scores, "values": counts.positives}
+        sets = [(getattr(found or Attributes(), attribute), getattr(coded, attribute)) for found, coded in pairs]
+        scores[attribute] = {**pooled_scores(sets), "values": sum(len(true) for _, true in sets)}
     return scores
