@@ -41,8 +41,8 @@ def test_its_term_follows_the_equation() -> None:
 
 @pytest.mark.slow
 def test_it_trains_saves_loads_and_is_evaluated_like_any_other(tmp_path: Path) -> None:
-    steps = {"text_steps": 0, "pair_steps": 50, "relation_steps": 0, "checkpoint_every": 1000, "log_every": 1000}
-    run = config("example", **steps, batch_size=24, learning_rate=4e-3)
+    steps = {"text_steps": 0, "pair_steps": 100, "relation_steps": 0, "checkpoint_every": 1000, "log_every": 1000}
+    run = config("example", **steps, batch_size=32, learning_rate=4e-3)
     run.save(tmp_path / "run_config.json")
     assert RunConfig.load(tmp_path / "run_config.json") == run
     assert isinstance(run.objective, ExampleConfig)
