@@ -1,10 +1,34 @@
-"""A parent with two workers that write a heartbeat until somebody ends them: `python orphans.py FOLDER`."""
+"""Jobs for workers in processes of their own, and a parent that is to be killed: `python orphans.py FOLDER`."""
 
 import sys
 import time
+from collections.abc import Hashable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from lgdea_core.experiments.tables import side_by_side
+from lgdea_core.experiments.jobs import Job, side_by_side
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number(Job):
+    """Multiplies its parts."""
+
+    writer: int
+
+    @property
+    def key(self) -> dict[str, Any]:
+        return {"writer": self.writer}
+
+    @property
+    def place(self) -> Hashable:
+        return self.writer
+
+    def prepare(self) -> None:
+        """Nothing to make."""
+
+    def run(self) -> list[dict[str, Any]]:
+        return [self.key | part | {"square": self.writer * part["number"]} for part in self.parts]
 
 
 def beat(path: Path) -> None:

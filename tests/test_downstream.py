@@ -21,23 +21,25 @@ from lgdea_core.evaluation.downstream import Films, ProbeTask, SegmentationTask,
 from lgdea_core.evaluation.linear_probe import ProbeScore
 from lgdea_core.evaluation.segmentation import SegmentationScore
 from lgdea_core.evaluation.supervised import Fit, Schedule
-from lgdea_core.experiments import downstream, tables
+from lgdea_core.experiments import downstream, tables, worlds
 from lgdea_core.experiments.downstream import (
-    KEY,
     PROTOCOLS,
-    Job,
+    Draws,
     Pretrained,
-    downstream_summary,
+    Probe,
+    Segmentation,
+    judged,
     label_curves,
+    label_draws,
     load_films,
-    minutes_of,
-    missing_jobs,
-    pretrained,
     probe_intervals,
-    run_jobs,
+    towers,
 )
-from lgdea_core.experiments.plans import ASG_ABLATIONS, SEEDS, TOWERS, asg
+from lgdea_core.experiments.tables import TABLES
+from lgdea_core.model import build_model
+from lgdea_core.training.loop import seeded
 
+PROBED_TABLE = TABLES["asg_linear_probe"]
 STUDIES = 120
 SCORE = Interval(estimate=0.5, low=0.4, high=0.6, n=10, patients=10)
 PROBED = ProbeScore("auc", SCORE, ("mass",), (), Fit([0.5], 1))
@@ -45,10 +47,9 @@ SEGMENTED = SegmentationScore(SCORE, 0.5, 0.5, 0.0, Fit([0.5], 1))
 
 
 @pytest.fixture
-def table_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def table_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "project_root", lambda: tmp_path)
     monkeypatch.setenv("LGDEA_RUNS", str(tmp_path / "runs"))
-    return tmp_path / "figures" / "tables"
 
 
 def spy_on(monkeypatch: pytest.MonkeyPatch, name: str, score: object) -> Mock:
@@ -185,87 +186,74 @@ def test_every_task_names_a_corpus_that_can_be_loaded() -> None:
 # ---- plans and tables
 
 
-def test_asgs_plan_leaves_out_term_by_term_on_one_budget() -> None:
-    plan = asg()
-    assert len({cell.key for cell in plan}) == len(plan) == (len(TOWERS) + len(ASG_ABLATIONS)) * len(SEEDS)
-    assert {cell.config.train.total_steps for cell in plan} == {plan[0].config.train.total_steps}
-    assert {cell.config.data.paired_ratio for cell in plan} == {1.0}
-    for cell in plan:
-        weights = cell.config.loss
-        left = {name for name in ("arsa", "irl", "erl") if getattr(weights, name)}
-        if cell.config.method == "asg":
-            assert left == (
-                set(cell.variant.split(" + ")) - {"ita"} if " + " in cell.variant else {"arsa", "irl", "erl"}
-            )
-        assert cell.shuffled_regions == (cell.variant == "shuffled regions")
+def plan(kind: type[Probe] = Probe, **options: object) -> list[Probe]:
+    """One seed and no variants, unless asked for."""
+    return judged(kind, **{"seeds": (1,), "methods": ("clip",), "variants": ()} | options)
 
 
-def row_of(job: Job, ratio: float, **values: object) -> dict[str, object]:
-    return dict(zip(KEY, job.key(ratio), strict=True)) | {"auc": 0.6, "seconds": 30} | values
+def row_of(job: Probe, ratio: float, **values: object) -> dict[str, object]:
+    return job.key | {"label_ratio": ratio, "auc": 0.6, "seconds": 30} | values
 
 
-def test_rows_that_are_there_are_not_made_again_and_missing_models_are_named(table_folder: Path) -> None:
-    models = pretrained(asg(seeds=(1, 2), methods=("clip", "asg"), variants=()))
+@pytest.mark.usefixtures("table_folder")
+def test_rows_that_are_there_are_not_made_again_and_missing_models_are_named() -> None:
+    models = towers((1, 2), ("clip", "asg"), (), "demo")
     assert [(model.method, model.config.seed) for model in models] == [
         ("random", 1), ("random", 2), ("clip", 1), ("asg", 1), ("clip", 2), ("asg", 2),
     ]  # fmt: skip
-    jobs, untrained = missing_jobs("linear_probe", models, ["phantom", "nih"], "frozen", None)
-    assert untrained == models[2:]  # no model is there
-    assert [str(job).split("  ")[:4] for job in jobs[:2]] == [["phantom", "random", "frozen", "1% 10% 100%"]] * 2
-    assert [job.ratios for job in jobs[2:]] == [(0.1, 1.0)] * 2
-    tables.add_rows(table_folder / "asg_linear_probe.csv", [row_of(jobs[0], 0.1)], KEY)
-    again, _ = missing_jobs("linear_probe", models, ["phantom"], "frozen", None)
-    assert [job.ratios for job in again] == [(0.01, 1.0), (0.01, 0.1, 1.0)]
-    assert minutes_of(again) == [2 * 5 / 60, (2 * 5 + 30) / 60]  # measured where there is a row
-    other, _ = missing_jobs("linear_probe", pretrained(asg(seeds=(1,), preset="ci"))[:1], ["phantom"], "frozen", None)
-    assert minutes_of(other) == [None]  # nobody has timed this preset
-    tuned, _ = missing_jobs("linear_probe", models[:1], ["phantom"], "fine-tuned", (0.1,))
-    assert [job.ratios for job in tuned] == [(0.1,)]  # another protocol
+    jobs = plan(seeds=(1, 2), methods=("clip", "asg"), corpora=("phantom", "nih"))
+    assert [job.model for job in jobs] == models * 2
+    assert [bool(job.needs) for job in jobs] == [False, False, True, True, True, True] * 2
+    assert f"no model in {models[2].folder}; make it with `asg`" in jobs[2].needs
+    assert str(jobs[0]) == "phantom  random  1  demo  frozen  3 rows"
+    shares = [[part["label_ratio"] for part in job.parts] for job in jobs]
+    assert shares == [[0.01, 0.1, 1.0]] * 6 + [[0.1, 1.0]] * 6
+    PROBED_TABLE.add([row_of(jobs[0], 0.1)])
+    assert [part["label_ratio"] for part in PROBED_TABLE.missing(jobs)[0].parts] == [0.01, 1.0]
+    assert PROBED_TABLE.missing(jobs)[1:] == jobs[1:]
+    [tuned, _] = plan(protocol="fine-tuned", label_ratios=(0.1,))
+    assert PROBED_TABLE.missing([tuned]) == [tuned]  # another protocol
+    assert plan(methods=()) == []
 
 
-def test_segmentation_makes_one_row_a_job(table_folder: Path) -> None:
-    models = pretrained(asg(seeds=(1,), methods=(), variants=("ita + irl",)))
-    assert [model.method for model in models] == ["random", "asg ita + irl"]
-    assert models[1].origin == "phantom-asg-ita + irl-1.0-1-demo"
-    jobs, _ = missing_jobs("segmentation", models[:1], ["phantom"], "frozen", None)
-    assert [job.ratios for job in jobs] == [(0.01,), (0.1,)]
+@pytest.mark.usefixtures("table_folder")
+def test_segmentation_makes_one_row_a_job_and_draws_are_one_job() -> None:
+    jobs = plan(Segmentation, methods=(), variants=("ita + irl",))
+    assert [job.model.method for job in jobs] == ["random"] * 2 + ["asg ita + irl"] * 2
+    assert jobs[2].model.origin == "phantom-asg-ita + irl-1.0-1-demo"
+    assert [job.parts for job in jobs[:2]] == [({"label_ratio": 0.01},), ({"label_ratio": 0.1},)]
+    random, clip = label_draws((1,), ("clip",), (), draws=2)
+    assert (random.needs, clip.needs != "") == ("", True)
+    assert str(random) == "phantom  random  1  demo  0.01  2 rows"
+    TABLES["label_draws"].add([random.key | {"draw": draw, "auc": 0.5} for draw in (0, 1)])
+    assert TABLES["label_draws"].missing([random, clip]) == [clip]
+    [more, _] = label_draws((1,), ("clip",), (), draws=3)
+    assert TABLES["label_draws"].missing([more])[0].parts == ({"draw": 2},)
 
 
-def test_summary_and_curves_of_the_rows_so_far(table_folder: Path) -> None:
+@pytest.mark.usefixtures("table_folder")
+def test_curves_and_intervals_of_the_rows_so_far() -> None:
     assert label_curves() == {}
-    assert downstream_summary("segmentation").empty
-    models = pretrained(asg(seeds=(1,), variants=()))
-    [job] = missing_jobs("linear_probe", models[:1], ["nih"], "frozen", None)[0]
-    rows = [row_of(job, 0.1, seed=seed, auc=auc) for seed, auc in ((1, 0.6), (2, 0.7), (3, 0.8))]
-    rows.append(row_of(job, 0.1, protocol="fine-tuned"))
-    rows.append(row_of(job, 0.1, method="asg ita + irl"))  # a row of the ablation's table
-    tables.add_rows(table_folder / "asg_linear_probe.csv", rows, KEY)
-    found = downstream_summary("linear_probe").set_index(["method", "protocol"])
-    assert found.loc[("random", "frozen"), ["seeds", "auc"]].tolist() == [3, "0.700 ± 0.100"]
-    assert {place: len(table) for place, table in label_curves().items()} == {("auc", "nih"): 3}
-
-
-def test_every_row_of_a_probe_is_shown_with_its_interval_and_the_findings_it_is_of(table_folder: Path) -> None:
     assert probe_intervals("nih").empty
-    models = pretrained(asg(seeds=(1,), variants=()))
-    [job] = missing_jobs("linear_probe", models[:1], ["nih"], "frozen", None)[0]
-    whole = {"low": 0.55, "high": 0.65, "n": 114, "findings": 8}
+    job, whole = plan(corpora=("nih",))[0], {"low": 0.55, "high": 0.65, "n": 114, "findings": 8}
     rows = [row_of(job, ratio, seed=seed, **whole) for ratio in (1.0, 0.1) for seed in (2, 1)]
-    tables.add_rows(table_folder / "asg_linear_probe.csv", rows, KEY)
-    found = probe_intervals("nih")
-    assert found.index.tolist() == [(0.1, "random", 1), (0.1, "random", 2), (1.0, "random", 1), (1.0, "random", 2)]
-    assert found.iloc[0].to_dict() == {"auc": 0.6} | whole
+    rows.append(row_of(job, 0.1, protocol="fine-tuned", auc=0.9))
+    rows.append(row_of(job, 0.1, method="asg ita + irl", auc=0.9))  # a row of the ablation's table
+    PROBED_TABLE.add(rows)
+    found = PROBED_TABLE.summary().set_index(["method", "protocol", "label_ratio"])
+    assert found.loc[("random", "frozen", 0.1), ["seeds", "auc"]].tolist() == [2, "0.600 ± 0.000"]
+    assert {place: len(table) for place, table in label_curves().items()} == {("auc", "nih"): 4}
+    shown = probe_intervals("nih")
+    assert shown.index.tolist() == [(0.1, "random", 1), (0.1, "random", 2), (1.0, "random", 1), (1.0, "random", 2)]
+    assert shown.iloc[0].to_dict() == {"auc": 0.6} | whole
     assert probe_intervals("rsna").empty
 
 
 def test_a_random_tower_has_the_weights_a_training_of_its_seed_starts_from() -> None:
-    from lgdea_core.model import build_model
-    from lgdea_core.training.loop import seed_everything
-
     config = RunConfig.from_preset("ci", method="clip", seed=5)
-    seed_everything(5)
-    started = build_model(config, ["There is a small left pleural effusion."])[0].image_tower
-    found = Pretrained(method="random", config=config, folder=None).tower(Mock(spec=Corpus))
+    with seeded(5):
+        started = build_model(config, ["There is a small left pleural effusion."])[0].image_tower
+    found = Pretrained(method="random", config=config, folder=None).tower(Mock(spec=Corpus), "cpu")
     assert all(torch.equal(value, found.state_dict()[name]) for name, value in started.state_dict().items())
 
 
@@ -276,13 +264,28 @@ def test_a_real_corpus_without_a_folder_is_an_error(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_both_experiments_make_rows_of_random_towers_once(table_folder: Path) -> None:
-    models = pretrained(asg(seeds=(5,), methods=("clip",), variants=(), preset="ci"))[:1]
-    for experiment, measure in (("linear_probe", "auc"), ("segmentation", "dice")):
-        jobs, _ = missing_jobs(experiment, models, ["phantom"], "frozen", (0.1,))
-        run_jobs(jobs, workers=2)
-        table = downstream.downstream_table(experiment)
-        assert table[measure].between(0, 1).all()
-        assert (table["low"] <= table[measure]).all()
-        assert table["pretrained"].isna().all()
-        assert missing_jobs(experiment, models, ["phantom"], "frozen", (0.1,))[0] == []
+@pytest.mark.usefixtures("table_folder")
+def test_random_towers_leave_rows_and_the_first_draw_is_the_probes_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (worlds, downstream):
+        monkeypatch.setattr(module, "project_root", lambda: tmp_path)
+    config = RunConfig.from_preset("ci", method="clip", seed=5, studies=150, image_size=32)
+    model = Pretrained(method="random", config=config, folder=None)
+    few = {"model": model, "corpus": "phantom"}
+    jobs = {
+        "asg_linear_probe": Probe(**few, parts=({"label_ratio": 0.2}, {"label_ratio": 1.0})),
+        "segmentation": Segmentation(**few, parts=({"label_ratio": 0.1},)),
+        "label_draws": Draws(**few, label_ratio=0.2, parts=({"draw": 0}, {"draw": 2})),
+    }
+    for name, job in jobs.items():
+        TABLES[name].add(job.run())
+        assert TABLES[name].missing([job]) == []
+    probe, decoder, draws = (TABLES[name].read() for name in jobs)
+    assert probe["auc"].between(0, 1).all()
+    assert (probe["low"] <= probe["auc"]).all()
+    assert probe["pretrained"].isna().all()
+    assert decoder["dice"].between(0, 1).all()
+    assert draws["draw"].tolist() == [0, 2]
+    assert draws["auc"].iloc[0] == probe["auc"].iloc[0]
+    assert draws["auc"].nunique() > 1, "another draw, another share"

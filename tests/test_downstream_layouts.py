@@ -14,9 +14,8 @@ from lgdea_core.data.corpora import FOLDERS
 from lgdea_core.data.corpora.siim import SIDE
 from lgdea_core.data.corpora.tables import CHEXPERT_LABELS
 from lgdea_core.evaluation.downstream import PROBE_TASKS, SEGMENTATION_TASKS
-from lgdea_core.evaluation.supervised import FROZEN
 from lgdea_core.experiments import downstream
-from lgdea_core.experiments.downstream import Job, Pretrained
+from lgdea_core.experiments.downstream import Pretrained, Probe, Segmentation
 
 BOX = (256, 256, 512, 512)
 """x, y, width and height of every lesion, in a frame of 1024 x 1024"""
@@ -114,11 +113,10 @@ def siim(root: Path) -> None:
 LAYOUTS = {"nih": nih, "rsna": rsna, "chexpert": chexpert, "covidx": covidx, "siim": siim}
 
 
-def row_of(experiment: str, corpus: str) -> dict[str, object]:
+def row_of(kind: type[Probe], corpus: str) -> dict[str, object]:
     """The row of a random tiny tower at all labels."""
     tower = Pretrained(method="random", config=RunConfig.from_preset("ci", image_size=32), folder=None)
-    job = Job(experiment=experiment, model=tower, corpus=corpus, protocol=FROZEN, ratios=(1.0,))
-    [row] = job.run()
+    [row] = kind(model=tower, corpus=corpus, parts=({"label_ratio": 1.0},)).run()
     return row
 
 
@@ -133,7 +131,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
 @pytest.mark.parametrize("corpus", sorted(set(PROBE_TASKS) - {"phantom"}))
 def test_a_probe_learns_what_the_layout_says(corpus: str, published: Callable[[str], None]) -> None:
     published(corpus)
-    row = row_of("linear_probe", corpus)
+    row = row_of(Probe, corpus)
     assert row["n"] == {"nih": 24, "rsna": 18, "chexpert": 24, "covidx": 24}[corpus]
     assert row["findings"] == (3 if corpus == "covidx" else 1)
     measure = "accuracy" if corpus == "covidx" else "auc"
@@ -150,7 +148,7 @@ def test_a_decoder_learns_what_the_layout_says(
     quick = replace(task, schedule=replace(task.schedule, learning_rate=1e-2, max_epochs=15))
     monkeypatch.setitem(SEGMENTATION_TASKS, corpus, quick)
     published(corpus)
-    row = row_of("segmentation", corpus)
+    row = row_of(Segmentation, corpus)
     healthy, films = {"nih": (12, 24), "rsna": (5, 18), "siim": (2, 3)}[corpus]
     assert row["n"] == films
     assert row["dice_empty"] == pytest.approx(healthy / films, abs=1e-4)

@@ -6,11 +6,8 @@ import pandas as pd
 import pytest
 
 from lgdea_core.experiments import paper_tables
-from lgdea_core.experiments.__main__ import _parser
-from lgdea_core.experiments.cells import FURTHER_MEASURES, KEY, MEASURES
 from lgdea_core.experiments.paper_tables import (
     COLUMNS,
-    MAKERS,
     caption_of,
     experiment_rows,
     missing_rows,
@@ -18,7 +15,7 @@ from lgdea_core.experiments.paper_tables import (
     read_published,
     write_paper_tables,
 )
-from lgdea_core.experiments.tables import GROUNDED
+from lgdea_core.experiments.tables import FURTHER_MEASURES, GROUNDED, MEASURES, TABLES, TRAINING
 from lgdea_core.experiments.worlds import WORLDS
 from lgdea_core.figures.tables import PUBLISHED, figure_paper_table
 
@@ -36,7 +33,7 @@ NAMES = {
 
 
 def row(method: str, seed: int, auc: float, ratio: float = 0.1, variant: str = "") -> dict[str, object]:
-    values = dict(zip(KEY, ("phantom", method, variant, ratio, seed, "demo"), strict=True))
+    values = dict(zip(TRAINING, ("phantom", method, variant, ratio, seed, "demo"), strict=True))
     return values | {"auc": auc, "cnr": 1.0, "commit": "0123456789abcdef"}
 
 
@@ -107,7 +104,7 @@ def test_the_command_writes_every_table_with_its_figure_and_says_what_is_missing
         assert (tables.parent / f"table_{name}.png").is_file() == (len(rows) > 0)
     assert "zero_shot: 1 rows of ours, 18 published -> figures/tables/paper/zero_shot.csv" in lines
     [line] = {line for line in lines if "no figures/tables/segmentation.csv" in line}  # of two tables
-    assert MAKERS["segmentation"] in line
+    assert TABLES["segmentation"].command in line
     assert lines[-1].startswith("LGDEA's own published numbers are not public to us")
 
 
@@ -259,9 +256,3 @@ def test_every_world_has_an_origin_and_an_unknown_one_is_refused() -> None:
     assert (origin_of("openi"), origin_of("mismatched")) == ("ours, real films", "ours, phantom")
     with pytest.raises(ValueError, match="expected a world of experiments or a corpus, got 'mars'"):
         origin_of("mars")
-
-
-def test_commands_named_for_missing_rows_exist() -> None:
-    commands = [maker.split()[3] for maker in MAKERS.values() if maker.startswith("python -m")]
-    assert commands
-    assert all(callable(_parser().parse_args([command]).run) for command in commands)

@@ -1,11 +1,11 @@
-"""One training of an experiment (a cell), and the row it leaves in a table."""
+"""A training of an experiment (a cell), and the row it leaves in a table."""
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,8 +20,9 @@ from lgdea_core.evaluation.regions import evaluate_regions
 from lgdea_core.evidence.extract import extract_evidence
 from lgdea_core.evidence.index import index_reports
 from lgdea_core.evidence.sections import report_sentences
-from lgdea_core.experiments.worlds import REAL, WORLDS, world_inputs
-from lgdea_core.model import LGDEAModel, LGDEAProcessor
+from lgdea_core.experiments.jobs import Job
+from lgdea_core.experiments.tables import FURTHER_MEASURES, MEASURES, REGION_MEASURES, RELATION_MEASURES
+from lgdea_core.experiments.worlds import REAL, WORLDS, build_world, world_inputs
 from lgdea_core.paths import git_commit, project_root, runs_folder
 from lgdea_core.relations import relation_quality
 from lgdea_core.runs.inputs import Inputs, fresh_model, hidden_truth, inputs_of, prepare_training
@@ -30,67 +31,14 @@ from lgdea_core.training.loop import train
 from lgdea_core.training.refresh import refresh_relations
 from lgdea_core.training.schedule import phase_at
 
-KEY = ("world", "method", "variant", "paired_ratio", "seed", "preset")
-"""What tells two rows of a table apart."""
-MEASURES = {
-    "cnr": ("grounding", "cnr_signed"),
-    "miou": ("grounding", "miou_biovil_t"),
-    "pointing": ("grounding", "pointing"),
-    "auc": ("zero-shot", "auc"),
-    "auc_global": ("zero-shot", "auc_global"),
-    "precision_at_5": ("retrieval", "precision_at_5"),
-    "recall_at_10": ("retrieval", "recall_at_10"),
-}
-"""column -> (task, metric) of the harness; see the docstrings there for the protocols"""
-FURTHER_MEASURES = {
-    "cnr_absolute": ("grounding", "cnr_absolute"),
-    "miou_afloc": ("grounding", "miou_afloc"),
-    "pixel_auc": ("grounding", "pixel_auc"),
-    "cnr_blind": ("grounding", "cnr_signed_blind"),
-    "miou_blind": ("grounding", "miou_biovil_t_blind"),
-    "pointing_blind": ("grounding", "pointing_blind"),
-    "cnr_swapped": ("grounding", "cnr_signed_swapped"),
-    "miou_swapped": ("grounding", "miou_biovil_t_swapped"),
-    "pointing_swapped": ("grounding", "pointing_swapped"),
-    "ap": ("zero-shot", "ap"),
-    "f1_oracle": ("zero-shot", "f1_oracle"),
-    "accuracy_oracle": ("zero-shot", "accuracy_oracle"),
-    "f1_validation": ("zero-shot", "f1_validation"),
-    "accuracy_validation": ("zero-shot", "accuracy_validation"),
-    "precision_at_5_commonest": ("retrieval", "precision_at_5_commonest"),
-    "recall_at_1": ("retrieval", "recall_at_1"),
-    "recall_at_10_text_to_image": ("retrieval", "recall_at_10_text_to_image"),
-}
-"""The same of what only the papers' tables show; rows of older code lack them."""
-REGION_MEASURES = {
-    "region_at_1": ("regions", "region_at_1"),
-    "region_at_1_chance": ("regions", "region_at_1_chance"),
-    "named_region_at_1": ("regions", "named_region_at_1"),
-    "named_region_at_1_chance": ("regions", "named_region_at_1_chance"),
-    "tag_auc": ("tags", "auc"),
-}
-"""The same of `evaluation.regions`, in rows of experiment `asg`; a method without a tag decoder has no `tag_auc`."""
-RELATION_MEASURES = (
-    "precision_at_1",
-    "base_rate",
-    "commonest_rate",
-    "label_auc",
-    "pair_lift",
-    "coverage",
-    "max_column_mass",
-    "effective_reports",
-)
-"""Columns `relation_<name>`: quality of the last relations against the hidden truth, where the method has any."""
 RESAMPLES, INTERVAL_RESAMPLES = 200, 1000
 """Bootstrap draws of an evaluation: most tables hold estimates and their spread over seeds, few hold intervals."""
-TRAINED_BY = "trained_by.txt"
-"""File beside a kept model: the commit of its training. Cells of two tables that are the same share their folder."""
 COPY = "-copy"
 """Ends the study_id of a known report that stands in for unpaired ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class Cell(Job):
     """What one training is, beyond its configuration."""
 
     config: RunConfig
@@ -120,82 +68,102 @@ class Cell:
             )
 
     @property
-    def key(self) -> tuple[Any, ...]:
-        """Values of `KEY`."""
+    def key(self) -> dict[str, Any]:
         config = self.config
-        return (self.world, config.method, self.variant, config.data.paired_ratio, config.seed, config.preset)
+        return {
+            "world": self.world,
+            "method": config.method,
+            "variant": self.variant,
+            "paired_ratio": config.data.paired_ratio,
+            "seed": config.seed,
+            "preset": config.preset,
+        }
 
     @property
     def folder(self) -> Path:
         """Where its checkpoint lies while it trains, and its model afterwards."""
-        name = "-".join(str(part) for part in self.key if part != "")
+        name = "-".join(str(part) for part in self.key.values() if part != "")
         return runs_folder() / "experiments" / name
 
+    @property
+    def place(self) -> Hashable:
+        return self.world, self.config.seed
 
-def run_cell(cell: Cell) -> dict[str, Any]:
-    """Train, evaluate, keep the model, and return the row."""
-    began = time.perf_counter()
-    inputs, trained = train_cell(cell)
-    seconds = time.perf_counter() - began
-    save_trained(trained, cell.folder / "model")
-    (cell.folder / TRAINED_BY).write_text(git_commit(project_root()) + "\n")
-    row = dict(zip(KEY, cell.key, strict=True)) | measure(cell, trained.state.model, trained.processor, inputs)
-    if find_method(cell.config.method).relations and cell.config.train.relation_steps:
-        row |= _relation_measures(cell, inputs, trained)
-    shutil.rmtree(cell.folder / "training")
-    world = WORLDS[cell.world]
-    return row | {
-        "films": world.films,
-        "reports": world.reports,
-        "steps": cell.config.train.total_steps,
-        "images_seen": images_seen(cell.config),
-        "seconds": round(seconds),
-        "commit": git_commit(project_root()),
-    }
+    def prepare(self) -> None:
+        build_world(self.world, self.config)
+
+    def inputs(self) -> Inputs:
+        """Corpus, crops and pools; the films that judge the model are among them."""
+        inputs = world_inputs(self.world, self.config)
+        if not self.known_reports:
+            return inputs
+        corpus = known_reports_only(inputs.corpus, inputs.pools)
+        return inputs_of(corpus, replace_fields(self.config, paired_ratio=1.0), progress=False)
+
+    def train(self, inputs: Inputs, evidence: pd.DataFrame, until: Literal["pairs", "end"] = "end") -> Trained:
+        """Train, or go on where a killed run stopped.
+
+        Args:
+            inputs: the cell's.
+            evidence: of all their reports.
+            until: phase after which to stop.
+        """
+        config = self.config
+        model, processor = fresh_model(config, inputs)
+        shown = with_shuffled_regions(inputs, config.seed) if self.shuffled_regions else inputs
+        data = prepare_training(config, shown, evidence, processor, shuffled=self.shuffled)
+        if self.whole_reports:
+            data = with_whole_reports(data, inputs.reports(inputs.pools.report_ids))
+        oracle = oracle_relations(inputs, data) if self.oracle else None
+        folder = self.folder / "training"
+        state, history = train(config, data, model, folder, until=until, fixed_graph=oracle, progress=False)
+        return Trained(state=state, history=history, processor=processor, data=data, config=config)
+
+    def measure(self, trained: Trained, inputs: Inputs, evidence: pd.DataFrame) -> dict[str, float | None]:
+        """What evaluation says of the trained model, by column; without truth, or a part of the model, one is left out.
+
+        Relations are those that the finished teacher infers; what has no case to count is None. They are left out where
+        they say nothing: an oracle's are perfect by construction, copies of known reports are nobody's own, and real
+        pools from several sources are labelled by several rules.
+        """
+        loaded = trained.state.model, trained.processor
+        resamples = INTERVAL_RESAMPLES if self.intervals else RESAMPLES
+        metrics = evaluate(*loaded, inputs, resamples=resamples, progress=False)
+        row = headline_measures(metrics, self.intervals, MEASURES | FURTHER_MEASURES)
+        if self.regions:  # on boxes with their true names, whatever training saw
+            found = evaluate_regions(*loaded, inputs, evidence, resamples=RESAMPLES)
+            row |= headline_measures(found, measures=REGION_MEASURES)
+        several = self.world in REAL and not len(inputs.pools.hidden_pairs)
+        relates = find_method(self.config.method).relations and self.config.train.relation_steps
+        if relates and not (self.oracle or self.known_reports or several):
+            relations = refresh_relations(trained.state.teacher, trained.data, self.config).relations
+            quality = relation_quality(relations, *hidden_truth(inputs, trained.data))
+            row |= {f"relation_{name}": rounded(quality[name]) for name in RELATION_MEASURES}
+        return row
+
+    def run(self) -> list[dict[str, Any]]:
+        """Train, evaluate, keep the model, and return the row."""
+        began, inputs = time.perf_counter(), self.inputs()
+        evidence = evidence_of(inputs, self.config)
+        trained = self.train(inputs, evidence)
+        seconds = time.perf_counter() - began
+        save_trained(trained, self.folder / "model")
+        row = self.key | self.measure(trained, inputs, evidence)
+        shutil.rmtree(self.folder / "training")
+        row |= {
+            "films": WORLDS[self.world].films,
+            "reports": WORLDS[self.world].reports,
+            "steps": self.config.train.total_steps,
+            "images_seen": images_seen(self.config),
+            "seconds": round(seconds),
+            "commit": git_commit(project_root()),
+        }
+        return [row]
 
 
-def cell_inputs(cell: Cell) -> Inputs:
-    """Corpus, crops and pools of a cell; the films that judge it are among them."""
-    inputs = world_inputs(cell.world, cell.config)
-    if not cell.known_reports:
-        return inputs
-    corpus = known_reports_only(inputs.corpus, inputs.pools)
-    return inputs_of(corpus, replace_fields(cell.config, paired_ratio=1.0), progress=False)
-
-
-def measure(cell: Cell, model: LGDEAModel, processor: LGDEAProcessor, inputs: Inputs) -> dict[str, float]:
-    """What evaluation says of a cell's model, by column: some or all of `measured_columns`."""
-    resamples = INTERVAL_RESAMPLES if cell.intervals else RESAMPLES
-    metrics = evaluate(model, processor, inputs, resamples=resamples, progress=False)
-    row = headline_measures(metrics, cell.intervals, MEASURES | FURTHER_MEASURES)
-    if cell.regions:  # on boxes with their true names, whatever training saw
-        test = inputs.corpus.split("test").studies
-        evidence, _ = extract_evidence(test, cell.config.data.extractor, progress=False)
-        found = evaluate_regions(model, processor, inputs, evidence, resamples=RESAMPLES)
-        row |= headline_measures(found, measures=REGION_MEASURES)
-    return row
-
-
-def measured_columns(cell: Cell) -> list[str]:
-    """The columns that `measure` fills; without truth, or without the part of the model, one has no value."""
-    columns = [*MEASURES, *FURTHER_MEASURES]
-    columns += [f"{name}_{end}" for name in columns for end in ("low", "high", "n")] if cell.intervals else []
-    return columns + (list(REGION_MEASURES) if cell.regions else [])
-
-
-def train_cell(cell: Cell) -> tuple[Inputs, Trained]:
-    """Train a cell, or go on where a killed run of it stopped."""
-    config, inputs = cell.config, cell_inputs(cell)
-    evidence, _ = extract_evidence(inputs.corpus.studies, config.data.extractor, progress=False)
-    model, processor = fresh_model(config, inputs)
-    shown = with_shuffled_regions(inputs, config.seed) if cell.shuffled_regions else inputs
-    data = prepare_training(config, shown, evidence, processor, shuffled=cell.shuffled)
-    if cell.whole_reports:
-        data = with_whole_reports(data, inputs.reports(inputs.pools.report_ids))
-    oracle = oracle_relations(inputs, data) if cell.oracle else None
-    folder = cell.folder / "training"
-    state, history = train(config, data, model, folder, fixed_graph=oracle, progress=False)
-    return inputs, Trained(state=state, history=history, processor=processor, data=data, config=config)
+def evidence_of(inputs: Inputs, config: RunConfig) -> pd.DataFrame:
+    """Rows of `evidence.parquet` for every report of the corpus."""
+    return extract_evidence(inputs.corpus.studies, config.data.extractor, progress=False)[0]
 
 
 def headline_measures(
@@ -267,20 +235,6 @@ def with_whole_reports(data: TrainingData, reports: list[str]) -> TrainingData:
     return replace(data, evidence=index, phrase_tokens=tokens, phrase_mask=mask, phrase_report=first)
 
 
-def _relation_measures(cell: Cell, inputs: Inputs, trained: Trained) -> dict[str, float | None]:
-    """Quality of the relations that the finished teacher infers; what has no case to count is None.
-
-    Nothing where that says nothing: an oracle's are perfect by construction, copies of known reports are nobody's own,
-    and real pools from several sources are labelled by several rules.
-    """
-    several = cell.world in REAL and not len(inputs.pools.hidden_pairs)
-    if cell.oracle or cell.known_reports or several:
-        return {}
-    relations = refresh_relations(trained.state.teacher, trained.data, cell.config).relations
-    quality = rounded(relation_quality(relations, *hidden_truth(inputs, trained.data)), RELATION_MEASURES)
-    return {f"relation_{name}": value for name, value in quality.items()}
-
-
-def rounded(quality: dict[str, Any], names: Sequence[str]) -> dict[str, float | None]:
-    """Some values of `relation_quality` for a table."""
-    return {name: None if quality[name] is None else round(quality[name], 4) for name in names}
+def rounded(value: float | None) -> float | None:
+    """A measure as tables hold it; None has no value."""
+    return None if value is None else round(value, 4)

@@ -1,14 +1,14 @@
-"""Linear probe and segmentation on pretrained towers: planned, resumable, one row for each share of the labels."""
+"""Linear probe and segmentation on the towers that `asg` has left: nothing is pretrained here."""
 
 import os
 import time
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, TypeVar
 
 import pandas as pd
-import torch
 
 from lgdea_core.config import METHODS, RunConfig
 from lgdea_core.data.corpora import FOLDERS, load_corpus
@@ -25,28 +25,22 @@ from lgdea_core.evaluation.downstream import (
 from lgdea_core.evaluation.linear_probe import ProbeScore
 from lgdea_core.evaluation.segmentation import SegmentationScore
 from lgdea_core.evaluation.supervised import FROZEN
-from lgdea_core.experiments.cells import Cell
-from lgdea_core.experiments.tables import add_rows, guessed_seconds, over_seeds, read_table, side_by_side, table_path
+from lgdea_core.experiments.jobs import Job
+from lgdea_core.experiments.plans import ASG_ABLATIONS, SEEDS, TOWERS, asg
+from lgdea_core.experiments.tables import TABLES
 from lgdea_core.experiments.worlds import build_world
 from lgdea_core.grounding import load
+from lgdea_core.inference import best_device
 from lgdea_core.paths import DATA_VARIABLE, git_commit, project_root
 from lgdea_core.runs.leaks import refuse_training_patients
 from lgdea_core.training.loop import seeded
 
+Score = TypeVar("Score", ProbeScore, SegmentationScore)
+
 RANDOM = "random"
 """Name of a tower with the initial weights of its seed."""
-KEY = ("corpus", "method", "protocol", "label_ratio", "seed", "preset")
-"""What tells two rows of a table apart."""
-TABLES = {"linear_probe": "asg_linear_probe", "segmentation": "segmentation"}
-"""experiment -> name of its table"""
-TASKS = {"linear_probe": PROBE_TASKS, "segmentation": SEGMENTATION_TASKS}
-"""experiment -> corpus -> task"""
 PROTOCOLS = {"linear_probe": (FROZEN, "fine-tuned"), "segmentation": (FROZEN, "tuned")}
 """experiment -> what happens to the tower; the first is the default"""
-MEASURES = ("auc", "accuracy", "dice", "dice_batches", "dice_positive", "dice_empty")
-"""Columns of which a summary has mean and deviation."""
-SECONDS = {"linear_probe": 5.0, "segmentation": 70.0}
-"""A row of preset demo, two at a time on two CPU cores: what a plan assumes before a table has rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,47 +54,28 @@ class Pretrained:
     """of the saved model; None: random weights"""
 
     @property
-    def ready(self) -> bool:
-        """Whether there is a model to load, or none is needed."""
-        return self.folder is None or (self.folder / "config.json").is_file()
-
-    @property
     def origin(self) -> str:
         """What the tower learnt from: the folder of its training, or nothing."""
         return self.folder.parent.name if self.folder is not None else ""
 
-    def tower(self, corpus: Corpus) -> ImageTower:
-        """The tower, in evaluation mode, on the GPU where there is one.
+    def tower(self, corpus: Corpus, device: str | None = None) -> ImageTower:
+        """The tower, in evaluation mode.
 
         Args:
             corpus: whose split test it will be judged on.
+            device: None takes the best there is.
 
         Raises:
             ValueError: the tower was trained on a patient of that split.
         """
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self.folder is not None:
-            model, _ = load(self.folder)
+            model, _ = load(self.folder, device)
             refuse_training_patients(model, corpus.split("test"))
-            return model.image_tower.to(device)
+            return model.image_tower
         config, size = self.config.model, self.config.data.image_size
         with seeded(self.config.seed):
             tower = ImageTower(image_tower_config(config.image_tower, size), config.dim, size, config.neck_width)
-        return tower.eval().to(device)
-
-
-def pretrained(cells: Sequence[Cell]) -> list[Pretrained]:
-    """The random tower of every seed, and the towers that the cells train."""
-    seeds = dict.fromkeys(cell.config.seed for cell in cells)
-    first = [next(cell.config for cell in cells if cell.config.seed == seed) for seed in seeds]
-    untrained = [Pretrained(method=RANDOM, config=config, folder=None) for config in first]
-    trained = [
-        Pretrained(
-            method=f"{cell.config.method} {cell.variant}".strip(), config=cell.config, folder=cell.folder / "model"
-        )
-        for cell in cells
-    ]
-    return [*untrained, *trained]
+        return tower.eval().to(device or best_device())
 
 
 def load_films(corpus: str, config: RunConfig) -> Films:
@@ -118,45 +93,6 @@ def load_films(corpus: str, config: RunConfig) -> Films:
         raise ValueError(f"corpus {corpus!r} needs the folder that holds its data; set {DATA_VARIABLE}")
     cache = project_root() / "data" / "cache"
     return Films(corpus=loaded, store=load_images(loaded, config.data.image_size, cache, progress=False))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One tower on one corpus: some rows of a table."""
-
-    experiment: Literal["linear_probe", "segmentation"]
-    model: Pretrained
-    corpus: str
-    protocol: str
-    """one of `PROTOCOLS`"""
-    ratios: tuple[float, ...]
-    """shares of the labels, each one row"""
-
-    def __str__(self) -> str:
-        shares = " ".join(f"{ratio:.0%}" for ratio in self.ratios)
-        config = self.model.config
-        return f"{self.corpus}  {self.model.method}  {self.protocol}  {shares}  {config.seed}  {config.preset}"
-
-    def key(self, ratio: float) -> tuple[Any, ...]:
-        """Values of `KEY`."""
-        config = self.model.config
-        return (self.corpus, self.model.method, self.protocol, ratio, config.seed, config.preset)
-
-    def run(self) -> list[dict[str, Any]]:
-        """Its rows."""
-        began = time.perf_counter()
-        probing, seed = self.experiment == "linear_probe", self.model.config.seed
-        films = load_films(self.corpus, self.model.config)
-        tower = self.model.tower(films.corpus)
-        measure, task = probe_scores if probing else segmentation_scores, TASKS[self.experiment][self.corpus]
-        scores = measure(films, task, tower, self.protocol, self.ratios, seed)
-        seconds = (time.perf_counter() - began) / len(scores)
-        common = {"pretrained": self.model.origin, "seconds": round(seconds, 1), "commit": git_commit(project_root())}
-        columns = probe_columns if probing else dice_columns
-        return [
-            dict(zip(KEY, self.key(ratio), strict=True)) | columns(score) | common
-            for ratio, score in zip(self.ratios, scores, strict=True)
-        ]
 
 
 def probe_columns(score: ProbeScore) -> dict[str, Any]:
@@ -190,69 +126,153 @@ def dice_columns(score: SegmentationScore) -> dict[str, Any]:
     }
 
 
-def missing_jobs(
-    experiment: str, models: Sequence[Pretrained], corpora: Sequence[str], protocol: str, ratios: Sequence[float] | None
-) -> tuple[list[Job], list[Pretrained]]:
-    """What has no row yet and can be made, and the models without which the rest cannot.
+@dataclass(frozen=True, kw_only=True)
+class TowerJob(Job):
+    """One tower on one corpus."""
 
-    Args:
-        experiment: one of `TABLES`.
-        models: trained or not.
-        corpora: keys of `TASKS`.
-        protocol: one of the experiment's `PROTOCOLS`.
-        ratios: shares of the labels; None takes each task's own.
+    model: Pretrained
+    corpus: str
+    device: str | None = None
+    """None takes the best there is"""
+
+    @property
+    def key(self) -> dict[str, Any]:
+        config = self.model.config
+        return {"corpus": self.corpus, "method": self.model.method, "seed": config.seed, "preset": config.preset}
+
+    @property
+    def needs(self) -> str:
+        if self.model.folder is None or (self.model.folder / "config.json").is_file():
+            return ""
+        return f"no model in {self.model.folder}; make it with `asg` (where asg.csv has its row, remove that first)"
+
+    @property
+    def place(self) -> Hashable:
+        return self.corpus, self.model.config.seed
+
+    def prepare(self) -> None:
+        load_films(self.corpus, self.model.config)
+
+    def run(self) -> list[dict[str, Any]]:
+        began = time.perf_counter()
+        films = load_films(self.corpus, self.model.config)
+        found = self.columns(films, self.model.tower(films.corpus, self.device))
+        seconds = (time.perf_counter() - began) / len(found)
+        common = {"pretrained": self.model.origin, "seconds": round(seconds, 1), "commit": git_commit(project_root())}
+        return [self.key | part | columns | common for part, columns in zip(self.parts, found, strict=True)]
+
+    @abstractmethod
+    def columns(self, films: Films, tower: ImageTower) -> list[dict[str, Any]]:
+        """The measures of every part."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(TowerJob):
+    """Linear probes, or fine-tuned towers; every part is a share of the labels (`label_ratio`)."""
+
+    tasks: ClassVar = PROBE_TASKS
+    """corpus -> what is learnt"""
+    protocol: str = FROZEN
+    """one of `PROTOCOLS`"""
+
+    @property
+    def key(self) -> dict[str, Any]:
+        return super().key | {"protocol": self.protocol}
+
+    def columns(self, films: Films, tower: ImageTower) -> list[dict[str, Any]]:
+        return [probe_columns(score) for score in self.scores(probe_scores, films, tower)]
+
+    def scores(self, learn: Callable[..., list[Score]], films: Films, tower: ImageTower) -> list[Score]:
+        """What `evaluation.downstream` says of every share."""
+        ratios = [part["label_ratio"] for part in self.parts]
+        return learn(films, self.tasks[self.corpus], tower, self.protocol, ratios, self.model.config.seed)
+
+
+class Segmentation(Probe):
+    """Decoders on the tower, frozen or tuned; parts as of a probe."""
+
+    tasks: ClassVar = SEGMENTATION_TASKS
+
+    def columns(self, films: Films, tower: ImageTower) -> list[dict[str, Any]]:
+        return [dice_columns(score) for score in self.scores(segmentation_scores, films, tower)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws(TowerJob):
+    """Linear probes on many draws of one share of the labels; every part is a `draw`."""
+
+    label_ratio: float
+
+    @property
+    def key(self) -> dict[str, Any]:
+        return super().key | {"label_ratio": self.label_ratio}
+
+    def columns(self, films: Films, tower: ImageTower) -> list[dict[str, Any]]:
+        task, seed, draws = PROBE_TASKS[self.corpus], self.model.config.seed, [part["draw"] for part in self.parts]
+        scores = probe_scores(films, task, tower, FROZEN, (self.label_ratio,), seed, max(draws) + 1)
+        columns = [{"auc": round(score.interval.estimate, 4), "findings": len(score.findings)} for score in scores]
+        return [columns[draw] for draw in draws]
+
+
+def judged(
+    kind: type[Probe],
+    seeds: Sequence[int] = SEEDS,
+    methods: Sequence[str] = TOWERS,
+    variants: Sequence[str] = tuple(ASG_ABLATIONS),
+    preset: str = "demo",
+    corpora: Sequence[str] = ("phantom",),
+    label_ratios: Sequence[float] | None = None,
+    protocol: str = FROZEN,
+    device: str | None = None,
+) -> list[Probe]:
+    """Every tower on every corpus at every share of the labels; None takes each task's own shares.
+
+    Shares of a probe are one job, for they share the features of the films; decoders share nothing.
     """
-    table = downstream_table(experiment)
-    done = set(table[list(KEY)].itertuples(index=False, name=None))
     jobs = []
     for corpus in corpora:
-        for model in models:
-            options = {"experiment": experiment, "model": model, "corpus": corpus, "protocol": protocol}
-            job = Job(ratios=tuple(ratios or TASKS[experiment][corpus].ratios), **options)
-            todo = tuple(ratio for ratio in job.ratios if job.key(ratio) not in done)
-            alone = [(ratio,) for ratio in todo] if experiment == "segmentation" else [todo]
-            jobs += [Job(ratios=part, **options) for part in alone if part]
-    untrained = [model for model in models if not model.ready and any(job.model == model for job in jobs)]
-    return [job for job in jobs if job.model.ready], untrained
+        parts = tuple({"label_ratio": ratio} for ratio in label_ratios or kind.tasks[corpus].ratios)
+        groups = [parts] if kind is Probe else [(part,) for part in parts]
+        options = {"corpus": corpus, "device": device, "protocol": protocol}
+        models = towers(seeds, methods, variants, preset)
+        jobs += [kind(model=model, parts=group, **options) for model in models for group in groups]
+    return jobs
 
 
-def minutes_of(jobs: Sequence[Job]) -> list[float | None]:
-    """Minutes each job should take: the median of the rows of its corpus, share and preset, else `SECONDS` or None."""
-    if not jobs:
-        return []
-    table = downstream_table(jobs[0].experiment)
-    measured = table.groupby(["corpus", "label_ratio", "preset"])["seconds"].median() if "seconds" in table else {}
-    minutes = []
-    for job in jobs:
-        preset = job.model.config.preset
-        guess = guessed_seconds(preset, SECONDS[job.experiment])
-        seconds = [measured.get((job.corpus, ratio, preset), guess) for ratio in job.ratios]
-        minutes.append(None if None in seconds else float(sum(seconds)) / 60)
-    return minutes
+def label_draws(
+    seeds: Sequence[int] = SEEDS,
+    methods: Sequence[str] = TOWERS,
+    variants: Sequence[str] = tuple(ASG_ABLATIONS),
+    preset: str = "demo",
+    label_ratio: float = 0.01,
+    draws: int = 12,
+    device: str | None = None,
+) -> list[Draws]:
+    """Every tower on many draws of a small share of the phantom's labels: one draw is some fifteen films."""
+    parts = tuple({"draw": draw} for draw in range(draws))
+    return [
+        Draws(model=model, corpus="phantom", device=device, label_ratio=label_ratio, parts=parts)
+        for model in towers(seeds, methods, variants, preset)
+    ]
 
 
-def run_jobs(jobs: Sequence[Job], workers: int) -> None:
-    """Make the rows, `workers` jobs at a time, each with its share of the CPU's threads; rows are never lost."""
-    path = table_path(TABLES[jobs[0].experiment])
-    wanted = {(job.corpus, job.model.config.seed): job.model.config for job in jobs}
-    for (corpus, _), config in wanted.items():
-        load_films(corpus, config)  # what is built on first use is built once
-    for rows in side_by_side(Job.run, jobs, workers, path.stem):
-        add_rows(path, rows, KEY)
-
-
-def downstream_table(experiment: str) -> pd.DataFrame:
-    """Rows so far of an experiment of `TABLES`."""
-    return read_table(table_path(TABLES[experiment]), KEY)
+def towers(seeds: Sequence[int], methods: Sequence[str], variants: Sequence[str], preset: str) -> list[Pretrained]:
+    """The random tower of every seed, and the towers that `plans.asg` trains."""
+    untrained, trained = {}, []
+    for cell in asg(seeds, methods, variants, preset):
+        config, name = cell.config, f"{cell.config.method} {cell.variant}".strip()
+        untrained.setdefault(config.seed, Pretrained(method=RANDOM, config=config, folder=None))
+        trained.append(Pretrained(method=name, config=config, folder=cell.folder / "model"))
+    return [*untrained.values(), *trained]
 
 
 def label_curves() -> dict[tuple[str, str], pd.DataFrame]:
     """Rows of frozen towers by (measure, corpus), variants left out: what `figures_asg.figure_label_curve` draws."""
     curves = {}
-    for experiment, measures in {"linear_probe": ("auc", "accuracy"), "segmentation": ("dice",)}.items():
-        table = downstream_table(experiment)
+    for name, measures in {"asg_linear_probe": ("auc", "accuracy"), "segmentation": ("dice",)}.items():
+        table = TABLES[name].read()
         frozen = table[(table["protocol"] == FROZEN) & table["method"].isin((RANDOM, *METHODS))]
-        for measure in (name for name in measures if name in table):
+        for measure in (column for column in measures if column in table):
             known = frozen.dropna(subset=[measure])
             curves |= {(measure, corpus): rows for corpus, rows in known.groupby("corpus")}
     return curves
@@ -263,11 +283,6 @@ def probe_intervals(corpus: str) -> pd.DataFrame:
 
     Columns `low` and `high` are over the test patients of that row, `findings` is how many the AUC is the mean of.
     """
-    rows = label_curves().get(("auc", corpus), downstream_table("linear_probe").iloc[:0])
+    rows = label_curves().get(("auc", corpus), TABLES["asg_linear_probe"].read().iloc[:0])
     ordered = rows.reindex(columns=["label_ratio", "method", "seed", "auc", "low", "high", "n", "findings"])
     return ordered.sort_values(["label_ratio", "method", "seed"]).set_index(["label_ratio", "method", "seed"])
-
-
-def downstream_summary(experiment: str) -> pd.DataFrame:
-    """`tables.over_seeds` of every measure."""
-    return over_seeds(downstream_table(experiment), KEY, MEASURES)

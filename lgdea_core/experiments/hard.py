@@ -1,16 +1,13 @@
 """The hard set, asked of models that `limited_pairing` has trained and kept: nothing is trained here."""
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from lgdea_core.config import RunConfig
 from lgdea_core.data.corpus import label_table
-from lgdea_core.data.images import load_images
-from lgdea_core.data.pairing import Pools
 from lgdea_core.data.phantom import PhantomConfig, build_hard_set, load_probes
 from lgdea_core.evaluation.bootstrap import Bootstrap
 from lgdea_core.evaluation.breakdown import (
@@ -27,70 +24,76 @@ from lgdea_core.evaluation.harness import GROUNDING_METRICS, phrase_samples
 from lgdea_core.evaluation.prompts import load_prompt_set
 from lgdea_core.evaluation.zero_shot import combine_channels, zero_shot_scores
 from lgdea_core.experiments.cells import RESAMPLES, Cell
-from lgdea_core.experiments.tables import add_rows, mean_and_sd, missing_cells, read_table, table_path
+from lgdea_core.experiments.jobs import Job
+from lgdea_core.experiments.plans import COMPARED, SEEDS, limited_pairing
+from lgdea_core.experiments.tables import TABLES
 from lgdea_core.grounding import load
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 from lgdea_core.paths import project_root
-from lgdea_core.runs.inputs import Inputs
+from lgdea_core.runs.inputs import Inputs, evaluation_inputs
 from lgdea_core.runs.leaks import refuse_training_patients
 
-logger = logging.getLogger("lgdea")
-
-MODEL = ("method", "paired_ratio", "seed", "preset")
-KEY = (*MODEL, "by", "group", "measure")
-"""What tells two rows of hard_set.csv apart. `by` is finding, size, side or stratum of the grounded phrases (or of the
-zero-shot AUC: size), side swap, or negation; see `evaluation.breakdown` for the measures."""
 RATIOS = (0.1, 1.0)
 SET_SEED = 0
 """Of the hard set: one set for all training seeds, whose patients are in no training phantom."""
-SECONDS_A_MODEL = 18.0
-"""Of preset demo, on one CPU core."""
+PER_STRATUM = 60
+"""Studies of each kind of hardness."""
 
 
-def missing_measures(cells: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
-    """The cells without rows whose model is there, and those whose model is not."""
-    table = read_table(table_path("hard_set"), KEY)
-    done = set(table[list(MODEL)].itertuples(index=False, name=None))
-    todo = [cell for cell in cells if _model_key(cell) not in done]
-    there = {cell.key: (cell.folder / "model" / "config.json").is_file() for cell in todo}
-    return [cell for cell in todo if there[cell.key]], [cell for cell in todo if not there[cell.key]]
+@dataclass(frozen=True, kw_only=True)
+class HardSet(Job):
+    """All questions of the hard set, asked of the model that a cell of `limited_pairing` has left."""
+
+    cell: Cell
+    device: str | None = None
+    """None takes the best there is"""
+
+    @property
+    def key(self) -> dict[str, Any]:
+        return {name: self.cell.key[name] for name in ("method", "paired_ratio", "seed", "preset")}
+
+    @property
+    def needs(self) -> str:
+        folder, table = self.cell.folder / "model", TABLES["limited_pairing"]
+        if (folder / "config.json").is_file():
+            return ""
+        key = self.key
+        options = " ".join(f"--{name}s {key[name]}" for name in ("seed", "method"))
+        command = f"{table.command} {options} --ratios {key['paired_ratio']} --preset {key['preset']}"
+        trained = not table.missing([self.cell])
+        first = f"  (after deleting its row from {table.path.name}, else nothing is trained)" if trained else ""
+        return f"no model in {folder}; make it with\n    {command}{first}"
+
+    @property
+    def place(self) -> Hashable:
+        return self.cell.config.data.image_size
+
+    def prepare(self) -> None:
+        hard_inputs(self.cell.config)
+
+    def run(self) -> list[dict[str, Any]]:
+        model, processor = load(self.cell.folder / "model", self.device)
+        inputs = hard_inputs(self.cell.config)
+        return [self.key | row for row in hard_rows(model, processor, inputs)]
 
 
-def how_to_train(cell: Cell) -> str:
-    """The command that makes the model of a cell of `limited_pairing`; one line."""
-    seed, ratio, method, preset = (
-        cell.config.seed,
-        cell.config.data.paired_ratio,
-        cell.config.method,
-        cell.config.preset,
-    )
-    command = "python -m lgdea_core.experiments limited_pairing "
-    command += f"--seeds {seed} --ratios {ratio} --methods {method} --preset {preset}"
-    path = table_path("limited_pairing")
-    trained = not missing_cells([cell], path)
-    return f"{command}  (after deleting its row from {path.name}, else nothing is trained)" if trained else command
+def hard(
+    seeds: Sequence[int] = SEEDS,
+    ratios: Sequence[float] = RATIOS,
+    methods: Sequence[str] = COMPARED,
+    preset: str = "demo",
+    device: str | None = None,
+) -> list[HardSet]:
+    """The hard set, asked of the models that limited_pairing left."""
+    return [HardSet(cell=cell, device=device) for cell in limited_pairing(seeds, ratios, methods, preset=preset)]
 
 
-def measure_hard_set(cells: Sequence[Cell]) -> None:
-    """Ask the models of some cells, one by one; the rows of each are added to hard_set.csv together."""
-    for cell in tqdm(cells, unit="model", desc="hard_set"):
-        inputs = hard_inputs(cell.config)
-        model, processor = load(cell.folder / "model")
-        key = dict(zip(MODEL, _model_key(cell), strict=True))
-        rows = [key | row for row in hard_rows(model, processor, inputs)]
-        add_rows(table_path("hard_set"), rows, KEY)
-
-
-def hard_inputs(config: RunConfig, per_stratum: int = 60) -> Inputs:
+def hard_inputs(config: RunConfig) -> Inputs:
     """The hard set of the phantom for evaluation: no pools."""
     size = config.data.image_size
-    folder = project_root() / "data" / f"hard-{per_stratum}x{size}-seed{SET_SEED}"
-    corpus = build_hard_set(PhantomConfig(image_size=size, seed=SET_SEED), folder, per_stratum, progress=False)
-    store = load_images(corpus, size, project_root() / "data" / "cache", progress=False)
-    none = pd.DataFrame(columns=["image_id", "report_id"])
-    return Inputs(
-        corpus=corpus, store=store, pools=Pools(image_ids=(), report_ids=(), seed_pairs=none, hidden_pairs=none)
-    )
+    folder = project_root() / "data" / f"hard-{PER_STRATUM}x{size}-seed{SET_SEED}"
+    corpus = build_hard_set(PhantomConfig(image_size=size, seed=SET_SEED), folder, PER_STRATUM, progress=False)
+    return evaluation_inputs(corpus, config, progress=False)
 
 
 def hard_rows(model: LGDEAModel, processor: LGDEAProcessor, inputs: Inputs) -> Iterator[dict[str, Any]]:
@@ -130,21 +133,3 @@ def _auc(model: LGDEAModel, processor: LGDEAProcessor, inputs: Inputs) -> pd.Dat
     table = auc_by_size(scores, corpus, corpus.images["study_id"].tolist(), findings, Bootstrap(resamples=RESAMPLES))
     macro = table[table["finding"] == "macro"]
     return macro.rename(columns={"size": "group", "metric": "measure"}).assign(by="size")
-
-
-def hard_summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean ± standard deviation over seeds: a row for every group and measure, a column for every method and ratio.
-
-    Empty without rows.
-    """
-    if table.empty:
-        return table
-    names = [f"{row.method} {row.paired_ratio:.0%}" for row in table.itertuples()]
-    groups = table.assign(model=names).groupby(["preset", "by", "group", "measure", "model"])["estimate"]
-    cells = groups.agg(lambda values: f"{mean_and_sd(values)} ({len(values)})")
-    return cells.unstack("model").reset_index()
-
-
-def _model_key(cell: Cell) -> tuple[Any, ...]:
-    config = cell.config
-    return (config.method, config.data.paired_ratio, config.seed, config.preset)

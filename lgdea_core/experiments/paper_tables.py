@@ -12,12 +12,10 @@ import pandas as pd
 from lgdea_core.config import METHODS, RunConfig
 from lgdea_core.data.corpora import CORPORA
 from lgdea_core.evaluation.supervised import FROZEN
-from lgdea_core.experiments.cells import KEY
 from lgdea_core.experiments.downstream import RANDOM
 from lgdea_core.experiments.plans import CONTROLS, SHUFFLED_REGIONS, TOWERS
-from lgdea_core.experiments.relations import KEY as RELATION_KEY
-from lgdea_core.experiments.remeasure import MEASURED
-from lgdea_core.experiments.tables import GROUNDED, OWN, beyond, read_table, summary, table_path, with_own
+from lgdea_core.experiments.relations import SETTINGS
+from lgdea_core.experiments.tables import GROUNDED, MEASURED, OWN, TABLES, TRAINING, beyond, with_own
 from lgdea_core.experiments.worlds import WORLDS, world_of
 from lgdea_core.figures import save_figure
 from lgdea_core.figures.tables import MEASURE_NAMES, PUBLISHED, figure_paper_table
@@ -45,7 +43,7 @@ FURTHER_NAMES = {
     "recall_at_1": "recall@1",
     "recall_at_10_text_to_image": "recall@10, text to image",
 }
-"""The same of `cells.FURTHER_MEASURES`."""
+"""The same of `tables.FURTHER_MEASURES`."""
 HEADLINE_RATIOS = (0.1, 1.0)
 """Paired ratios of the three tasks' tables; `pairing_ratios` has all."""
 TASKS = {
@@ -88,15 +86,6 @@ ASG_PARTS = {
     f"asg {SHUFFLED_REGIONS}": f"ASG: all, {SHUFFLED_REGIONS}",
 }
 """method of a probe -> row of ASG's ablation; IRA alone is what `clip` trains"""
-MAKERS = {
-    "limited_pairing": "python -m lgdea_core.experiments limited_pairing",
-    "ablation": "python -m lgdea_core.experiments ablation",
-    "real_films": "python -m lgdea_core.experiments real",
-    "asg": "python -m lgdea_core.experiments asg",
-    "asg_linear_probe": "python -m lgdea_core.experiments linear_probe",
-    "segmentation": "python -m lgdea_core.experiments segmentation",
-}
-"""file in figures/tables -> what writes it"""
 ORIGINS = {
     "generated": "ours, phantom",
     "lesions painted into real normal films": "ours, painted on real films",
@@ -124,18 +113,18 @@ def write_paper_tables() -> list[str]:
 
 def paper_tables() -> dict[str, pd.DataFrame]:
     """Every table by name, columns `COLUMNS`, ours first."""
-    pairing = read_table(table_path("limited_pairing"))
-    towers = read_table(table_path("asg"))
+    pairing = TABLES["limited_pairing"].read()
+    towers = TABLES["asg"].read()
     several = {
         "limited_pairing": pairing[pairing["paired_ratio"].isin(HEADLINE_RATIOS)],
         "asg": without_rows_of(pairing, towers[towers["variant"] == ""]),
-        "real_films": read_table(table_path("real_films")),
+        "real_films": TABLES["real_films"].read(),
     }
     ours = {
         name: _joined(experiment_rows(several[file], file, measures) for file in several)
         for name, measures in TASKS.items()
     }
-    variants = read_table(table_path("ablation"))
+    variants = TABLES["ablation"].read()
     controlled = several | {"ablation": variants[variants["variant"].isin(CONTROLS)]}
     ours["grounding_controls"] = _joined(_control_rows(table, file) for file, table in controlled.items())
     ours["pairing_ratios"] = experiment_rows(pairing, "limited_pairing", tuple(NAMES))
@@ -168,23 +157,19 @@ def missing_rows(name: str) -> list[str]:
     systems = dict.fromkeys(PROBES, (RANDOM, *TOWERS)) | {"asg_ablation": tuple(ASG_PARTS)}
     lines = []
     for file in files:
-        if not there(file):
-            lines.append(f"no figures/tables/{file}.csv; it comes from: {MAKERS[file]}")
+        table, command = TABLES[file].read(), TABLES[file].command
+        if table.empty:
+            lines.append(f"no figures/tables/{file}.csv; it comes from: {command}")
         elif name == "grounding_controls":
-            table = read_table(table_path(file)).reindex(columns=[*KEY, CONTROLLED[1]])
+            table = table.reindex(columns=[*TRAINING, CONTROLLED[1]])
             without = table[table[CONTROLLED[1]].isna()].groupby("method")["seed"].count()
             counts = ", ".join(f"{method} ({count})" for method, count in without.items())
             if counts:
                 lines.append(f"figures/tables/{file}.csv: rows of older code, without controls of grounding: {counts}")
-        elif absent := set(systems.get(name, ())) - set(pd.read_csv(table_path(file)).get("method", ())):
-            commands = f"{MAKERS['asg']}, then {MAKERS[file]}"
-            lines.append(f"figures/tables/{file}.csv lacks {', '.join(sorted(absent))}; first {commands}")
+        elif absent := set(systems.get(name, ())) - set(table["method"]):
+            names, first = ", ".join(sorted(absent)), TABLES["asg"].command
+            lines.append(f"figures/tables/{file}.csv lacks {names}; first {first}, then {command}")
     return lines
-
-
-def there(file: str) -> bool:
-    """Whether a committed table has been begun."""
-    return table_path(file).is_file()
 
 
 def read_published() -> pd.DataFrame:
@@ -203,7 +188,7 @@ def experiment_rows(table: pd.DataFrame, file: str, measures: Sequence[str]) -> 
     """
     names = NAMES | FURTHER_NAMES | OWN_NAMES
     rows = []
-    for values, group in table.groupby([name for name in KEY if name != "seed"], sort=True):
+    for values, group in table.groupby([name for name in TRAINING if name != "seed"], sort=True):
         world, method, variant, ratio, preset = values
         shared = {
             "system": f"{method}: {variant}" if variant else method,
@@ -227,10 +212,7 @@ def probe_rows(file: str, measures: Mapping[str, str], systems: Mapping[str, str
         measures: its columns with their names.
         systems: its methods, in the order of the rows, with their names; others are left out.
     """
-    if not there(file):
-        return pd.DataFrame()
-    rows = []
-    table = pd.read_csv(table_path(file))
+    rows, table = [], TABLES[file].read()
     table = table[table["protocol"].eq(FROZEN) & table["method"].isin(systems)]
     table = table.assign(method=pd.Categorical(table["method"], list(systems)))
     keys = ["corpus", "method", "label_ratio", "preset"]
@@ -272,7 +254,7 @@ def differences(pairing: pd.DataFrame, variants: pd.DataFrame, base: str) -> pd.
     """
     rows = with_own(pd.concat([as_it_is(pairing, variants).assign(variant=WHOLE), variants]))
     chosen = rows["variant"] == base
-    return summary(beyond(rows[~chosen], rows[chosen]))
+    return TABLES["ablation"].summary(beyond(rows[~chosen], rows[chosen]))
 
 
 def without_rows_of(table: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
@@ -290,19 +272,19 @@ def parted(table: pd.DataFrame, *columns: str) -> dict[str, pd.DataFrame]:
 def relation_base(preset: str) -> dict[str, object]:
     """Settings that the sweeps of relations.csv start from, by column."""
     config = RunConfig.from_preset(preset)
-    settings = {name: getattr(config.graph, name) for name in RELATION_KEY if hasattr(config.graph, name)}
+    settings = {name: getattr(config.graph, name) for name in SETTINGS}
     return settings | {"relations": config.graph.mode, "pair_steps": config.train.pair_steps}
 
 
 def _control_rows(table: pd.DataFrame, file: str) -> pd.DataFrame:
     """Grounding with its controls, of those rows alone that have them: older code had none."""
-    known = table.reindex(columns=[*KEY, "commit", MEASURED, *CONTROLLED]).dropna(subset=list(CONTROLLED))
+    known = table.reindex(columns=[*TRAINING, "commit", MEASURED, *CONTROLLED]).dropna(subset=list(CONTROLLED))
     return experiment_rows(with_own(known), file, (*CONTROLLED, *OWN_NAMES))
 
 
 def _ablation_rows(pairing: pd.DataFrame) -> pd.DataFrame:
     """Variants, and the method as it is at the same ratio, preset and world."""
-    variants = read_table(table_path("ablation"))
+    variants = TABLES["ablation"].read()
     if variants.empty:
         return pd.DataFrame()
     measures, whole = tuple(NAMES), as_it_is(pairing, variants).assign(variant=WHOLE)

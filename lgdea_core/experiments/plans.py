@@ -8,6 +8,7 @@ from typing import Any
 from lgdea_core.config import RunConfig, TrainConfig, replace_fields
 from lgdea_core.experiments.cells import Cell
 from lgdea_core.experiments.worlds import REAL, world_of
+from lgdea_core.methods.lgdea import WITHOUT_EXTENSIONS
 
 SEEDS = (1, 2, 3)
 """Seeds of the tables. Everything was chosen on others: 100 and 101; the notebooks show 0."""
@@ -22,7 +23,7 @@ PHRASES = "phrases and patches alone"
 """A local baseline on evidence phrases: contrast of pairs and local loss; no prototypes, text phase or relations.
 
 It sees no unpaired image. Phrases of unpaired reports are asked of paired films, as in every batch of `lgdea`
-(`batches.sample_batch`); `PAIRED_PHRASES` has none."""
+(`sampling.sample_batch`); `PAIRED_PHRASES` has none."""
 PAIRED_PHRASES = f"{PHRASES}, known reports"
 PHRASES_CONTROL = f"{CONTROL}, {PHRASES}"
 CONTROLS = (CONTROL, PAIRS_CONTROL, PHRASES_CONTROL)
@@ -34,8 +35,6 @@ SILENT = {
     "evidence_unpaired": 0.0,
 }
 """Loss weights without prototypes: nothing is asked of evidence distributions."""
-PAPER_TERMS = {"local": 0.0, "local_unpaired": 0.0, "lesion": 0.0, "text": 0.0, "consistency": 0.0}
-"""Loss weights without our extensions: the terms that the paper names."""
 MATCHED_SHARPNESS = 3.0
 """Sharpness at which the affinity alone spreads over as many reports as graph*affinity at its defaults.
 
@@ -71,7 +70,7 @@ ABLATIONS = {
         changes={"mode": "affinity", "affinity_sharpness": MATCHED_SHARPNESS}
     ),
     "relations: oracle": Variant(changes={"mode": "graph"}, switches={"oracle": True}),
-    "paper's terms": Variant(changes={"mode": "graph"} | PAPER_TERMS),
+    "paper's terms": Variant(changes={"mode": "graph"} | WITHOUT_EXTENSIONS),
     PHRASES: _TWO_TERMS,
     PAIRED_PHRASES: replace(_TWO_TERMS, switches={"known_reports": True}),
     "without local losses": Variant(changes={"mode": "graph", "local": 0.0, "local_unpaired": 0.0}),
@@ -115,7 +114,7 @@ def limited_pairing(
 ) -> list[Cell]:
     """Methods x paired ratios x seeds on one budget; None takes the ratios of the world."""
     return [
-        Cell(world=world, config=_config(world, preset, method, ratio, seed))
+        Cell(world=world, config=config_of(world, preset, method, ratio, seed))
         for ratio in ratios or world_of(world).ratios
         for seed in seeds
         for method in methods
@@ -147,7 +146,7 @@ def ablation(
     if unknown:
         raise ValueError(f"unknown variants {sorted(unknown)}; known: {', '.join(ABLATIONS)}")
     return [
-        _ablated(name, _config(world, preset, method, ratio, seed), world)
+        _ablated(name, config_of(world, preset, method, ratio, seed), world)
         for ratio in ratios
         for seed in seeds
         for name in variants
@@ -164,7 +163,7 @@ def asg(
     """Towers for the downstream tasks, trained on the phantom with all its pairs: methods, and variants of `asg`."""
     cells = []
     for seed in seeds:
-        configs = {name: _config("phantom", preset, name, 1.0, seed) for name in (*methods, "asg")}
+        configs = {name: config_of("phantom", preset, name, 1.0, seed) for name in (*methods, "asg")}
         cells += [Cell(config=configs[name]) for name in methods]
         for name in variants:
             config = replace_fields(configs["asg"], **ASG_ABLATIONS[name])
@@ -182,7 +181,7 @@ def real(
     cells = []
     for world, seed in itertools.product(worlds, seeds):
         configs = [
-            _config(world, preset, method, ratio, seed) for ratio in world_of(world).ratios for method in methods
+            config_of(world, preset, method, ratio, seed) for ratio in world_of(world).ratios for method in methods
         ]
         cells += [Cell(world=world, config=config) for config in configs]
         cells += [_ablated(CONTROL, config, world) for config in configs]
@@ -199,7 +198,12 @@ def _ablated(name: str, config: RunConfig, world: str) -> Cell:
     return Cell(world=world, config=config, variant=name, **variant.switches)
 
 
-def _config(world: str, preset: str, method: str, ratio: float, seed: int) -> RunConfig:
+def config_of(world: str, preset: str, method: str, ratio: float, seed: int) -> RunConfig:
+    """Configuration of a method as it is in a world; where nothing is unpaired, all steps are on pairs.
+
+    Raises:
+        ValueError: unknown world, or a ratio that it has not.
+    """
     place = world_of(world)
     if world == "mismatched" and ratio == 1:
         raise ValueError(f"world {world!r} differs from the phantom in its unpaired reports: take ratios below 1")

@@ -1,143 +1,167 @@
-"""Tables of experiments: cells are trained side by side, and each row is written as soon as it is there."""
+"""Tables of the experiments, one file each in figures/tables: which rows are there, and what they say over seeds."""
 
-import logging
-import multiprocessing
-import os
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
-import torch
 from filelock import FileLock
-from tqdm.auto import tqdm
 
-from lgdea_core.experiments.cells import KEY, MEASURES, REGION_MEASURES, Cell, run_cell
-from lgdea_core.experiments.worlds import build_world
 from lgdea_core.paths import project_root
 
-logger = logging.getLogger("lgdea")
+AnyJob = TypeVar("AnyJob")
+"""a `jobs.Job`"""
 
-Work = TypeVar("Work")
-Made = TypeVar("Made")
-
-SECONDS_A_STEP = {
-    "clip": 0.28, "gloria": 0.45, "mgca": 0.53, "medclip": 0.35, "biovil": 0.59, "prior": 0.5, "medklip": 0.75,
-    "carzero": 0.56, "asg": 0.8, "lgdea": 0.5, "lgdea+asg": 0.9,
-}  # fmt: skip
-"""Of preset demo, two trainings side by side on two CPU cores: what a plan assumes before a table has rows."""
-GUESSED_ON = "demo"
-"""Preset of every such guess: what another costs is unknown before it has rows."""
+MEASURES = {
+    "cnr": ("grounding", "cnr_signed"),
+    "miou": ("grounding", "miou_biovil_t"),
+    "pointing": ("grounding", "pointing"),
+    "auc": ("zero-shot", "auc"),
+    "auc_global": ("zero-shot", "auc_global"),
+    "precision_at_5": ("retrieval", "precision_at_5"),
+    "recall_at_10": ("retrieval", "recall_at_10"),
+}
+"""column -> (task, metric) of the harness; see the docstrings there for the protocols"""
+FURTHER_MEASURES = {
+    "cnr_absolute": ("grounding", "cnr_absolute"),
+    "miou_afloc": ("grounding", "miou_afloc"),
+    "pixel_auc": ("grounding", "pixel_auc"),
+    "cnr_blind": ("grounding", "cnr_signed_blind"),
+    "miou_blind": ("grounding", "miou_biovil_t_blind"),
+    "pointing_blind": ("grounding", "pointing_blind"),
+    "cnr_swapped": ("grounding", "cnr_signed_swapped"),
+    "miou_swapped": ("grounding", "miou_biovil_t_swapped"),
+    "pointing_swapped": ("grounding", "pointing_swapped"),
+    "ap": ("zero-shot", "ap"),
+    "f1_oracle": ("zero-shot", "f1_oracle"),
+    "accuracy_oracle": ("zero-shot", "accuracy_oracle"),
+    "f1_validation": ("zero-shot", "f1_validation"),
+    "accuracy_validation": ("zero-shot", "accuracy_validation"),
+    "precision_at_5_commonest": ("retrieval", "precision_at_5_commonest"),
+    "recall_at_1": ("retrieval", "recall_at_1"),
+    "recall_at_10_text_to_image": ("retrieval", "recall_at_10_text_to_image"),
+}
+"""The same of what only the papers' tables show; rows of older code lack them."""
+REGION_MEASURES = {
+    "region_at_1": ("regions", "region_at_1"),
+    "region_at_1_chance": ("regions", "region_at_1_chance"),
+    "named_region_at_1": ("regions", "named_region_at_1"),
+    "named_region_at_1_chance": ("regions", "named_region_at_1_chance"),
+    "tag_auc": ("tags", "auc"),
+}
+"""The same of `evaluation.regions`, in rows of experiment `asg`; a method without a tag decoder has no `tag_auc`."""
+RELATION_MEASURES = (
+    "precision_at_1",
+    "base_rate",
+    "commonest_rate",
+    "label_auc",
+    "pair_lift",
+    "coverage",
+    "max_column_mass",
+    "effective_reports",
+)
+"""Quality of relations against the hidden truth (`relations.relation_quality`); `relation_<name>` in rows of trainings
+whose method has any: that of the last relations."""
 GROUNDED = ("cnr", "miou", "pointing")
 """Measures of grounding that have controls (`evaluation.controls`)."""
 OWN = tuple(f"{name}_own" for name in GROUNDED)
 """`<measure>_own = <measure> - <measure>_swapped`: what the film itself adds, in units of the measure."""
+MEASURED = "measured_commit"
+"""Column: the code that measured a row again after its training; empty where `commit` has done both."""
+REFERENCE = "clip"
+"""The method that the others are compared with in label_draws.csv, draw by draw."""
 
 
-def table_path(name: str) -> Path:
-    """`figures/tables/<name>.csv`."""
-    return project_root() / "figures" / "tables" / f"{name}.csv"
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A file of rows, whose columns `key` tell two rows apart."""
+
+    name: str
+    """of the file"""
+    experiment: str
+    """whose jobs make its rows"""
+    key: tuple[str, ...]
+    measures: tuple[str, ...] = ()
+    """columns that a summary shows where the table has them"""
+    summarise: Callable[[pd.DataFrame], pd.DataFrame] | None = None
+    """what a summary shows instead"""
+
+    @property
+    def path(self) -> Path:
+        """`figures/tables/<name>.csv`."""
+        return project_root() / "figures" / "tables" / f"{self.name}.csv"
+
+    @property
+    def command(self) -> str:
+        """What makes the rows that are missing."""
+        return f"python -m lgdea_core.experiments {self.experiment}"
+
+    def __str__(self) -> str:
+        return f"{len(self.read())} rows in figures/tables/{self.name}.csv; missing ones come from: {self.command}"
+
+    def read(self) -> pd.DataFrame:
+        """Rows so far; only the key's columns where there is no table yet. An empty variant is "", not missing."""
+        if not self.path.is_file():
+            return pd.DataFrame(columns=list(self.key))
+        return pd.read_csv(self.path).fillna({"variant": ""})
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add rows, all of them or none, and keep the table sorted by its key; a row that is there stays as it is.
+
+        Several processes may add to one table: each waits for its turn to read, add and replace the file as a whole.
+        The empty lock beside it stays, for others may wait on it.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path.with_name(f".{self.path.name}.lock")):
+            old = self.read()
+            there = _values(old, self.key)
+            new = pd.DataFrame([row for row in rows if tuple(row[name] for name in self.key) not in there])
+            if new.empty:
+                return
+            new = new[[*self.key, *(name for name in new if name not in self.key)]]
+            table = pd.concat([old, new], ignore_index=True) if len(old) else new
+            part = self.path.with_name(self.path.name + ".part")
+            table.sort_values(list(self.key), ignore_index=True).to_csv(part, index=False)
+            part.rename(self.path)
+
+    def missing(self, jobs: Iterable[AnyJob]) -> list[AnyJob]:
+        """The jobs with a row that is not there yet, each with these parts alone."""
+        rows, there, todo = self.read(), {}, []
+        for job in jobs:
+            left = []
+            for part in job.parts:
+                wanted = {**job.key, **part}
+                columns = tuple(wanted)
+                if columns not in there:
+                    there[columns] = _values(rows, columns)
+                if tuple(wanted.values()) not in there[columns]:
+                    left.append(part)
+            if left:
+                todo.append(replace(job, parts=tuple(left)))
+        return todo
+
+    def summary(self, rows: pd.DataFrame | None = None) -> pd.DataFrame:
+        """`mean_and_sd` of every measure over rows that differ in their seed alone, and how many seeds.
+
+        A measure that some of the seeds lack is over the others; without rows the summary is empty.
+
+        Args:
+            rows: None takes those of the table.
+        """
+        rows = self.read() if rows is None else rows
+        if rows.empty:
+            return rows
+        if self.summarise is not None:
+            return self.summarise(rows)
+        rows = with_own(rows)
+        groups = rows.groupby([name for name in self.key if name != "seed"], sort=True)
+        measured = groups[[name for name in rows if name in self.measures]].agg(mean_and_sd)
+        return pd.concat([groups["seed"].nunique().rename("seeds"), measured], axis=1).reset_index()
 
 
-def read_table(path: Path, key: Sequence[str] = KEY) -> pd.DataFrame:
-    """Rows so far; empty where there is no table yet. An empty variant is "", not missing."""
-    if not path.is_file():
-        return pd.DataFrame(columns=list(key))
-    return pd.read_csv(path).fillna({"variant": ""})
-
-
-def add_row(path: Path, row: dict[str, Any], key: Sequence[str] = KEY) -> None:
-    """Add a row and keep the table sorted by its key; the file is replaced as a whole."""
-    add_rows(path, [row], key)
-
-
-def add_rows(path: Path, rows: Sequence[dict[str, Any]], key: Sequence[str] = KEY) -> None:
-    """Add several rows at once, as `add_row` does: all of them or none.
-
-    Several processes may add to one table: each waits for its turn to read, add and replace.
-    """
-    with _alone_with(path):
-        _write(path, read_table(path, key), rows, key)
-
-
-def replace_values(path: Path, values: dict[str, Any], key: Sequence[str] = KEY) -> None:
-    """Change some values of a row, or add some; the others stay.
-
-    Args:
-        path: of the table.
-        values: by column, those of the key among them, which say which row.
-        key: columns that tell two rows apart.
-
-    Raises:
-        ValueError: the table has no such row.
-    """
-    with _alone_with(path):
-        table = read_table(path, key)
-        own = (table[list(key)] == [values[name] for name in key]).all(axis=1)
-        if not own.any():
-            raise ValueError(f"{path}: no row {', '.join(str(values[name]) for name in key)}; it is gone")
-        _write(path, table[~own], [table[own].iloc[0].to_dict() | values], key)
-
-
-def _alone_with(path: Path) -> FileLock:
-    """What a process holds while it changes a table; the empty file beside it stays, for others may wait on it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path.with_name(f".{path.name}.lock"))
-
-
-def _write(path: Path, old: pd.DataFrame, rows: Sequence[dict[str, Any]], key: Sequence[str]) -> None:
-    new = pd.DataFrame(rows)
-    table = pd.concat([old, new], ignore_index=True) if len(old) else new
-    part = path.with_name(path.name + ".part")
-    table.sort_values(list(key), ignore_index=True).to_csv(part, index=False)
-    part.rename(path)
-
-
-def with_own(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with `OWN`, run by run, so that its deviation is that of the differences; none without the control."""
-    known = [name for name in GROUNDED if {name, f"{name}_swapped"} <= set(table)]
-    own = {f"{name}_own": table[name] - table[f"{name}_swapped"] for name in known}
-    return pd.concat([table, pd.DataFrame(own, index=table.index)], axis=1)
-
-
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """`over_seeds` of every measure of the trainings."""
-    measures = {*MEASURES, *OWN, *REGION_MEASURES}
-    table = with_own(table)
-    return over_seeds(table, KEY, [name for name in table if name in measures or name.startswith("relation_")])
-
-
-def over_seeds(table: pd.DataFrame, key: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
-    """`mean_and_sd` of columns over rows that differ in their seed alone, and how many seeds; empty without rows.
-
-    A measure that some of the seeds lack is over the others.
-
-    Args:
-        table: has the columns.
-        key: what tells two rows apart.
-        columns: which; ones that the table lacks are left out.
-    """
-    if table.empty:
-        return table
-    groups = table.groupby([name for name in key if name != "seed"], sort=True)
-    measured = groups[[name for name in columns if name in table]].agg(mean_and_sd)
-    return pd.concat([groups["seed"].nunique().rename("seeds"), measured], axis=1).reset_index()
-
-
-def beyond(rows: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
-    """Differences in `MEASURES` and `OWN` of rows to those of a base of the same world, method, ratio, seed and preset.
-
-    Args:
-        rows: of variants; ones without such a row in `base` are left out, as are measures that a table lacks.
-        base: rows of one variant, or of the methods as they are.
-    """
-    same = [name for name in KEY if name != "variant"]
-    measured = [name for name in (*MEASURES, *OWN) if name in rows and name in base]
-    pairs = rows.merge(base[[*same, *measured]], on=same, suffixes=("", "_base"), validate="many_to_one")
-    return pairs[list(KEY)].assign(**{name: pairs[name] - pairs[f"{name}_base"] for name in measured})
+def _values(rows: pd.DataFrame, columns: Sequence[str]) -> set[tuple[Any, ...]]:
+    return set(rows[list(columns)].itertuples(index=False, name=None))
 
 
 def mean_and_sd(values: pd.Series) -> str:
@@ -148,67 +172,97 @@ def mean_and_sd(values: pd.Series) -> str:
     return f"{known.mean():.3f}" + (f" ± {known.std():.3f}" if len(known) > 1 else "")
 
 
-def missing_cells(cells: Sequence[Cell], path: Path) -> list[Cell]:
-    """The cells that have no row yet."""
-    done = set(read_table(path)[list(KEY)].itertuples(index=False, name=None))
-    return [cell for cell in cells if cell.key not in done]
+def with_own(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with `OWN`, run by run, so that its deviation is that of the differences; none without the control."""
+    known = [name for name in GROUNDED if {name, f"{name}_swapped"} <= set(rows)]
+    own = {f"{name}_own": rows[name] - rows[f"{name}_swapped"] for name in known}
+    return pd.concat([rows, pd.DataFrame(own, index=rows.index)], axis=1)
 
 
-def guessed_seconds(preset: str, seconds: float) -> float | None:
-    """A guess, or None where it was not taken on this preset."""
-    return seconds if preset == GUESSED_ON else None
+def beyond(rows: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
+    """Differences in `MEASURES` and `OWN` of rows to those of a base of the same world, method, ratio, seed and preset.
 
-
-def estimated_minutes(cells: Sequence[Cell], path: Path) -> list[float | None]:
-    """Minutes each cell should take: the median of its method's rows, else `SECONDS_A_STEP` where it holds, or None."""
-    table = read_table(path)
-    timed = table.dropna(subset=["seconds"]) if "seconds" in table else table
-    measured = timed.groupby(["method", "preset"])["seconds"].median() if len(timed) else {}
-    minutes = []
-    for cell in cells:
-        config = cell.config
-        guess = guessed_seconds(config.preset, SECONDS_A_STEP[config.method] * config.train.total_steps)
-        seconds = measured.get((config.method, config.preset), guess)
-        minutes.append(None if seconds is None else float(seconds) / 60)
-    return minutes
-
-
-def run_cells(cells: Sequence[Cell], path: Path, workers: int) -> None:
-    """Train the cells without a row, `workers` at a time, each with its share of the CPU's threads.
-
-    A killed run loses what was training (and goes on from its checkpoint); rows are never lost.
+    Args:
+        rows: of variants; ones without such a row in `base` are left out, as are measures that a table lacks.
+        base: rows of one variant, or of the methods as they are.
     """
-    todo = missing_cells(cells, path)
-    build_worlds(todo)
-    for row in side_by_side(run_cell, todo, workers, path.stem):
-        add_row(path, row)
-        logger.info("%s", row)
+    same = [name for name in TRAINING if name != "variant"]
+    measured = [name for name in (*MEASURES, *OWN) if name in rows and name in base]
+    pairs = rows.merge(base[[*same, *measured]], on=same, suffixes=("", "_base"), validate="many_to_one")
+    return pairs[list(TRAINING)].assign(**{name: pairs[name] - pairs[f"{name}_base"] for name in measured})
 
 
-def build_worlds(cells: Sequence[Cell]) -> None:
-    """Make what is made on first use once, before several processes want it."""
-    for world, config in {(cell.world, cell.config.seed): (cell.world, cell.config) for cell in cells}.values():
-        build_world(world, config)
+def hard_summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean ± sd over seeds (their number): a row for every group and measure, a column for every method and ratio."""
+    names = [f"{row.method} {row.paired_ratio:.0%}" for row in rows.itertuples()]
+    groups = rows.assign(model=names).groupby(["preset", "by", "group", "measure", "model"])["estimate"]
+    return groups.agg(lambda values: f"{mean_and_sd(values)} ({len(values)})").unstack("model").reset_index()
 
 
-def side_by_side(make: Callable[[Work], Made], todo: Sequence[Work], workers: int, name: str) -> Iterator[Made]:
-    """What `make` makes of each, in the order of completion: `workers` processes, which share the CPU's threads.
+def draws_summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean over draws, then mean and deviation over seeds; likewise of the difference to `REFERENCE`, draw by draw.
 
-    They end with this process, even where it is killed: else they would train on beside the run that resumes them.
+    Returns:
+        Columns method, label_ratio, preset, seeds, draws (of all seeds), auc, less_reference and won: the share of the
+        draws in which the method is above the reference; the last two over the draws that both have.
     """
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(threads,)) as pool:
-        futures = [pool.submit(make, work) for work in todo]
-        for future in tqdm(as_completed(futures), total=len(futures), unit="model", desc=name):
-            yield future.result()
+    draw = ["corpus", "label_ratio", "preset", "seed", "draw"]
+    reference = rows[rows["method"] == REFERENCE].set_index(draw)["auc"].rename("reference")
+    paired = rows.join(reference, on=draw)
+    paired = paired.assign(less_reference=paired["auc"] - paired["reference"])
+    lines = []
+    for (method, ratio, preset), group in paired.groupby(["method", "label_ratio", "preset"]):
+        of_seed = group.groupby("seed")[["auc", "less_reference"]].mean()
+        known = group["less_reference"].dropna()
+        lines.append(
+            {"method": method, "label_ratio": ratio, "preset": preset, "seeds": len(of_seed), "draws": len(group)}
+            | {name: mean_and_sd(of_seed[name]) for name in of_seed}
+            | {"won": f"{(known > 0).mean():.2f}" if len(known) and method != REFERENCE else ""}
+        )
+    return pd.DataFrame(lines)
 
 
-def _start_worker(threads: int) -> None:
-    torch.set_num_threads(threads)
-    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+TRAINING = ("world", "method", "variant", "paired_ratio", "seed", "preset")
+"""Key of the tables whose rows are trainings."""
+_OF_TRAININGS = (*MEASURES, *OWN, *REGION_MEASURES, *(f"relation_{name}" for name in RELATION_MEASURES))
+_WARM = ("world", "paired_ratio", "seed", "preset", "pair_steps")
+_GRAPH = ("relations", "alpha", "neighbours", "self_loop", "graph_exponent", "affinity_sharpness", "report_marginal")
+_TOWER = ("corpus", "method", "protocol", "label_ratio", "seed", "preset")
 
-
-def _end_with(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
+TABLES = {
+    table.name: table
+    for table in (
+        Table(name="limited_pairing", experiment="limited_pairing", key=TRAINING, measures=_OF_TRAININGS),
+        Table(name="ablation", experiment="ablation", key=TRAINING, measures=_OF_TRAININGS),
+        Table(name="real_films", experiment="real", key=TRAINING, measures=_OF_TRAININGS),
+        Table(name="asg", experiment="asg", key=TRAINING, measures=_OF_TRAININGS),
+        Table(
+            name="relations",
+            experiment="relations",
+            key=(*_WARM, *_GRAPH),
+            measures=(*RELATION_MEASURES, "precision_at_10", "pair_recall_at_10"),
+        ),
+        Table(
+            name="hard_set",
+            experiment="hard",
+            key=("method", "paired_ratio", "seed", "preset", "by", "group", "measure"),
+            summarise=hard_summary,
+        ),
+        Table(name="asg_linear_probe", experiment="linear_probe", key=_TOWER, measures=("auc", "accuracy")),
+        Table(
+            name="segmentation",
+            experiment="segmentation",
+            key=_TOWER,
+            measures=("dice", "dice_batches", "dice_positive", "dice_empty"),
+        ),
+        Table(
+            name="label_draws",
+            experiment="label_draws",
+            key=("corpus", "method", "label_ratio", "seed", "preset", "draw"),
+            summarise=draws_summary,
+        ),
+    )
+}
+"""Name of the file -> table. In relations.csv `relations` is the mode of the relations or the name of a control
+(`relations.SHUFFLED`, or "random"); in hard_set.csv `by` is finding, size, side or stratum of the grounded phrases (or
+of the zero-shot AUC: size), side swap, or negation: see `evaluation.breakdown`."""

@@ -1,0 +1,93 @@
+"""Jobs make rows of tables: what is missing runs side by side, and each job's rows are written as they come."""
+
+import logging
+import multiprocessing
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from operator import methodcaller
+from typing import Any, TypeVar
+
+import torch
+from tqdm.auto import tqdm
+
+from lgdea_core.experiments.tables import Table
+
+logger = logging.getLogger("lgdea")
+
+Work = TypeVar("Work")
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(ABC):
+    """What makes one or several rows of a table."""
+
+    parts: tuple[Mapping[str, Any], ...] = ({},)
+    """the rows: columns of the table's key, each with its value, beyond `key`"""
+
+    @property
+    @abstractmethod
+    def key(self) -> dict[str, Any]:
+        """Columns of the table's key with the values that all its rows share."""
+
+    @abstractmethod
+    def run(self) -> list[dict[str, Any]]:
+        """The rows of `parts`."""
+
+    @property
+    def needs(self) -> str:
+        """What has to be there first, and how to make it; empty where nothing is missing."""
+        return ""
+
+    @property
+    @abstractmethod
+    def place(self) -> Hashable:
+        """Jobs of one place share what `prepare` makes."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Make what is made on first use, before several processes want it at once."""
+
+    def __str__(self) -> str:
+        own = [f"{len(self.parts)} rows"] if len(self.parts) > 1 else self.parts[0].values()
+        return "  ".join(str(value) for value in (*self.key.values(), *own) if value != "")
+
+
+def make_rows(table: Table, jobs: Sequence[Job], workers: int) -> None:
+    """Run jobs, `workers` at a time, and add the rows of each as soon as they are there.
+
+    A killed run loses what was under way (a training goes on from its checkpoint); rows are never lost.
+    """
+    for job in {job.place: job for job in jobs}.values():
+        job.prepare()
+    for rows in side_by_side(methodcaller("run"), jobs, workers, table.name):
+        table.add(rows)
+        logger.info("%s", rows)
+
+
+def side_by_side(make: Callable[[Work], Made], todo: Sequence[Work], workers: int, name: str) -> Iterator[Made]:
+    """What `make` makes of each, in the order of completion: `workers` processes, which share the CPU's threads.
+
+    They end with this process, even where it is killed: else they would train on beside the run that resumes them.
+    """
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(threads,)) as pool:
+        futures = [pool.submit(make, work) for work in todo]
+        for future in tqdm(as_completed(futures), total=len(futures), unit="job", desc=name):
+            yield future.result()
+
+
+def _start_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
