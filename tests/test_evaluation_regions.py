@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from lgdea_core.evaluation.one_pass import run_task
 from planted import RegionWorld, config
 
 from lgdea_core.data.phantom import PhantomConfig, build_phantom
 from lgdea_core.data.regions import shuffle_regions
+from lgdea_core.evaluation.one_pass import run_task
 from lgdea_core.evaluation.regions import evaluate_regions, region_hits, retrieval_hits
 from lgdea_core.evidence.extract import extract_evidence
 from lgdea_core.evidence.sections import report_sentences

@@ -63,9 +63,11 @@ def training_origin(config: RunConfig, data: TrainingData) -> dict[str, Any]:
 def _hash(parts: Iterable[str | np.ndarray]) -> str:
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(part.encode() if isinstance(part, str) else repr((part.shape, part.dtype.str)).encode())
-        if not isinstance(part, str):
-            digest.update(memoryview(np.ascontiguousarray(part)).cast("B"))
+        if isinstance(part, str):
+            digest.update(part.encode())
+        else:
+            digest.update(repr((part.shape, part.dtype.str)).encode())
+            digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8))  # the bytes, not a copy of them
     return digest.hexdigest()[:16]
 
 
