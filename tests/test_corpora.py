@@ -2,61 +2,34 @@
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
+import layouts
 import pandas as pd
 import pytest
-from layouts import film, values, write
+from layouts import add_rsna, film, values, write
 
 from lgdea_core.data.check import check_corpus
 from lgdea_core.data.corpora import assemble, load_corpus
 from lgdea_core.data.corpora.covid_chestxray import merge_patients
 from lgdea_core.data.corpora.nih import label_sentences
-from lgdea_core.data.corpora.tables import parse_box, read_json, read_rows, read_table, refuse_cells
+from lgdea_core.data.corpora.tables import Layout, parse_box, read_json, read_table, refuse
 from lgdea_core.data.pairing import limit_pairs
-
-NIH_HEADER = (
-    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
-    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
-)
 
 
 @pytest.fixture
 def nih(tmp_path: Path) -> Path:
-    """Five films of four patients: three to train on (one boxed), two of the test list."""
-    root = tmp_path / "nih-chestxray14"
-    rows = [
-        "00000001_000.png,Cardiomegaly|Effusion,0,1,58,M,PA,2682,2749,0.143,0.143",
-        "00000001_001.png,No Finding,1,1,58,M,PA,2894,2729,0.143,0.143",
-        "00000002_000.png,Infiltration,0,2,81,M,AP,2500,2048,0.171,0.171",
-        "00000003_000.png,Pneumonia,0,3,81,F,PA,2582,2991,0.143,0.143",
-        "00000004_000.png,No Finding,0,4,60,F,PA,2582,2991,0.143,0.143",
-    ]
-    write(root / "Data_Entry_2017_v2020.csv", NIH_HEADER, *rows)
-    write(root / "train_val_list.txt", "00000001_000.png", "00000001_001.png", "00000002_000.png")
-    write(root / "test_list.txt", "00000003_000.png", "00000004_000.png")
-    write(
-        root / "BBox_List_2017.csv",
-        "Image Index,Finding Label,Bbox [x,y,w,h],,,",
-        "00000002_000.png,Infiltrate,100.5,200,300,400,,,",
-        "00000003_000.png,Pneumonia,10,20,30,40,,,",
-    )
-    for row in rows:
-        film(root / "images" / row.split(",")[0])
-    return root
+    return layouts.nih(tmp_path)
 
 
-def add_rsna(root: Path) -> None:
-    write(root / "rsna" / "image_index.csv", "patientId,Image Index", "aa,00000003_000.png", "bb,00000004_000.png")
-    write(
-        root / "rsna" / "stage_2_train_labels.csv",
-        "patientId,x,y,width,height,Target",
-        "aa,100,100,200,300,1",
-        "aa,600,100,200,300,1",
-        "bb,,,,,0",
-        "zz,1,1,50,50,1",
-    )
+@pytest.fixture
+def openi(tmp_path: Path) -> Path:
+    return layouts.openi(tmp_path)
+
+
+@pytest.fixture
+def covid(tmp_path: Path) -> Path:
+    return layouts.covid_chestxray(tmp_path)
 
 
 def test_nih_layout_becomes_tables(nih: Path) -> None:
@@ -128,109 +101,6 @@ def test_nih_labels_as_sentences_are_marked(nih: Path) -> None:
     assert label_sentences("Pleural_Thickening") == "There is pleural thickening."
 
 
-def test_nih_counts_what_does_not_fit_together(nih: Path) -> None:
-    (nih / "images" / "00000001_001.png").unlink()
-    (nih / "images" / "00000002_000.png").write_text("broken")
-    film(nih / "images" / "99999999_000.png")
-    write(nih / "test_list.txt", "00000003_000.png")
-    with (nih / "BBox_List_2017.csv").open("a") as file:
-        file.write("00000003_000.png,Mass,1000,1000,100,10\n00000003_000.png,Mass,1,1,0,10\n")
-    corpus = load_corpus("nih", nih)
-    assert corpus.exclusions == {
-        "row without a film": 1,
-        "unreadable film": 1,
-        "film without a row": 1,
-        "film in neither list": 1,
-        "box of a film that is not here": 1,
-        "bad box": 2,
-    }
-    assert corpus.studies["study_id"].tolist() == ["00000001_000", "00000003_000"]
-    bad = [line for line in corpus.exclusions.defects if "bad box" in line]
-    assert bad[0].startswith(
-        "BBox_List_2017.csv, line 4, film '00000003_000.png': box (1000, 1000, 1100, 1010) reaches"
-    )
-
-
-def test_nih_labels_that_are_unknown_or_contradict_each_other_are_named(nih: Path) -> None:
-    table = nih / "Data_Entry_2017_v2020.csv"
-    text = table.read_text().replace("png,Pneumonia,", "png,No Finding|Mass,")
-    table.write_text(text.replace("png,Infiltration,", "png,Infiltration|Opacity,"))
-    corpus = load_corpus("nih", nih)
-    assert (values(corpus, "00000003_000")["mass"], values(corpus, "00000003_000")["no finding"]) == (1, 0)
-    assert corpus.exclusions.defects == [
-        f"{table.name}, line 4, film '00000002_000.png': unknown label 'Opacity'",
-        f"{table.name}, line 5, film '00000003_000.png': No Finding beside other labels, which count",
-    ]
-
-
-def test_nih_without_boxes_is_a_corpus_without_boxes(nih: Path) -> None:
-    (nih / "BBox_List_2017.csv").unlink()
-    corpus = load_corpus("nih", nih)
-    assert corpus.boxes.empty
-    assert sum(corpus.exclusions.values()) == 1
-
-
-@pytest.mark.parametrize(
-    ("damage", "error", "message"),
-    [
-        (lambda root: (root / "test_list.txt").unlink(), FileNotFoundError, r"no list at .*test_list\.txt"),
-        (lambda root: (root / "Data_Entry_2017_v2020.csv").unlink(), FileNotFoundError, r"no table at .*Data_Entry"),
-        (lambda root: (root / "images").rename(root / "films"), FileNotFoundError, r"no film of Data_Entry.* unpack"),
-        (
-            lambda root: write(root / "Data_Entry_2017_v2020.csv", "Image Index,Patient ID", "00000001_000.png,1"),
-            ValueError,
-            r"Data_Entry_2017_v2020\.csv: missing column\(s\) \['Finding Labels', 'View Position'\]",
-        ),
-        (
-            lambda root: write(root / "test_list.txt", "00000001_001.png", "00000003_000.png"),
-            ValueError,
-            r"share 1 patients and 1 films",
-        ),
-        (
-            lambda root: (root / "test_list.txt").write_bytes(b"00000003_000.png\n\xff"),
-            ValueError,
-            r"test_list\.txt: not UTF-8 \(invalid start byte at byte 17\)",
-        ),
-    ],
-)
-def test_nih_damage_is_named(nih: Path, damage: object, error: type[Exception], message: str) -> None:
-    damage(nih)  # type: ignore[operator]
-    with pytest.raises(error, match=message):
-        load_corpus("nih", nih)
-
-
-def openi_report(number: int, **sections: str) -> list[str]:
-    abstract = [f'<AbstractText Label="{name}">{text}</AbstractText>' for name, text in sections.items()]
-    return [
-        '<?xml version="1.0" encoding="utf-8"?>', "<eCitation>", f'<uId id="CXR{number}"/>', "<Abstract>", *abstract,
-        "</Abstract>", "<MeSH><major>Opacity/lung/base/left</major><major>Cardiomegaly/mild</major>",
-        "<automatic>not this</automatic></MeSH>",
-        f'<parentImage id="CXR{number}_IM-0001-1001"/>', f'<parentImage id="CXR{number}_IM-0001-2001"/>',
-        "</eCitation>",
-    ]  # fmt: skip
-
-
-@pytest.fixture
-def openi(tmp_path: Path) -> Path:
-    """Four reports: whole, impression only, neither section, and one without labels."""
-    root = tmp_path / "openi"
-    texts = {
-        1: {"COMPARISON": "None.", "INDICATION": "Chest pain", "FINDINGS": "Heart is big.", "IMPRESSION": "A &amp; B."},
-        2: {"COMPARISON": "", "INDICATION": "", "FINDINGS": "", "IMPRESSION": "Normal chest."},
-        3: {"COMPARISON": "XXXX", "INDICATION": "Cough", "FINDINGS": "", "IMPRESSION": " "},
-        10: {"FINDINGS": "Clear  lungs.", "IMPRESSION": ""},
-    }
-    for number, sections in texts.items():
-        write(root / "ecgen-radiology" / f"{number}.xml", *openi_report(number, **sections))
-    names = (
-        "Atelectasis,Cardiomegaly,Effusion,Infiltration,Mass,Nodule,Pneumonia,Pneumothorax,Consolidation,Edema,"
-        "Emphysema,Fibrosis,Pleural_Thickening,Hernia,normal"
-    )
-    rows = [f"CXR{number},0,{number % 2},0,0,0,0,0,0,0,0,0,0,0,0,{int(number == 2)}" for number in (1, 2, 3, 77)]
-    write(root / "openi_gld_std14.csv", f"filename,{names}", *rows)
-    return root
-
-
 def test_openi_reports_keep_their_sections_and_not_their_codes(openi: Path) -> None:
     corpus = load_corpus("openi", openi)
     studies = corpus.studies.set_index("study_id")
@@ -273,19 +143,6 @@ def test_openi_films_join_where_they_are_present(openi: Path) -> None:
     assert corpus.exclusions["film without a file"] == 6
 
 
-def test_openi_errors_name_the_file(openi: Path) -> None:
-    write(openi / "openi_gld_std14.csv", "filename,Mass", "CXR1,0")
-    with pytest.raises(ValueError, match=r"openi_gld_std14\.csv: missing column"):
-        load_corpus("openi", openi)
-    write(openi / "ecgen-radiology" / "2.xml", "<eCitation>", "<uId")
-    with pytest.raises(ValueError, match=r"2\.xml, line \d: not XML"):
-        load_corpus("openi", openi)
-    for path in (openi / "ecgen-radiology").glob("*.xml"):
-        path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"no report at .*NLMCXR_reports\.tgz"):
-        load_corpus("openi", openi)
-
-
 def test_r2gen_annotation_brings_its_split(tmp_path: Path) -> None:
     entry = {
         "id": "CXR2384_IM-0942",
@@ -300,42 +157,6 @@ def test_r2gen_annotation_brings_its_split(tmp_path: Path) -> None:
     assert corpus.studies[["patient_id", "split"]].to_numpy().tolist() == [["CXR2384", "train"], ["CXR9", "test"]]
     assert len(limit_pairs(corpus, 1.0, seed=0).seed_pairs) == 2
     assert corpus.exclusions == {"report without findings and impression": 1}
-
-
-COVID_COLUMNS = ("patientid", "finding", "view", "modality", "folder", "filename", "license", "clinical_notes")
-
-
-@pytest.fixture
-def covid(tmp_path: Path) -> Path:
-    """Patient 1 has two films with one text; film c.png is filed under patients 2 and 9; e.png is a CT."""
-    root = tmp_path / "covid-chestxray-dataset"
-    rows = [
-        ("1", "COVID-19", "PA", "X-ray", "images", "a.png", "CC BY", "Patchy opacities."),
-        ("1", "COVID-19", "AP", "X-ray", "images", "b.png", "CC BY", "Patchy opacities."),
-        ("2", "Pneumonia/Bacterial/Klebsiella", "PA", "X-ray", "images", "c.png", "CC BY", "Short."),
-        ("9", "Pneumonia/Bacterial/Klebsiella", "PA", "X-ray", "images", "c.png", "CC BY", "A longer text."),
-        ("9", "ARDS", "AP Supine", "X-ray", "images", "d.png", "CC BY", ""),
-        ("4", "COVID-19", "Axial", "CT", "images", "e.png", "CC BY", "A slice."),
-        ("5", "No Finding", "PA", "X-ray", "images", "f.jpg", "CC BY", "First line,\nsecond line."),
-        ("6", "todo", "PA", "X-ray", "images", "g.png", "CC BY", "Unclear."),
-    ]
-    root.mkdir()
-    pd.DataFrame(rows, columns=list(COVID_COLUMNS)).to_csv(root / "metadata.csv", index=False)
-    for name in ("a.png", "b.png", "c.png", "d.png", "f.jpg", "g.png"):
-        film(root / "images" / name)
-    write(
-        root / "annotations" / "boxes.csv",
-        "filename,phrase,kind,x_min,y_min,x_max,y_max,mask,origin",
-        "a.png,ground glass opacity,pathology,1,2,30,40,a__ggo.png,human",
-        "a.png,Ground Glass Opacity,anatomy,,,,,a__ggo.png,human",
-        "a.png,left lung,anatomy,1,2,30,40,a__lung.png,human",
-        "a.png,tubing,device,1,2,30,40,,human",
-        "b.png,consolidation,pathology,1,2,300,40,,human",
-        "zzz.png,consolidation,pathology,1,2,3,4,,human",
-    )
-    for name in ("a__ggo.png", "a__lung.png"):
-        film(root / "annotations" / "masks" / name)
-    return root
 
 
 def test_covid_rows_of_one_film_and_patients_who_share_it_are_merged(covid: Path) -> None:
@@ -453,53 +274,51 @@ def test_boxes_are_cut_by_a_pixel_and_refused_beyond() -> None:
         parse_box(["", "0", "5", "5"], (100.0, 100.0))
 
 
-@pytest.mark.parametrize("read", [read_rows, read_table])
-def test_a_table_without_header_is_refused_without_quoting_it(read: Callable[..., object], tmp_path: Path) -> None:
+def test_a_table_without_header_is_refused_without_quoting_it(tmp_path: Path) -> None:
     (tmp_path / "reports.csv").write_text("s1,study,Left effusion.\n")
     with pytest.raises(
         ValueError, match=r"missing column\(s\) \['report'\]; .* of its 3 cells \['study'\] do$"
     ) as caught:
-        read(tmp_path / "reports.csv", ("study", "report"))
+        read_table(tmp_path / "reports.csv", ("study", "report"))
     assert "effusion" not in str(caught.value)
 
 
-@pytest.mark.parametrize("read", [read_rows, read_table])
 @pytest.mark.parametrize("names", [("id", "text"), ("id",)])
-def test_lines_are_right_below_blank_ones_and_below_line_breaks(
-    read: Callable[..., object], names: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_lines_are_right_below_blank_ones_and_below_line_breaks(names: tuple[str, ...], tmp_path: Path) -> None:
     rows = ['a,"one\ntwo"', "", "", "b,x", ",", "   ", "c,y", ""]
     write(tmp_path / "t.csv", ",".join(names), *([row.split(",")[0] for row in rows] if len(names) == 1 else rows))
-    table = pd.DataFrame(read(tmp_path / "t.csv", names))
+    table = read_table(tmp_path / "t.csv", names)
     assert table["id"].tolist() == ["a", "b", "c"]
-    assert table["line"].astype(int).tolist() == ([2, 6, 9] if len(names) == 2 else [2, 5, 8])
+    assert table["line"].tolist() == ([2, 6, 9] if len(names) == 2 else [2, 5, 8])
     assert table.index.tolist() == [0, 1, 2]
 
 
 def test_errors_quote_a_word_of_a_table_and_no_sentence(tmp_path: Path) -> None:
-    table = pd.DataFrame({"film": ["f1", "f2 left base"], "split": ["trian", "Worse than before."], "line": [2, 3]})
+    table = pd.DataFrame({"film": ["f1", "f2 left base"], "split": ["trian", "Worse than before."]})
+    write(tmp_path / "t.csv", "film,split", *(",".join(row) for row in table.to_numpy()))
+    table = Layout(columns=("film", "split"), key="film").read(tmp_path / "t.csv")
     for row, message in (
         (0, "t.csv, line 2, film 'f1': split must be train, got 'trian'"),
         (1, "t.csv, line 3, film 3 words: split must be train, got 3 words"),
     ):
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-            refuse_cells(table, pd.Series(table.index == row), "split", "train", "t.csv", ("film", "film"))
+            refuse(table, pd.Series(table.index == row), "split", "train")
     with pytest.raises(ValueError, match=r"must be four numbers, got '1', 2 words, None, '4'$"):
         parse_box(["1", "left base", None, "4"], (9.0, 9.0))
     write(tmp_path / "r.csv", "study_id,report,image", "s1,Severe edema, worse than before,s1.png")
     with pytest.raises(ValueError, match=r"^r\.csv, line 2: more cells than the first line names \(3\); put") as caught:
-        read_rows(tmp_path / "r.csv", ("report",))
+        read_table(tmp_path / "r.csv", ("report",))
     assert "worse" not in str(caught.value)
 
 
 def test_tables_in_a_foreign_encoding_or_empty_are_named(tmp_path: Path) -> None:
-    for name, read in (("a.csv", read_rows), ("b.csv", read_table), ("c.json", lambda path, _: read_json(path))):
+    for name, read in (("a.csv", read_table), ("c.json", lambda path, _: read_json(path))):
         (tmp_path / name).write_bytes("a\nSão\n".encode("latin-1"))
         with pytest.raises(ValueError, match=rf"{name}: not UTF-8 \(invalid .* at byte 3\); save it as UTF-8$"):
             read(tmp_path / name, ("a",))
     (tmp_path / "empty.csv").touch()
     with pytest.raises(ValueError, match=r"empty\.csv: missing column\(s\) \['a'\]"):
-        read_rows(tmp_path / "empty.csv", ("a",))
+        read_table(tmp_path / "empty.csv", ("a",))
 
 
 def test_phantom_is_built_once_per_configuration_and_keeps_its_split(tmp_path: Path) -> None:

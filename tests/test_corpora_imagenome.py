@@ -1,13 +1,12 @@
 """Chest ImaGenome's scene graphs beside the MIMIC films they describe."""
 
 import gzip
-import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import layouts
 import pytest
-from layouts import film, write, write_ms_cxr
+from layouts import GRAPH_FILMS as FILMS
+from layouts import write, write_ms_cxr
 from planted import config
 
 from lgdea_core.config import RunConfig
@@ -20,51 +19,11 @@ from lgdea_core.training.loop import train
 from lgdea_core.vocabulary import REGIONS
 
 # film: patient, study, list
-FILMS = {
-    "aa-1": ("10000032", "50414267", "train"),
-    "bb-1": ("10000764", "57375967", "train"),
-    "cc-1": ("11000011", "50000001", "valid"),
-    "dd-1": ("12000012", "50000002", "test"),
-}
-
-
-def region(name: str, *corners: int) -> dict[str, Any]:
-    sides = dict(zip(("original_x1", "original_y1", "original_x2", "original_y2"), corners, strict=True))
-    return {"object_id": f"aa-1_{name}", "x1": 1, "y1": 1, "x2": 9, "y2": 9, "bbox_name": name, **sides}
-
-
-def graph(*objects: dict[str, Any]) -> str:
-    return json.dumps({"image_id": "aa-1", "viewpoint": "PA", "objects": objects, "attributes": []}, indent=1)
 
 
 @pytest.fixture
 def imagenome(tmp_path: Path) -> Path:
-    """Four films, all but the last with a scene graph; MIMIC's folder and MS-CXR's lie next to it."""
-    root, mimic = tmp_path / "chest-imagenome", tmp_path / "mimic-cxr-jpg"
-    write_ms_cxr(tmp_path / "ms-cxr")
-    metadata = ["dicom_id,subject_id,study_id,ViewPosition,Rows,Columns"]
-    lists = {name: [",subject_id,study_id,dicom_id,path,ViewPosition"] for name in ("train", "valid", "test")}
-    for name, (patient, study, part) in FILMS.items():
-        folder = f"files/p{patient[:2]}/p{patient}/s{study}"
-        metadata.append(f"{name},{patient},{study},PA,2000,1000")
-        lists[part].append(f"{len(lists[part])},{patient},{study},{name},{folder}/{name}.dcm,PA")
-        film(mimic / folder / f"{name}.jpg")
-        if name != "dd-1":
-            objects = [
-                region("right lung", 100, 200, 400, 900),
-                region("left lung", -20, 200, 1050, 900),  # reaches outside on both sides
-                region("spine", 5, 5, 5, 90),
-                region("carina", 1100, 5, 1200, 90),
-                region("right breast", 1, 1, 9, 9),  # none of the 29
-            ]
-            write(root / "silver_dataset/scene_graph" / f"{name}_SceneGraph.json", graph(*objects))
-    write(mimic / "mimic-cxr-2.0.0-metadata.csv.gz", *metadata)
-    for name, rows in lists.items():
-        write(root / "silver_dataset/splits" / f"{name}.csv", *rows)
-    write(
-        root / "silver_dataset/splits/images_to_avoid.csv", "subject_id,study_id,dicom_id,path,ViewPosition", ",,xx,,"
-    )
-    return root
+    return layouts.chest_imagenome(tmp_path)
 
 
 def test_region_boxes_count_in_the_published_film(imagenome: Path) -> None:
@@ -133,7 +92,7 @@ def test_mimic_reads_the_same_boxes_for_its_own_split(imagenome: Path) -> None:
     (mimic / "files/p10/p10000764/s57375967/bb-1.jpg").unlink()
     assert set(load_corpus("mimic_cxr", mimic).regions["image_id"]) == {"aa-1", "cc-1"}
     assert check_corpus("mimic_cxr", mimic, progress=False).problems == [
-        "mimic-cxr-2.0.0-metadata.csv, line 3, film 'bb-1': row without a film"
+        "mimic-cxr-2.0.0-metadata.csv.gz, line 3, film 'bb-1': row without a film"
     ]
     imagenome.rename(mimic / "chest-imagenome")
     assert len(load_corpus("mimic_cxr", mimic).regions) == 4
@@ -160,45 +119,3 @@ def test_asg_trains_on_mimic_with_these_boxes(imagenome: Path, tmp_path: Path) -
     state, history = train(run, data, model, tmp_path / "run", progress=False)
     assert state.step == 2
     assert (history["arsa"] > 0).all()  # two regions and two sentences compete
-
-
-def replace_in(path: Path, old: str, new: str) -> None:
-    path.write_text(path.read_text().replace(old, new))
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda path: write(path, "{", '"objects": ['), r"aa-1_SceneGraph\.json, line 3: not JSON"),
-        (lambda path: write(path, "{}"), r"aa-1_SceneGraph\.json: no key 'objects'"),
-        (
-            lambda path: replace_in(path, "original_x1", "x0"),
-            r"aa-1_SceneGraph\.json, object 0: no key 'original_x1'",
-        ),
-        (
-            lambda path: write(path.parents[1] / "splits/valid.csv", "dicom_id", "cc-1"),
-            r"valid\.csv: missing column\(s\) \['subject_id', 'study_id'\]",
-        ),
-        (
-            lambda path: write(path.parents[1] / "splits/valid.csv", "dicom_id,subject_id,study_id", "zz-1,1,2"),
-            r"^valid\.csv, line 2, film 'zz-1': the film is not in MIMIC's metadata \(1 such\); fetch",
-        ),
-    ],
-)
-def test_damage_is_named(imagenome: Path, damage: Callable[[Path], object], message: str) -> None:
-    damage(imagenome / "silver_dataset/scene_graph/aa-1_SceneGraph.json")
-    with pytest.raises(ValueError, match=message):
-        load_corpus("chest_imagenome", imagenome)
-    assert check_corpus("chest_imagenome", imagenome, progress=False).problems
-
-
-def test_a_film_that_is_not_there_is_named_by_its_list(imagenome: Path) -> None:
-    (imagenome.parent / "mimic-cxr-jpg/files/p10/p10000764/s57375967/bb-1.jpg").unlink()
-    problems = check_corpus("chest_imagenome", imagenome, progress=False).problems
-    assert problems == ["train.csv, line 3, film 'bb-1': row without a film"]
-
-
-def test_missing_films_are_named(imagenome: Path) -> None:
-    (imagenome.parent / "mimic-cxr-jpg/files").rename(imagenome.parent / "gone")
-    with pytest.raises(FileNotFoundError, match=r"no film of chest-imagenome's splits under .* unpack MIMIC-CXR-JPG"):
-        load_corpus("chest_imagenome", imagenome)

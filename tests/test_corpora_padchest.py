@@ -1,21 +1,20 @@
 """PadChest, as tiny copies of the published layout."""
 
-import csv
-import gzip
-import io
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import layouts
 import numpy as np
 import pandas as pd
 import pytest
+from layouts import PADCHEST_ROWS as ROWS
+from layouts import padchest_films as write_films
+from layouts import padchest_row as row
 from layouts import values
+from layouts import write_padchest as write_table
 from PIL import Image
 from planted import PlantedWorld, config
 
-from lgdea_core.data.check import check_corpus
+from lgdea_core.data.check import check_corpus, main
 from lgdea_core.data.corpora import assemble, load_corpus
 from lgdea_core.data.corpora.padchest import BROKEN, RENAMED, TABLE, parse_labels
 from lgdea_core.data.corpus import label_table
@@ -26,66 +25,10 @@ from lgdea_core.evaluation.prompts import load_prompt_set
 from lgdea_core.runs.inputs import Inputs
 from lgdea_core.vocabulary import NO_FINDING
 
-HEADER = (
-    "", "ImageID", "ImageDir", "StudyDate_DICOM", "StudyID", "PatientID", "PatientBirth", "PatientSex_DICOM",
-    "ViewPosition_DICOM", "Projection", "MethodProjection", "Pediatric", "Modality_DICOM", "Manufacturer_DICOM",
-    "PhotometricInterpretation_DICOM", "PixelRepresentation_DICOM", "PixelAspectRatio_DICOM",
-    "SpatialResolution_DICOM", "BitsStored_DICOM", "WindowCenter_DICOM", "WindowWidth_DICOM", "Rows_DICOM",
-    "Columns_DICOM", "XRayTubeCurrent_DICOM", "Exposure_DICOM", "ExposureInuAs_DICOM", "ExposureTime",
-    "RelativeXRayExposure_DICOM", "ReportID", "Report", "MethodLabel", "Labels", "Localizations",
-    "LabelsLocalizationsBySentence", "labelCUIS", "LocalizationsCUIS",
-)  # fmt: skip
-REPORT = "siluet cardiomediastin agrand ."
-
-
-def row(image: str, study: str, patient: str, labels: str, **cells: str) -> dict[str, str]:
-    """One film, a frontal one that a physician labelled unless `cells` say otherwise."""
-    named = {"ImageID": f"{image}.png", "StudyID": study, "PatientID": patient, "Labels": labels}
-    fixed = {"ImageDir": "0", "Projection": "PA", "MethodLabel": "Physician", "Report": REPORT, "ReportID": "1"}
-    return fixed | named | cells
-
-
-def rnn(image: str, study: str, patient: str, labels: str, **cells: str) -> dict[str, str]:
-    return row(image, study, patient, labels, MethodLabel="RNN_model", **cells)
-
-
-ROWS = [
-    row("a_pa", "a", "p1", "['cardiomegaly', ' COPD signs', '']"),
-    row("a_l", "a", "p1", "['cardiomegaly', ' COPD signs', '']", Projection="L"),
-    row("b_pa", "b", "p2", "['normal']", ImageDir="54", Projection="AP_horizontal"),
-    row("c_pa", "c", "p3", "['unchanged', 'aortic  elongation', 'Cardiomegaly ']", Projection="AP"),
-    rnn("d_pa", "d", "p1", "['normal']"),  # of a tested patient
-    rnn("e_pa", "e", "p5", "['pulmonary edema']"),
-    rnn("f_pa", "f", "p6", "['normal']"),
-    rnn("g_pa", "g", "p7", "['scoliosis']"),
-]
-
-
-def write_table(path: Path, rows: list[dict[str, str]]) -> None:
-    """The table with all published columns; cell labelCUIS has a line break where the labels are several."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, HEADER, restval="", lineterminator="\n")
-    writer.writeheader()
-    for number, cells in enumerate(rows):
-        cuis = "['C0018800'\n 'C0024117']" if "," in cells["Labels"] else "['C0205307']"
-        writer.writerow({"": str(number), "labelCUIS": cuis} | cells)
-    data = text.getvalue().encode()
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
-
-
-def write_films(root: Path, rows: list[dict[str, str]], place: str = "{ImageDir}") -> None:
-    """16-bit films."""
-    for cells in rows:
-        path = root / place.format_map(cells) / cells["ImageID"]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((40, 48), 2048, dtype=np.uint16)).save(path)
-
 
 @pytest.fixture
 def padchest(tmp_path: Path) -> Path:
-    write_table(tmp_path / TABLE, ROWS)
-    write_films(tmp_path, ROWS)
-    return tmp_path
+    return layouts.padchest(tmp_path)
 
 
 def test_layout_becomes_tables(padchest: Path) -> None:
@@ -111,7 +54,6 @@ def test_physicians_labels_are_test_and_their_patients_do_not_train(padchest: Pa
 
 
 def test_the_split_survives_assembly(padchest: Path) -> None:
-    (padchest.parent / "padchest").symlink_to(padchest)
     corpus = assemble("padchest", padchest.parent)
     pd.testing.assert_series_equal(corpus.studies["split"], load_corpus("padchest", padchest).studies["split"])
 
@@ -220,63 +162,13 @@ def test_lines_are_right_below_cells_with_line_breaks_and_missing_films_are_prob
     assert "no table at" in check_corpus("padchest", padchest, progress=False).problems[0]
 
 
-def test_the_command_checks_a_folder(padchest: Path) -> None:
-    command = [sys.executable, "-m", "lgdea_core.data.check", "padchest", str(padchest)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert {"images: 6", "labels: 12", "reports: 0", "studies of test: 3", "no problem found"} <= set(lines)
-    assert "cardiomediastin" not in done.stdout + done.stderr
-
-
-@pytest.mark.parametrize(
-    ("cells", "message"),
-    [
-        ({"Labels": REPORT}, r"line 7, study 'c': Labels must be the text of a list of names, such as \['normal'\]"),
-        ({"Labels": "['mass', 3]"}, r"line 7, study 'c': Labels must be the text of a list"),
-        ({"MethodLabel": REPORT}, r"line 7, study 'c': MethodLabel must be Physician or RNN_model"),
-        ({"ImageID": "../c_pa.png"}, r"line 7, study 'c': ImageID must be the name of a PNG file"),
-        ({"ImageID": ""}, r"line 7, study 'c': ImageID must be given"),
-        ({"PatientID": ""}, r"line 7, study 'c': PatientID must be given"),
-        ({"StudyID": ""}, r"line 7, study '': StudyID must be given"),
-        ({"StudyID": "a"}, r"line 7, study 'a': PatientID must be the same in all rows of a study"),
-        ({"ImageID": "a_pa.png"}, r"line 7, study 'c': StudyID must be the same wherever a film is listed"),
-    ],
-)
-def test_broken_rows_are_named_and_not_quoted(padchest: Path, cells: Mapping[str, str], message: str) -> None:
-    write_table(padchest / TABLE, [*ROWS[:3], ROWS[3] | cells, *ROWS[4:]])
-    with pytest.raises(ValueError, match=rf"^PADCHEST_.*\.csv, {message}.*; fetch the table again$") as caught:
-        load_corpus("padchest", padchest)
-    assert "cardiomediastin" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("damage", "error", "message"),
-    [
-        (lambda root: (root / TABLE).unlink(), FileNotFoundError, r"no table at .*160K_01\.02\.19\.csv; the layout"),
-        (
-            lambda root: [(root / name).rename(root / f"moved{name}") for name in ("0", "54")],
-            FileNotFoundError,
-            r"no film of PADCHEST_.*\.csv under .*; unpack the archives there",
-        ),
-        (
-            lambda root: (root / TABLE).write_text(f"ImageID,Report\nx.png,{REPORT}\n"),
-            ValueError,
-            r"missing column\(s\) \['StudyID', 'PatientID', 'ImageDir', 'Projection', 'MethodLabel', 'Labels'\]",
-        ),
-        (
-            lambda root: [(root / TABLE).rename(root / f"{TABLE}.gz")],
-            ValueError,
-            r"csv\.gz cannot be read as a table, fetch it again",
-        ),
-    ],
-)
-def test_damage_is_named(
-    padchest: Path, damage: Callable[[Path], object], error: type[Exception], message: str
-) -> None:
-    damage(padchest)
-    with pytest.raises(error, match=message):
-        load_corpus("padchest", padchest)
+def test_the_command_checks_a_folder(padchest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["padchest", str(padchest)]) == 0
+    output = "".join(capsys.readouterr())
+    assert {"images: 6", "labels: 12", "reports: 0", "studies of test: 3", "no problem found"} <= set(
+        output.splitlines()
+    )
+    assert "cardiomediastin" not in output
 
 
 def test_no_two_findings_become_one() -> None:

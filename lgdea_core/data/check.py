@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 
 from lgdea_core.data.corpora import CORPORA, load_corpus
 from lgdea_core.data.corpora.folder import read_folder
-from lgdea_core.data.corpora.tables import make_table
 from lgdea_core.data.corpus import COLUMNS, Corpus
 from lgdea_core.data.images import read_image, read_mask
 from lgdea_core.vocabulary import SPLITS
@@ -54,31 +53,24 @@ def check_corpus(name: str, root: Path, *, headers_only: bool = False, progress:
     """
     with TemporaryDirectory() as scratch:
         try:
-            corpus, problems = _load(name, root, Path(scratch))
+            if name == "folder":  # its loader stops at the first problem; here all of them count
+                corpus, errors = read_folder(root)
+                problems = [str(error) for error in errors]
+            else:
+                corpus = load_corpus(name, root, **({"mask_root": Path(scratch)} if name == "siim" else {}))
+                problems = list(getattr(corpus.exclusions, "defects", []))
         except (ValueError, OSError) as error:
             return CheckReport(problems=[str(error)])
         problems += _box_problems(corpus)
         if not headers_only:
             problems += _image_problems(corpus, progress)
             problems += _mask_problems(corpus)
-    return CheckReport(counts=_counts(corpus), exclusions=dict(corpus.exclusions), problems=problems)
-
-
-def _load(name: str, root: Path, scratch: Path) -> tuple[Corpus, list[str]]:
-    if name != "folder":
-        corpus = load_corpus(name, root, **({"mask_root": scratch} if name == "siim" else {}))
-        return corpus, list(getattr(corpus.exclusions, "defects", []))
-    tables, problems = read_folder(root)  # its loader stops at the first problem; here all of them count
-    corpus = Corpus(name=name, root=root, **{table: make_table(table, rows) for table, rows in tables.items()})
-    return corpus, [str(problem) for problem in problems]
-
-
-def _counts(corpus: Corpus) -> dict[str, int]:
     counts = {table: len(getattr(corpus, table)) for table in COLUMNS}
     counts["patients"] = corpus.studies["patient_id"].nunique()
     counts["reports"] = int(corpus.studies["report"].notna().sum())
     counts["boxed images"] = corpus.boxes["image_id"].nunique()
-    return counts | {f"studies of {split}": int((corpus.studies["split"] == split).sum()) for split in SPLITS}
+    counts |= {f"studies of {split}": int((corpus.studies["split"] == split).sum()) for split in SPLITS}
+    return CheckReport(counts=counts, exclusions=dict(corpus.exclusions), problems=problems)
 
 
 def _box_problems(corpus: Corpus) -> Iterator[str]:

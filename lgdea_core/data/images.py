@@ -30,6 +30,11 @@ MIN_SIDE = 32
 """shortest side, in pixels, that is still taken for a radiograph"""
 CACHE_VERSION = 1
 """part of a cache's name; raise it when reading or cropping changes"""
+_BROKEN = (
+    OSError, ValueError, SyntaxError, EOFError, AttributeError, KeyError, RuntimeError, struct.error, zlib.error,
+    Image.DecompressionBombError, InvalidDicomError,
+)  # fmt: skip
+"""what decoders raise at a broken file"""
 
 
 def read_image(path: Path) -> Float[np.ndarray, "height width"]:
@@ -92,15 +97,9 @@ def _named_errors(path: Path) -> Iterator[None]:
         yield
     except MissingDecoderError as error:  # nothing is wrong with the file
         raise ValueError(f"{path} cannot be read as an image: {error}") from error
-    except (OSError, ValueError, SyntaxError, EOFError, AttributeError, KeyError, RuntimeError) as error:
-        raise ValueError(f"{path} cannot be read as an image, fetch it again: {_reason(error, path)}") from error
-    except (struct.error, zlib.error, Image.DecompressionBombError, InvalidDicomError) as error:
-        raise ValueError(f"{path} cannot be read as an image, fetch it again: {_reason(error, path)}") from error
-
-
-def _reason(error: Exception, path: Path) -> str:
-    text = " ".join(str(error).split()).replace(str(path), path.name)
-    return f"{type(error).__name__}: {text}"[:300]
+    except _BROKEN as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split()).replace(str(path), path.name)}"[:300]
+        raise ValueError(f"{path} cannot be read as an image, fetch it again: {reason}") from error
 
 
 def _check_sides(path: Path, height: int, width: int) -> None:
@@ -111,7 +110,11 @@ def _check_sides(path: Path, height: int, width: int) -> None:
 def _read_raster(path: Path) -> Float[np.ndarray, "height width"]:
     with Image.open(path) as image:
         if image.mode in ("I;16", "I;16B", "I;16L", "I"):
-            return _scale_16_bit(np.asarray(image).astype(np.int64))
+            values = np.asarray(image).astype(np.int64)
+            low, high = int(values.min()), int(values.max())
+            if low < 0 or high > 65535:
+                raise ValueError(f"values must fit 16 bits without sign, got {low} to {high}")
+            return (values / (4095 if high <= 4095 else 65535)).astype(np.float32)
         if image.mode == "F":
             raise ValueError("pixel format F (32-bit float) has no agreed range; store 8 or 16 bits")
         if image.mode in ("RGBA", "PA", "RGBa"):
@@ -119,13 +122,6 @@ def _read_raster(path: Path) -> Float[np.ndarray, "height width"]:
         elif image.mode == "P":
             image = image.convert("RGB")
         return np.asarray(image.convert("L"), dtype=np.float32) / 255
-
-
-def _scale_16_bit(values: np.ndarray) -> Float[np.ndarray, "height width"]:
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
-        raise ValueError(f"values must fit 16 bits without sign, got {low} to {high}")
-    return (values / (4095 if high <= 4095 else 65535)).astype(np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,16 +168,30 @@ def load_images(
         pixels = np.zeros((len(paths), size, size), dtype=np.uint8)
         return _checked(corpus, _decode(image_ids, paths, pixels, progress, workers))
     cache_dir.mkdir(parents=True, exist_ok=True)
-    stem = cache_dir / f"images-{_cache_key(image_ids, paths, size)}"
-    if not (stem.with_suffix(".json").is_file() and stem.with_suffix(".npy").is_file()):
-        part = stem.with_name(f"{stem.name}-{uuid.uuid4().hex}.part")
+    digest = hashlib.sha256(f"{CACHE_VERSION} {size}".encode())
+    for image_id, path in zip(image_ids, paths, strict=True):
+        stat = path.stat() if path.is_file() else None
+        digest.update(repr((image_id, stat and (stat.st_size, stat.st_mtime_ns))).encode())
+    crops = cache_dir / f"images-{digest.hexdigest()[:24]}.npy"
+    listing, part = crops.with_suffix(".json"), crops.with_name(f"{crops.stem}-{uuid.uuid4().hex}.part")
+    fresh = not (listing.is_file() and crops.is_file())
+    if fresh:
         try:
             pixels = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(len(paths), size, size))
-            _write_cache(stem, part, _checked(corpus, _decode(image_ids, paths, pixels, progress, workers)))
+            store = _checked(corpus, _decode(image_ids, paths, pixels, progress, workers))
+            if store.excluded:  # the file was sized for all images: write a shorter copy
+                np.save(part.with_suffix(".npy"), store.pixels)
+                part.with_suffix(".npy").replace(crops)
+            else:
+                part.replace(crops)
+            part.write_text(json.dumps({"image_ids": store.image_ids, "excluded": store.excluded}))
+            part.replace(listing)  # comes last: its presence says that the cache is whole
         finally:
             part.unlink(missing_ok=True)
-        return _read_cache(stem)
-    return _checked(corpus, _read_cache(stem))
+    values = json.loads(listing.read_text())
+    pixels = np.load(crops, mmap_mode="r")
+    store = ImageStore(pixels=pixels, image_ids=tuple(values["image_ids"]), excluded=values["excluded"])
+    return store if fresh else _checked(corpus, store)
 
 
 def _decode(
@@ -221,28 +231,3 @@ def _checked(corpus: Corpus, store: ImageStore) -> ImageStore:
         for image_id, reason in list(store.excluded.items())[:5]:
             logger.warning("image %s: %s", image_id, reason)
     return store
-
-
-def _cache_key(image_ids: list[str], paths: list[Path], size: int) -> str:
-    digest = hashlib.sha256(f"{CACHE_VERSION} {size}".encode())
-    for image_id, path in zip(image_ids, paths, strict=True):
-        stat = path.stat() if path.is_file() else None
-        digest.update(repr((image_id, stat and (stat.st_size, stat.st_mtime_ns))).encode())
-    return digest.hexdigest()[:24]
-
-
-def _write_cache(stem: Path, part: Path, store: ImageStore) -> None:
-    """Give the written crops their name; the listing comes last, so its presence says that the cache is whole."""
-    if store.excluded:
-        np.save(part.with_suffix(".npy"), store.pixels)  # a shorter copy: the file was sized for all images
-        part.with_suffix(".npy").replace(stem.with_suffix(".npy"))
-    else:
-        part.replace(stem.with_suffix(".npy"))
-    part.write_text(json.dumps({"image_ids": store.image_ids, "excluded": store.excluded}))
-    part.replace(stem.with_suffix(".json"))
-
-
-def _read_cache(stem: Path) -> ImageStore:
-    listing = json.loads(stem.with_suffix(".json").read_text())
-    pixels = np.load(stem.with_suffix(".npy"), mmap_mode="r")
-    return ImageStore(pixels=pixels, image_ids=tuple(listing["image_ids"]), excluded=listing["excluded"])

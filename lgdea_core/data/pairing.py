@@ -17,6 +17,9 @@ from lgdea_core.vocabulary import SPLITS
 
 logger = logging.getLogger("lgdea")
 
+TEXT_SIDE = ("studies", "labels")
+"""tables that a source of reports brings; the others are its films'"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pools:
@@ -62,6 +65,20 @@ def split_by_patient(studies: pd.DataFrame, fractions: tuple[float, float, float
     return studies.assign(split=[split_of[patient] for patient in studies["patient_id"]])
 
 
+def hold_out(studies: pd.DataFrame, held_out: pd.Series, val_fraction: float, seed: int) -> pd.DataFrame:
+    """Studies of a published test split behind the others, which `split_by_patient` divides into train and val.
+
+    Args:
+        studies: has a column patient_id; where it has a column split, the held-out ones keep theirs.
+        held_out: True for a study that is not divided.
+        val_fraction: share of the other patients that becomes val.
+        seed: of that choice.
+    """
+    divided = split_by_patient(studies[~held_out], (1 - val_fraction, val_fraction, 0.0), seed)
+    kept = studies[held_out].assign(split=studies.get("split", "test"))
+    return pd.concat([divided, kept], ignore_index=True)
+
+
 def stable_hash(seed: int, key: str) -> str:
     """Hexadecimal hash of a seed and an id, the same on every machine."""
     return hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()
@@ -91,41 +108,33 @@ def limit_pairs(corpus: Corpus, paired_ratio: float | int, seed: int) -> Pools:
     pairs = pairs.rename(columns={"study_id": "report_id"}).sort_values("image_id", ignore_index=True)
     pairable = _shuffled(sorted(set(pairs["report_id"])), seed, "pairs")
     kept = pairable[: round(paired_ratio * len(pairable))]
+    if not pairable:
+        raise ValueError(
+            f"corpus {corpus.name!r}: no training study has both an image and a report, so no pair can be known; "
+            "name a corpus with pairs first, as in PAIRS+IMAGES+REPORTS"
+        )
     if not kept:
-        raise ValueError(_no_pairs(corpus.name, len(pairable), paired_ratio))
+        raise ValueError(
+            f"corpus {corpus.name!r}: paired_ratio {paired_ratio} of {len(pairable)} training studies with image and "
+            f"report leaves no pair; set it to {1 / len(pairable):.2g} or more"
+        )
     known = pairs["report_id"].isin(set(kept))
     rank = {report_id: position for position, report_id in enumerate(kept)}
     seed_pairs = pairs[known].sort_values("report_id", key=lambda ids: ids.map(rank), kind="stable", ignore_index=True)
-    return _pools(train, reports, seed_pairs, pairs[~known].reset_index(drop=True), seed)
-
-
-def _pools(train: Corpus, reports: list[str], seed_pairs: pd.DataFrame, hidden: pd.DataFrame, seed: int) -> Pools:
-    paired_images, paired_reports = list(seed_pairs["image_id"]), list(dict.fromkeys(seed_pairs["report_id"]))
+    paired_images = list(seed_pairs["image_id"])
     free_images = sorted(set(train.images["image_id"]) - set(paired_images))
-    free_reports = sorted(set(reports) - set(paired_reports))
+    free_reports = sorted(set(reports) - set(kept))
     return Pools(
         image_ids=(*paired_images, *_shuffled(free_images, seed, "images")),
-        report_ids=(*paired_reports, *_shuffled(free_reports, seed, "reports")),
+        report_ids=(*kept, *_shuffled(free_reports, seed, "reports")),
         seed_pairs=seed_pairs,
-        hidden_pairs=hidden,
+        hidden_pairs=pairs[~known].reset_index(drop=True),
     )
 
 
 def _shuffled(ids: list[str], seed: int, purpose: str) -> list[str]:
     generator = np.random.default_rng([seed, *purpose.encode()])  # one stream per purpose: independent shuffles
     return [ids[position] for position in generator.permutation(len(ids))]
-
-
-def _no_pairs(name: str, pairable: int, paired_ratio: float | int) -> str:
-    if not pairable:
-        return (
-            f"corpus {name!r}: no training study has both an image and a report, so no pair can be known; "
-            "name a corpus with pairs first, as in PAIRS+IMAGES+REPORTS"
-        )
-    return (
-        f"corpus {name!r}: paired_ratio {paired_ratio} of {pairable} training studies with image and report leaves no "
-        f"pair; set it to {1 / pairable:.2g} or more"
-    )
 
 
 def shuffle_pairs(pools: Pools, seed: int) -> Pools:
@@ -180,7 +189,8 @@ def combine(
         held_out = withhold_boxed_patients(images) if withhold_boxed else images
         corpora["images"] = replace(held_out, studies=held_out.studies.assign(report=None))
     if reports is not None:
-        corpora["reports"] = _report_side(reports)
+        kept = reports.subset(reports.studies.loc[reports.studies["report"].notna(), "study_id"])
+        corpora["reports"] = replace(kept, **{table: empty_table(table) for table in COLUMNS if table not in TEXT_SIDE})
     root = Path(os.path.commonpath([corpus.root.resolve() for corpus in corpora.values()]))
     prefixed = [_prefixed(corpus, root) for corpus in corpora.values()]
     tables = {
@@ -191,11 +201,6 @@ def combine(
     }
     exclusions = {f"{corpus.name}: {why}": n for corpus in corpora.values() for why, n in corpus.exclusions.items()}
     return Corpus(name=name or "+".join(names), root=root, exclusions=exclusions, **tables)
-
-
-def _report_side(corpus: Corpus) -> Corpus:
-    with_report = corpus.subset(corpus.studies.loc[corpus.studies["report"].notna(), "study_id"])
-    return replace(with_report, **{table: empty_table(table) for table in ("images", "boxes", "masks", "regions")})
 
 
 def _prefixed(corpus: Corpus, root: Path) -> Corpus:

@@ -87,7 +87,8 @@ class TrainingPatients:
                 corpus.name, len(unsure), " and ".join(sorted(set(unsure.values()))),
             )  # fmt: skip
         for source in _sources(sorted(keys)):
-            others = [other for other in self.sources if other != source and _related(other, source)]
+            related = {other for relatives in RELATIVES if source in relatives for other in relatives - {source}}
+            others = [other for other in self.sources if other in related]
             if others:
                 logger.warning(
                     "corpus %s: films of %s may show patients of %s, whom this model was trained on; ids do not tell",
@@ -165,10 +166,6 @@ def _may_hold(one: str, other: str) -> bool:
     """Whether one is an own folder that patients of the other may lie in; generated patients lie nowhere else."""
     generated = one.startswith("phantom") or other.startswith("phantom")
     return one != other and not generated and not {one, other} <= set(CORPORA) - {"folder"}
-
-
-def _related(one: str, other: str) -> bool:
-    return any({one, other} <= relatives for relatives in RELATIVES)
 
 
 def _hashed(salt: str, key: str) -> str:

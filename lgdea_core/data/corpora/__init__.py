@@ -10,45 +10,29 @@ from lgdea_core.data.pairing import combine, withhold_boxed_patients
 
 logger = logging.getLogger("lgdea")
 
-CORPORA = {
-    "phantom": ("lgdea_core.data.phantom", "load_phantom"),
-    "nih": ("lgdea_core.data.corpora.nih", "load"),
-    "openi": ("lgdea_core.data.corpora.openi", "load"),
-    "covid_chestxray": ("lgdea_core.data.corpora.covid_chestxray", "load"),
-    "mimic_cxr": ("lgdea_core.data.corpora.mimic_cxr", "load"),
-    "ms_cxr": ("lgdea_core.data.corpora.ms_cxr", "load"),
-    "chest_imagenome": ("lgdea_core.data.corpora.chest_imagenome", "load"),
-    "rsna": ("lgdea_core.data.corpora.rsna", "load"),
-    "siim": ("lgdea_core.data.corpora.siim", "load"),
-    "chexpert": ("lgdea_core.data.corpora.chexpert", "load"),
-    "chexpert_5x200": ("lgdea_core.data.corpora.chexpert_retrieval", "load_5x200"),
-    "chexpert_8x200": ("lgdea_core.data.corpora.chexpert_retrieval", "load_8x200"),
-    "covidx": ("lgdea_core.data.corpora.covidx", "load"),
-    "vindr": ("lgdea_core.data.corpora.vindr", "load"),
-    "padchest": ("lgdea_core.data.corpora.padchest", "load"),
-    "folder": ("lgdea_core.data.corpora.folder", "load"),
-    "painted_nih": ("lgdea_core.data.corpora.painted_nih", "load"),
+_LOADERS = {
+    "phantom": ("lgdea_core.data.phantom", "load_phantom", ""),
+    "nih": ("nih", "load", "nih-chestxray14"),
+    "openi": ("openi", "load", "openi"),
+    "covid_chestxray": ("covid_chestxray", "load", "covid-chestxray-dataset"),
+    "mimic_cxr": ("mimic_cxr", "load", "mimic-cxr-jpg"),
+    "ms_cxr": ("ms_cxr", "load", "ms-cxr"),
+    "chest_imagenome": ("chest_imagenome", "load", "chest-imagenome"),
+    "rsna": ("rsna", "load", "rsna-pneumonia"),
+    "siim": ("siim", "load", "siim-acr-pneumothorax"),
+    "chexpert": ("chexpert", "load", "chexpert"),
+    "chexpert_5x200": ("chexpert_retrieval", "load_5x200", "chexpert"),
+    "chexpert_8x200": ("chexpert_retrieval", "load_8x200", "chexpert"),
+    "covidx": ("covidx", "load", "covidx"),
+    "vindr": ("vindr", "load", "vindr-cxr"),
+    "padchest": ("padchest", "load", "padchest"),
+    "folder": ("folder", "load", "folder"),
+    "painted_nih": ("painted_nih", "load", "nih-chestxray14"),
 }
-"""name -> module and function that loads it; imported when asked for"""
-
-FOLDERS = {
-    "nih": "nih-chestxray14",
-    "openi": "openi",
-    "covid_chestxray": "covid-chestxray-dataset",
-    "mimic_cxr": "mimic-cxr-jpg",
-    "ms_cxr": "ms-cxr",
-    "chest_imagenome": "chest-imagenome",
-    "rsna": "rsna-pneumonia",
-    "siim": "siim-acr-pneumothorax",
-    "chexpert": "chexpert",
-    "chexpert_5x200": "chexpert",
-    "chexpert_8x200": "chexpert",
-    "covidx": "covidx",
-    "vindr": "vindr-cxr",
-    "padchest": "padchest",
-    "folder": "folder",
-    "painted_nih": "nih-chestxray14",
-}
+"""name -> module (of this package) and function that loads it, imported when asked for; folder"""
+CORPORA = tuple(_LOADERS)
+"""all names"""
+FOLDERS = {name: folder for name, (_, _, folder) in _LOADERS.items() if folder}
 """name -> sub-folder of the data root (LGDEA_DATA) that `assemble` looks in"""
 
 OWN_SPLITS = ("phantom", "folder", "painted_nih", "rsna", "vindr")
@@ -83,8 +67,12 @@ def load_corpus(name: str, root: Path, **options: Any) -> Corpus:
         raise ValueError(f"unknown corpus {name!r}; known: {', '.join(sorted(CORPORA))}")
     if not root.is_dir():
         raise FileNotFoundError(f"corpus {name!r}: no folder at {root}; data/README.md says what belongs there")
-    module, function = CORPORA[name]
-    return getattr(importlib.import_module(module), function)(root, **options)
+    module, function, _ = _LOADERS[name]
+    module = module if "." in module else f"{__name__}.{module}"
+    corpus = getattr(importlib.import_module(module), function)(root, **options)
+    for reason, count in sorted(corpus.exclusions.items()):
+        logger.info("corpus %s: %s, %d times", name, reason, count)
+    return corpus
 
 
 def assemble(

@@ -5,26 +5,34 @@
     silver_dataset/splits/images_to_avoid.csv               films of the 500 patients of the gold set
     files/p10/.../<dicom_id>.jpg and mimic-cxr-2.0.0-metadata.csv.gz, here or in `mimic-cxr-jpg` next to this folder
 
-A gold set of 1,000 films was corrected by hand and its patients are kept out of train and val. What is read of a scene
-graph stands in `scene_graphs`. The corpus holds films and regions and, without reports, no pairs: `mimic_cxr` reads the
-same boxes for the films of its own split, and that is the corpus to train on.
+Boxes are a detector's ("silver"). Of 36 regions the 29 of `vocabulary.REGIONS` are read. Boxes count in the original
+film, whose size MIMIC's metadata gives; published ones may reach outside it and are cut, some have no area and are left
+out. A gold set of 1,000 films was corrected by hand and its patients are kept out of train and val. The corpus holds
+films and regions and, without reports, no pairs: `mimic_cxr` reads the same boxes for the films of its own split, and
+that is the corpus to train on.
 
 Licence: PhysioNet Credentialed Health Data License 1.5.0. Cite Wu et al., "Chest ImaGenome Dataset for Clinical
 Reasoning", NeurIPS Datasets and Benchmarks 2021.
 """
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+from tqdm.auto import tqdm
 
-from lgdea_core.data.corpora.mimic_cxr import film_path, read_metadata
+from lgdea_core.data.corpora.mimic_cxr import read_metadata
 from lgdea_core.data.corpora.ms_cxr import mimic_root, withhold_patients
-from lgdea_core.data.corpora.scene_graphs import read_regions
-from lgdea_core.data.corpora.tables import Exclusions, film_row, make_table, read_table
-from lgdea_core.data.corpus import Corpus
+from lgdea_core.data.corpora.tables import Exclusions, Layout, film_table, parse_box, read_json, read_table
+from lgdea_core.data.corpus import COLUMNS, Corpus
+from lgdea_core.vocabulary import REGIONS
 
+FOLDER = "chest-imagenome"
+"""name of the folder that holds `silver_dataset/`"""
 SPLITS = {"train": "train", "valid": "val", "test": "test"}
+LIST = Layout(columns=("dicom_id", "subject_id", "study_id"), key="dicom_id")
 
 
 def load(root: Path, images: Path | None = None, ms_cxr_table: Path | Literal["beside"] | None = "beside") -> Corpus:
@@ -42,37 +50,25 @@ def load(root: Path, images: Path | None = None, ms_cxr_table: Path | Literal["b
     exclusions, films_root = Exclusions(), mimic_root(root, images)
     films = _films(root, films_root, exclusions)
     films = withhold_patients(films, root, ms_cxr_table, exclusions)
-    rows = [image for film in films.itertuples() if (image := _image(film, films_root, exclusions))]
-    if not rows:
-        raise FileNotFoundError(f"no film of {root.name}'s splits under {films_root / 'files'}; unpack MIMIC-CXR-JPG")
-    films = films[films["dicom_id"].isin({row["image_id"] for row in rows})]
-    studies = films.drop_duplicates("study_id")[["study_id", "patient_id", "split"]]
-    corpus = Corpus(
+    missing = f"no film of {root.name}'s splits under {films_root / 'files'}; unpack MIMIC-CXR-JPG"
+    films, table = film_table(films, films_root, exclusions, missing=missing)
+    return Corpus(
         name="chest_imagenome",
         root=films_root,
-        studies=studies.assign(report=None),
-        images=make_table("images", rows),
+        studies=films.drop_duplicates("study_id")[["study_id", "patient_id", "split"]].assign(report=None),
+        images=table,
         regions=read_regions(films, root, exclusions),
         exclusions=exclusions,
     )
-    exclusions.log("chest_imagenome")
-    return corpus
 
 
 def _films(root: Path, films_root: Path, exclusions: Exclusions) -> pd.DataFrame:
     """Listed films with split and size; those of the gold set's patients only in test."""
     folder = root / "silver_dataset" / "splits"
-    columns = ("dicom_id", "subject_id", "study_id")
-    lists = [
-        read_table(folder / f"{name}.csv", columns).assign(split=split, table=f"{name}.csv")
-        for name, split in SPLITS.items()
-    ]
-    listed = pd.concat(lists)
-    listed["where"] = [f"{row.table}, line {row.line}, film {row.dicom_id!r}" for row in listed.itertuples()]
-    listed = listed[["dicom_id", "split", "where"]]
+    listed = pd.concat([LIST.read(folder / f"{name}.csv").assign(split=split) for name, split in SPLITS.items()])
     gold = read_table(folder / "images_to_avoid.csv", ("dicom_id",))["dicom_id"]
     metadata = read_metadata(films_root)
-    films = listed.merge(metadata, on="dicom_id", how="left")
+    films = listed[["dicom_id", "split", "where"]].merge(metadata.drop(columns="where"), on="dicom_id", how="left")
     unknown = films.loc[films["patient_id"].isna(), "where"]
     if len(unknown):
         raise ValueError(
@@ -80,10 +76,53 @@ def _films(root: Path, films_root: Path, exclusions: Exclusions) -> pd.DataFrame
         )
     patients = metadata.loc[metadata["dicom_id"].isin(set(gold)), "patient_id"]  # all their films, listed there or not
     avoid = films["patient_id"].isin(set(patients)) & (films["split"] != "test")
-    exclusions.count("film of a gold patient, kept out of training", int(avoid.sum()))
-    return films[~avoid]
+    return exclusions.drop(films, avoid, "film of a gold patient, kept out of training")
 
 
-def _image(film: Any, films_root: Path, exclusions: Exclusions) -> dict[str, Any] | None:
-    path = film_path(films_root, film.patient_id, film.study_id, film.dicom_id)
-    return film_row(film.dicom_id, film.study_id, films_root, path, film.view, film.where, exclusions)
+def read_regions(films: pd.DataFrame, root: Path, exclusions: Exclusions) -> pd.DataFrame:
+    """Table regions of these films; one without a scene graph has no rows and is counted.
+
+    Args:
+        films: has columns dicom_id, study_id, width and height.
+        root: holds `silver_dataset/`.
+        exclusions: counted in.
+
+    Raises:
+        ValueError: a scene graph is not in the layout; the message names file and object.
+    """
+    return pd.DataFrame(_regions(films, root, exclusions), columns=list(COLUMNS["regions"]))
+
+
+def _regions(films: pd.DataFrame, root: Path, exclusions: Exclusions) -> Iterator[tuple[Any, ...]]:
+    folder = root / "silver_dataset" / "scene_graph"
+    nested = folder / "scene_graph"  # what some archivers make of the zip
+    folder = nested if nested.is_dir() else folder
+    for film in tqdm(films.itertuples(), total=len(films), unit="film", desc="scene graphs", delay=3):
+        path = folder / f"{film.dicom_id}_SceneGraph.json"
+        if not path.is_file():  # a few published films have none
+            exclusions.add("film without a scene graph", path.name)
+            continue
+        frame = (float(film.width), float(film.height))
+        for region, corners in _boxes(path).items():
+            try:
+                box = parse_box(corners, frame, tolerance=math.inf)
+            except ValueError as error:
+                exclusions.add("region box without area on its film", f"{path.name}, region {region!r}: {error}")
+                continue
+            yield film.dicom_id, film.study_id, region, *box, *frame
+
+
+def _boxes(path: Path) -> dict[str, list[Any]]:
+    """Corners of each region in original pixels; of a region named twice the last, as in ttanida/rgrg."""
+    boxes = {}
+    for number, each in enumerate(_key(read_json(path), "objects", path.name)):
+        where = f"{path.name}, object {number}"
+        if _key(each, "bbox_name", where) in REGIONS:
+            boxes[each["bbox_name"]] = [_key(each, f"original_{side}", where) for side in ("x1", "y1", "x2", "y2")]
+    return boxes
+
+
+def _key(content: dict[str, Any], name: str, where: str) -> Any:
+    if name not in content:
+        raise ValueError(f"{where}: no key {name!r}; it is not a scene graph of Chest ImaGenome, fetch it again")
+    return content[name]

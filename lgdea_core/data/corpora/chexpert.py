@@ -15,26 +15,13 @@ Licence: Stanford University Dataset Research Use Agreement. Cite Irvin et al., 
 Dataset with Uncertainty Labels and Expert Comparison", AAAI 2019.
 """
 
-import logging
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from lgdea_core.data.corpora.tables import (
-    CHEXPERT_LABELS,
-    Exclusions,
-    film_row,
-    make_table,
-    melt_labels,
-    read_table,
-    refuse_cells,
-)
+from lgdea_core.data.corpora.tables import CHEXPERT_LABELS, Cells, Exclusions, Layout, film_table, melt_labels
 from lgdea_core.data.corpus import TEXT_QUERY, Corpus
-from lgdea_core.data.pairing import split_by_patient
-
-logger = logging.getLogger("lgdea")
+from lgdea_core.data.pairing import hold_out
 
 UNCERTAIN: dict[str, dict[str, float]] = {
     "keep": {},
@@ -47,6 +34,11 @@ mgca: GLoRIA's and MGCA's mix on the five competition findings)"""
 FILM_COLUMNS = ("Frontal/Lateral", "AP/PA", *CHEXPERT_LABELS)
 """columns of `train.csv` and `valid.csv` beside Path, Sex and Age"""
 PATH = r"/(?P<patient>patient\d+)/(?P<study>study\d+)/(?P<view>[^/]+)\.jpg$"
+IN_PLACE = Cells(
+    "Path",
+    "a path that ends in /patient00001/study1/view1_frontal.jpg",
+    lambda rows: rows["Path"].str.extract(PATH)["patient"].notna(),
+)
 
 
 def load(root: Path, uncertain: str = "keep", val_fraction: float = 0.025, seed: int = 0) -> Corpus:
@@ -65,26 +57,25 @@ def load(root: Path, uncertain: str = "keep", val_fraction: float = 0.025, seed:
     if uncertain not in UNCERTAIN:
         raise ValueError(f"uncertain must be one of {tuple(UNCERTAIN)}, got {uncertain!r}")
     exclusions = Exclusions()
-    train = _withhold(_frontal(read_films(root / "train.csv"), exclusions), root, exclusions)
-    test = _frontal(read_films(root / "valid.csv"), exclusions)
-    films = pd.concat([train, test], ignore_index=True)
-    images = [image for film in films.itertuples() if (image := film_image(film, root, exclusions))]
-    if not images:
-        raise FileNotFoundError(f"no film of train.csv or valid.csv under {root}; unpack the images there")
-    films = films[films["image_id"].isin({image["image_id"] for image in images})]
-    corpus = Corpus(
+    films = pd.concat([read_films(root / name) for name in ("train.csv", "valid.csv")], ignore_index=True)
+    films = exclusions.drop(films, films["Frontal/Lateral"] != "Frontal", "lateral film")
+    films = _without_sets(films, root, exclusions)
+    missing = f"no film of train.csv or valid.csv under {root}; unpack the images there"
+    films, images = film_table(films, root, exclusions, missing=missing)
+    studies = films.drop_duplicates("study_id")
+    return Corpus(
         name="chexpert",
         root=root,
-        studies=_studies(films, val_fraction, seed),
-        images=make_table("images", images),
+        studies=hold_out(
+            studies[["study_id", "patient_id"]].assign(report=None), studies["table"] == "valid.csv", val_fraction, seed
+        ),
+        images=images,
         labels=_labels(films, uncertain, exclusions),
         exclusions=exclusions,
     )
-    exclusions.log("chexpert")
-    return corpus
 
 
-def read_films(path: Path, columns: Sequence[str] = FILM_COLUMNS) -> pd.DataFrame:
+def read_films(path: Path, columns: tuple[str, ...] = FILM_COLUMNS) -> pd.DataFrame:
     """Rows of a table of films as text, with patient_id, study_id, image_id, view, the table's name, and `file`.
 
     `file` is the path without the release's folder, relative to the corpus's own; view is "unknown" where no column
@@ -97,58 +88,32 @@ def read_films(path: Path, columns: Sequence[str] = FILM_COLUMNS) -> pd.DataFram
     Raises:
         ValueError: a column is missing, or a Path is not in the layout; named by file and line.
     """
-    rows = read_table(path, ("Path", *columns))
+    rows = Layout(columns=("Path", *columns), key="Path", cells=(IN_PLACE,)).read(path)
     parts = rows["Path"].str.extract(PATH)
-    expected = "a path that ends in /patient00001/study1/view1_frontal.jpg"
-    refuse_cells(rows, parts["patient"].isna(), "Path", expected, path.name, ("film", "Path"))
     study = parts["patient"] + "_" + parts["study"]
     file = rows["Path"].str.split("/", n=1).str[1]  # without the release's folder
     ids = {"patient_id": parts["patient"], "study_id": study, "image_id": study + "_" + parts["view"]}
     return rows.assign(**ids, file=file, view=rows.get("AP/PA", "unknown"), table=path.name)
 
 
-def film_image(film: Any, root: Path, exclusions: Exclusions) -> dict[str, Any] | None:
-    """Row of table images of a row of `read_films`; None where the film is missing, which is counted."""
-    where = f"{film.table}, line {film.line}, film {film.image_id!r}"
-    return film_row(film.image_id, film.study_id, root, root / film.file, film.view, where, exclusions)
-
-
-def _frontal(films: pd.DataFrame, exclusions: Exclusions) -> pd.DataFrame:
-    frontal = films["Frontal/Lateral"] == "Frontal"
-    exclusions.count("lateral film", int((~frontal).sum()))
-    return films[frontal]
-
-
-def _withhold(films: pd.DataFrame, root: Path, exclusions: Exclusions) -> pd.DataFrame:
-    """Films without those of patients with a film in a retrieval set."""
+def _without_sets(films: pd.DataFrame, root: Path, exclusions: Exclusions) -> pd.DataFrame:
+    """Films without the training ones of patients with a film in a retrieval set."""
     files = [path for path in sorted(root.glob("chexpert_*x200*.csv")) if not path.stem.endswith(TEXT_QUERY)]
-    sets = [read_films(path, ())["patient_id"] for path in files]
-    if not sets:
-        return films
-    withheld = films["patient_id"].isin(set(pd.concat(sets)))
-    exclusions.count(
-        "study of a patient of a retrieval set, kept out of training", films.loc[withheld, "study_id"].nunique()
-    )
+    evaluated = {patient for path in files for patient in read_films(path, ())["patient_id"]}
+    withheld = films["patient_id"].isin(evaluated) & (films["table"] == "train.csv")
+    studies = films.loc[withheld, "study_id"].nunique()
+    exclusions.count("study of a patient of a retrieval set, kept out of training", studies)
     return films[~withheld]
-
-
-def _studies(films: pd.DataFrame, val_fraction: float, seed: int) -> pd.DataFrame:
-    studies = films.drop_duplicates("study_id")[["study_id", "patient_id", "table"]].assign(report=None)
-    train = studies[studies["table"] == "train.csv"].drop(columns="table")
-    test = studies[studies["table"] == "valid.csv"].drop(columns="table").assign(split="test")
-    train = split_by_patient(train, (1 - val_fraction, val_fraction, 0.0), seed)
-    return pd.concat([train, test], ignore_index=True)
 
 
 def _labels(films: pd.DataFrame, uncertain: str, exclusions: Exclusions) -> pd.DataFrame:
     """One row per study and finding, of the study's first film."""
     stated = films.drop_duplicates(["study_id", *CHEXPERT_LABELS])
-    for row in stated[stated["study_id"].duplicated()].itertuples():
-        where = f"{row.table}, line {row.line}, study {row.study_id!r}"
-        exclusions.add("labels differ from those of the study's first film", where, defect=True)
+    differs = stated["study_id"].duplicated()
+    exclusions.drop(stated, differs, "labels differ from those of the study's first film", defect=True)
     studies = films.drop_duplicates("study_id")
     parts = [
-        melt_labels(studies[studies["table"] == table], CHEXPERT_LABELS, table, source)
+        melt_labels(studies[studies["table"] == table], CHEXPERT_LABELS, source)
         for table, source in (("train.csv", "chexpert"), ("valid.csv", "radiologist"))
     ]
     labels = pd.concat(parts, ignore_index=True)

@@ -27,8 +27,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from lgdea_core.data.corpora.chexpert import film_image, read_films
-from lgdea_core.data.corpora.tables import CHEXPERT_LABELS, Exclusions, make_table, read_table, refuse_cells
+from lgdea_core.data.corpora.chexpert import read_films
+from lgdea_core.data.corpora.tables import (
+    CHEXPERT_LABELS,
+    Cells,
+    Exclusions,
+    Layout,
+    film_table,
+    one_of,
+    read_table,
+    refuse,
+)
 from lgdea_core.data.corpus import QUERY, TEXT_QUERY, Corpus
 
 CLASSES = {
@@ -132,23 +141,22 @@ def _load(root: Path, name: str) -> Corpus:
             raise FileNotFoundError(
                 f"no {set_path(root, name, role)}; draw the set by `python -m {module} {root} {name}`"
             )
-    films = pd.concat([_read(root, name, role) for role in ROLES[name]], ignore_index=True)
     exclusions = Exclusions()
-    images = [image for film in films.itertuples() if (image := film_image(film, root, exclusions))]
-    if not images:
-        raise FileNotFoundError(f"no film of {set_path(root, name, '').stem} under {root}; unpack the images there")
-    films = films[films["image_id"].isin({image["image_id"] for image in images})]
-    studies = pd.concat([films.drop_duplicates("study_id"), _read_texts(root, name)], ignore_index=True)
-    corpus = Corpus(
+    films = pd.concat([_read(root, name, role) for role in ROLES[name]], ignore_index=True)
+    missing = f"no film of {set_path(root, name, '').stem} under {root}; unpack the images there"
+    films, images = film_table(films, root, exclusions, missing=missing)
+    studies = [films.drop_duplicates("study_id")]
+    if set_path(root, name, TEXT_QUERY).is_file():
+        studies.append(_read_texts(root, name))
+    rows = pd.concat(studies, ignore_index=True)
+    return Corpus(
         name=f"chexpert_{name}",
         root=root,
-        studies=studies[["study_id", "patient_id", "report", "role"]].assign(split="test"),
-        images=make_table("images", images),
-        labels=studies[["study_id", "finding"]].assign(value=1.0, source="chexpert"),
+        studies=rows[["study_id", "patient_id", "report", "role"]].assign(split="test"),
+        images=images,
+        labels=rows[["study_id", "finding"]].assign(value=1.0, source="chexpert"),
         exclusions=exclusions,
     )
-    exclusions.log(corpus.name)
-    return corpus
 
 
 def _read(root: Path, name: str, role: str) -> pd.DataFrame:
@@ -157,26 +165,24 @@ def _read(root: Path, name: str, role: str) -> pd.DataFrame:
     if NAMED in rows:
         rows = rows.assign(shown=rows[NAMED])
     else:
-        rows = read_films(path, classes)
+        rows = read_films(path, CLASSES[name])
         shown = rows[classes].isin(("1", "1.0"))
         rows = rows.assign(shown=shown.idxmax(axis=1).where(shown.sum(axis=1) == 1, "several or none"))
-    refuse_cells(
-        rows, ~rows["shown"].isin(classes), "shown", f"one class of {classes}", path.name, ("film", "image_id")
-    )
+    refuse(rows, ~rows["shown"].isin(classes), "shown", f"one class of {classes}")
     report = rows["Report Impression"].replace("", None) if "Report Impression" in rows else None
     return rows.assign(finding=rows["shown"].map(CHEXPERT_LABELS), role=role, report=report)
 
 
 def _read_texts(root: Path, name: str) -> pd.DataFrame:
-    """Text queries as studies; no rows without their file."""
-    path, classes = set_path(root, name, TEXT_QUERY), list(CLASSES[name])
-    if not path.is_file():
-        return pd.DataFrame(columns=["study_id", "patient_id", "report", "role", "finding"], dtype=object)
-    rows = read_table(path, (NAMED, "Text"))
-    rows = rows.assign(study_id=[f"text-query-{number}" for number in range(1, len(rows) + 1)], role=TEXT_QUERY)
-    refuse_cells(rows, ~rows[NAMED].isin(classes), NAMED, f"one class of {classes}", path.name, ("study", "study_id"))
-    refuse_cells(rows, rows["Text"] == "", "Text", "a sentence", path.name, ("study", "study_id"))
-    return rows.assign(patient_id=rows["study_id"], report=rows["Text"], finding=rows[NAMED].map(CHEXPERT_LABELS))
+    """Text queries as studies."""
+    classes = one_of(NAMED, CLASSES[name], f"one class of {list(CLASSES[name])}")
+    sentences = Cells("Text", "a sentence", lambda rows: rows["Text"] != "")
+    texts = Layout(columns=(NAMED, "Text"), key=NAMED, noun="query of", cells=(classes, sentences))
+    rows = texts.read(set_path(root, name, TEXT_QUERY))
+    names = [f"text-query-{number}" for number in range(1, len(rows) + 1)]
+    return rows.assign(
+        study_id=names, patient_id=names, role=TEXT_QUERY, report=rows["Text"], finding=rows[NAMED].map(CHEXPERT_LABELS)
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,19 +10,21 @@ Licence: per film in column `license` of metadata.csv, or CC BY / CC BY-NC-SA; a
 "COVID-19 Image Data Collection: Prospective Predictions Are the Future", MELBA 2020.
 """
 
-import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from lgdea_core.data.corpora.tables import Exclusions, box_row, film_row, make_table, parse_box, read_rows
+import pandas as pd
+
+from lgdea_core.data.corpora.tables import CORNERS, Exclusions, Layout, box_table, film_table, make_table
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.pairing import split_by_patient
 from lgdea_core.vocabulary import NO_FINDING
 
-logger = logging.getLogger("lgdea")
-
+METADATA = Layout(
+    columns=("patientid", "finding", "view", "modality", "folder", "filename", "clinical_notes"), key="filename"
+)
+ANNOTATIONS = Layout(columns=("filename", "phrase", "kind", *CORNERS, "mask", "origin"), key="filename")
 FRACTIONS = (0.7, 0.1, 0.2)
 """shares of train, val and test patients: the publisher has no split"""
 FRONTAL = ("PA", "AP", "AP Supine", "AP Erect")
@@ -53,70 +55,48 @@ def load(root: Path, fractions: tuple[float, float, float] = FRACTIONS, seed: in
         ValueError: a table lacks a column.
     """
     exclusions = Exclusions()
-    films = _films(root, exclusions)
-    studies, study_of = _studies(films)
-    sizes = {image_id: (film["image"]["width"], film["image"]["height"]) for image_id, film in films.items()}
-    images = [{**film["image"], "study_id": study_of[image_id]} for image_id, film in films.items()]
-    annotations = [row for row in _annotations(root) if Path(row["filename"]).stem in sizes]
-    corpus = Corpus(
+    films, images = _films(root, exclusions)
+    images = images.assign(study_id=films["study_id"].to_numpy())
+    studies = films.drop_duplicates("study_id").rename(columns={"clinical_notes": "report"})
+    studies = studies.assign(report_source=["clinical notes" if text else None for text in studies["report"]])
+    studies = studies.assign(report=[text or None for text in studies["report"]], license=studies.get("license"))
+    columns = ["study_id", "patient_id", "report", "report_source", "license"]
+    rows = _annotations(root, films, images)
+    return Corpus(
         name="covid_chestxray",
         root=root,
-        studies=split_by_patient(make_table("studies", studies), fractions, seed),
-        images=make_table("images", images),
-        labels=make_table("labels", _labels(films, study_of, exclusions)),
-        boxes=make_table("boxes", _boxes(annotations, study_of, sizes, exclusions)),
-        masks=make_table("masks", _masks(annotations, study_of, root, exclusions)),
+        studies=split_by_patient(studies[columns].reset_index(drop=True), fractions, seed),
+        images=images,
+        labels=make_table("labels", _labels(films, exclusions)),
+        boxes=_boxes(rows, exclusions),
+        masks=make_table("masks", _masks(rows, root, exclusions)),
         exclusions=exclusions,
     )
-    exclusions.log("covid_chestxray")
-    return corpus
 
 
-def _films(root: Path, exclusions: Exclusions) -> dict[str, dict[str, Any]]:
-    """Rows of metadata.csv by film: the first row of each, with all its patients and its longest text."""
-    table = root / "metadata.csv"
-    films: dict[str, dict[str, Any]] = {}
-    for row in read_rows(table, ("patientid", "finding", "view", "modality", "folder", "filename", "clinical_notes")):
-        where = f"{table.name}, line {row['line']}, film {row['filename']!r}"
-        if row["modality"] != "X-ray" or row["view"] not in FRONTAL:
-            exclusions.add("no frontal radiograph", where)
-            continue
-        image_id = Path(row["filename"]).stem
-        if image_id in films:
-            exclusions.add("further row of the same film", where)
-            _merge(films[image_id], row)
-            continue
-        path = root / row["folder"] / row["filename"]
-        image = film_row(image_id, image_id, root, path, row["view"], where, exclusions)
-        if image is not None:
-            films[image_id] = {**row, "image": image, "patients": {row["patientid"]}}
-    if not films:
-        raise FileNotFoundError(f"no frontal film of {table.name} under {root / 'images'}; unpack the images there")
-    return films
+def _films(root: Path, exclusions: Exclusions) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The first row of each film, with the longest text of its rows, its study and patient; and table images.
 
-
-def _merge(film: dict[str, Any], row: dict[str, str]) -> None:
-    film["patients"].add(row["patientid"])
-    film["clinical_notes"] = max(film["clinical_notes"], row["clinical_notes"], key=len)
-
-
-def _studies(films: dict[str, dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Studies, and the study of each film: films of one patient with the same text, named after the first of them."""
-    patient_of = merge_patients(film["patients"] for film in films.values())
-    studies: dict[tuple[str, str], dict[str, Any]] = {}
-    study_of = {}
-    for image_id, film in films.items():
-        patient, text = patient_of[film["patientid"]], film["clinical_notes"]
-        key = (patient, text or image_id)
-        study = {
-            "study_id": image_id,
-            "patient_id": patient,
-            "report": text or None,
-            "report_source": "clinical notes" if text else None,
-            "license": film.get("license"),
-        }
-        study_of[image_id] = studies.setdefault(key, study)["study_id"]
-    return list(studies.values()), study_of
+    Films of one patient with the same text are one study, named after the first of them; a film without text is one.
+    """
+    rows = METADATA.read(root / "metadata.csv")
+    frontal = (rows["modality"] == "X-ray") & rows["view"].isin(FRONTAL)
+    rows = exclusions.drop(rows, ~frontal, "no frontal radiograph")
+    rows = rows.assign(image_id=[Path(name).stem for name in rows["filename"]])
+    groups = rows.groupby("image_id", sort=False)
+    texts = groups["clinical_notes"].agg(lambda notes: max(notes, key=len))
+    films = exclusions.drop(rows, rows.duplicated("image_id"), "further row of the same film")
+    films = films.assign(
+        clinical_notes=films["image_id"].map(texts),
+        study_id=films["image_id"],
+        file=films["folder"] + "/" + films["filename"],
+    )
+    missing = f"no frontal film of metadata.csv under {root / 'images'}; unpack the images there"
+    films, images = film_table(films, root, exclusions, missing=missing)
+    patients = groups["patientid"].agg(set)[films["image_id"]]
+    films = films.assign(patient_id=films["patientid"].map(merge_patients(patients)))
+    text = films["clinical_notes"].where(films["clinical_notes"] != "", films["image_id"])
+    return films.assign(study_id=films["image_id"].groupby([films["patient_id"], text]).transform("first")), images
 
 
 def merge_patients(groups: Iterable[set[str]]) -> dict[str, str]:
@@ -128,16 +108,14 @@ def merge_patients(groups: Iterable[set[str]]) -> dict[str, str]:
     return {patient: min(group) for group in merged for patient in group}
 
 
-def _labels(films: dict[str, dict[str, Any]], study_of: dict[str, str], exclusions: Exclusions) -> list[dict[str, Any]]:
+def _labels(films: pd.DataFrame, exclusions: Exclusions) -> list[dict[str, object]]:
     labels: dict[tuple[str, str], float] = {}
-    for image_id, film in films.items():
-        values = _finding_values(film["finding"])
+    for study_id, diagnosis, where in zip(films["study_id"], films["finding"], films["where"], strict=True):
+        values = _finding_values(diagnosis)
         if not values:
-            where = f"metadata.csv, line {film['line']}, film {film['filename']!r}"
             exclusions.add("diagnosis without a label of ours", where)
         for finding, value in values.items():
-            key = (study_of[image_id], finding)
-            labels[key] = max(labels.get(key, value), value)
+            labels[study_id, finding] = max(labels.get((study_id, finding), value), value)
     return [{"study_id": study, "finding": finding, "value": value} for (study, finding), value in labels.items()]
 
 
@@ -151,57 +129,41 @@ def _finding_values(finding: str) -> dict[str, float]:
     return {NO_FINDING: 0.0} if "ards" in words else {}
 
 
-def _annotations(root: Path) -> list[dict[str, str]]:
-    table = root / "annotations" / "boxes.csv"
-    columns = ("filename", "phrase", "kind", "x_min", "y_min", "x_max", "y_max", "mask", "origin")
-    return read_rows(table, columns) if table.is_file() else []
+def _annotations(root: Path, films: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `annotations/boxes.csv` whose film is here, with study and frame; none without the table."""
+    if not (root / "annotations" / "boxes.csv").is_file():
+        return pd.DataFrame(columns=[*ANNOTATIONS.columns, "image_id", "study_id", "finding", "where"])
+    rows = ANNOTATIONS.read(root / "annotations" / "boxes.csv")
+    rows = rows.assign(image_id=[Path(name).stem for name in rows["filename"]], phrase=rows["phrase"].str.lower())
+    rows = rows.assign(finding=[PATHOLOGIES.get(phrase, phrase) for phrase in rows["phrase"]], source=rows["origin"])
+    sizes = images[["image_id", "study_id", "width", "height"]]
+    return rows.merge(sizes.rename(columns={"width": "frame_width", "height": "frame_height"}), on="image_id")
 
 
-def _boxes(
-    annotations: list[dict[str, str]],
-    study_of: dict[str, str],
-    sizes: dict[str, tuple[int, int]],
-    exclusions: Exclusions,
-) -> list[dict[str, Any]]:
-    boxes = []
-    for row in annotations:
-        where = f"boxes.csv, line {row['line']}, film {row['filename']!r}"
-        image_id, phrase = Path(row["filename"]).stem, row["phrase"].lower()
-        if not row["x_min"]:
-            continue  # a mask without a box
-        if row["kind"] != "pathology":
-            exclusions.add(f"box of {row['kind']}", where)
-            continue
-        frame = (float(sizes[image_id][0]), float(sizes[image_id][1]))
-        try:
-            corners = parse_box([row[name] for name in ("x_min", "y_min", "x_max", "y_max")], frame)
-        except ValueError as error:
-            exclusions.add("bad box", f"{where}: {error}", defect=True)
-            continue
-        finding = PATHOLOGIES.get(phrase, phrase)
-        boxes.append(box_row(image_id, study_of[image_id], phrase, finding, corners, frame, row["origin"]))
-    return boxes
+def _boxes(rows: pd.DataFrame, exclusions: Exclusions) -> pd.DataFrame:
+    rows = rows[rows["x_min"] != ""]  # the others are masks without a box
+    for kind in rows["kind"].unique():
+        if kind != "pathology":
+            exclusions.count(f"box of {kind}", int((rows["kind"] == kind).sum()))
+    return box_table(rows[rows["kind"] == "pathology"], exclusions)
 
 
-def _masks(
-    annotations: list[dict[str, str]], study_of: dict[str, str], root: Path, exclusions: Exclusions
-) -> list[dict[str, Any]]:
+def _masks(rows: pd.DataFrame, root: Path, exclusions: Exclusions) -> list[dict[str, str]]:
     """One row per mask file; `kind` tells pathology from anatomy and device, `finding` of the latter is their name."""
-    masks: dict[str, dict[str, Any]] = {}
-    for row in annotations:
-        if not row["mask"] or row["mask"] in masks:
-            continue
+    masks: dict[str, dict[str, str]] = {}
+    for row in rows[rows["mask"] != ""].to_dict("records"):
         path = root / "annotations" / "masks" / row["mask"]
-        if not path.is_file():
-            exclusions.add("mask without a file", f"boxes.csv, line {row['line']}: {row['mask']}", defect=True)
+        if row["mask"] in masks:
             continue
-        image_id, phrase = Path(row["filename"]).stem, row["phrase"].lower()
+        if not path.is_file():
+            exclusions.add("mask without a file", f"{row['where']}: {row['mask']}", defect=True)
+            continue
         masks[row["mask"]] = {
-            "image_id": image_id,
-            "study_id": study_of[image_id],
-            "finding": PATHOLOGIES.get(phrase, phrase),
+            "image_id": row["image_id"],
+            "study_id": row["study_id"],
+            "finding": row["finding"],
             "path": path.relative_to(root).as_posix(),
-            "kind": "pathology" if phrase in PATHOLOGIES else row["kind"],
+            "kind": "pathology" if row["phrase"] in PATHOLOGIES else row["kind"],
             "source": row["origin"],
         }
     return list(masks.values())

@@ -19,13 +19,12 @@ images", Scientific Reports 2020.
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from lgdea_core.data.corpora.tables import Exclusions, film_row, make_table, read_text
+from lgdea_core.data.corpora.tables import Exclusions, film_table, make_table, read_text
 from lgdea_core.data.corpus import Corpus
-from lgdea_core.data.pairing import split_by_patient
+from lgdea_core.data.pairing import hold_out
 from lgdea_core.vocabulary import NO_FINDING
 
 logger = logging.getLogger("lgdea")
@@ -59,22 +58,30 @@ def load(root: Path, lists: str | None = None, val_fraction: float = 0.1, seed: 
     rows = _rows(root, _newest(root, exclusions) if lists is None else lists and f"_COVIDx{lists}")
     if (rows["split"] == "val").any():
         val_fraction = 0.0  # the lists say which, even where none of these films is here
-    films = _first_lines(rows, exclusions)
-    films = _without_test_patients(films, exclusions)
-    images = [image for film in films.itertuples() if (image := _image(film, root, exclusions))]
-    if not images:
-        raise FileNotFoundError(f"no film of the lists under {root}/train, {root}/test; unpack the images there")
-    films = films[films["image_id"].isin({image["image_id"] for image in images})]
-    corpus = Corpus(
+    first = rows.groupby("image_id")["covidx_class"].transform("first")
+    other = "another class than in the film's first line, which counts"
+    films = exclusions.drop(rows, rows["covidx_class"] != first, other, defect=True)
+    films = exclusions.drop(films, films["image_id"].duplicated(), "further line of the same film")
+    for held_out, others in (("test", ("train", "val")), ("val", ("train",))):
+        patients = set(films.loc[films["split"] == held_out, "patient_id"])
+        leaking = films["split"].isin(others) & films["patient_id"].isin(patients)
+        films = exclusions.drop(films, leaking, f"film of a patient of {held_out} in another list")
+    missing = f"no film of the lists under {root}/train, {root}/test; unpack the images there"
+    films, images = film_table(films, root, exclusions, missing=missing)
+    studies = films[["study_id", "patient_id", "split", "covidx_class"]].assign(report=None)
+    labels = [
+        {"study_id": film, "finding": finding, "value": value, "source": "covidx"}
+        for film, shown in zip(films["study_id"], films["covidx_class"], strict=True)
+        for finding, value in LABELS[shown].items()
+    ]
+    return Corpus(
         name="covidx",
         root=root,
-        studies=_studies(films, val_fraction, seed),
-        images=make_table("images", images),
-        labels=make_table("labels", [label for film in films.itertuples() for label in _labels(film)]),
+        studies=hold_out(studies, studies["split"] != "train", val_fraction, seed),
+        images=images,
+        labels=make_table("labels", labels),
         exclusions=exclusions,
     )
-    exclusions.log("covidx")
-    return corpus
 
 
 def _newest(root: Path, exclusions: Exclusions) -> str:
@@ -92,81 +99,32 @@ def _newest(root: Path, exclusions: Exclusions) -> str:
 
 
 def _rows(root: Path, suffix: str) -> pd.DataFrame:
-    """Lines of all lists of a version, with their split."""
-    rows = [row for split in ("train", "test") for row in _read_list(root / f"{split}{suffix}.txt", split)]
-    val = root / f"val{suffix}.txt"
-    if val.is_file():
-        rows += _read_list(val, "val")
+    """Lines of all lists of a version, with their split; val's list may be missing."""
+    rows = []
+    for split in ("train", "test", "val"):
+        path = root / f"{split}{suffix}.txt"
+        for number, line in enumerate(
+            read_text(path).splitlines() if split != "val" or path.is_file() else (), start=1
+        ):
+            parts = line.strip().rsplit(maxsplit=3)
+            if not parts:
+                continue
+            if len(parts) != 4 or parts[2] not in LABELS:
+                raise ValueError(
+                    f"{path.name}, line {number}: a line must be patient, file, class and source, the class one of "
+                    f"{tuple(LABELS)}; got {line!r}"
+                )
+            patient, file, covidx_class, source = parts
+            ids = {"image_id": f"{split}_{file}", "study_id": f"{split}_{file}", "patient_id": f"{source}:{patient}"}
+            place = {
+                "file": f"{split}/{file}",
+                "view": "unknown",
+                "where": f"{path.name}, line {number}, film {file!r}",
+            }
+            rows.append({**ids, **place, "split": split, "covidx_class": covidx_class})
     classes = {row["covidx_class"] for row in rows}
     if not any(classes <= allowed for allowed in CLASS_SETS):
         raise ValueError(
             f"lists train{suffix}.txt, test{suffix}.txt: classes must be of one kind, got {sorted(classes)}"
         )
     return pd.DataFrame(rows)
-
-
-def _read_list(path: Path, split: str) -> list[dict[str, Any]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no list at {path}; the layout needs {path.name}, see data/README.md")
-    rows = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        parts = line.strip().rsplit(maxsplit=3)
-        if not parts:
-            continue
-        if len(parts) != 4 or parts[2] not in LABELS:
-            raise ValueError(
-                f"{path.name}, line {number}: a line must be patient, file, class and source, the class one of "
-                f"{tuple(LABELS)}; got {line!r}"
-            )
-        patient, file, covidx_class, source = parts
-        rows.append(
-            {
-                "image_id": f"{split}_{file}",
-                "patient_id": f"{source}:{patient}",
-                "split": split,
-                "file": f"{split}/{file}",
-                "covidx_class": covidx_class,
-                "where": f"{path.name}, line {number}, film {file!r}",
-            }
-        )
-    return rows
-
-
-def _first_lines(rows: pd.DataFrame, exclusions: Exclusions) -> pd.DataFrame:
-    """A line for each film: its first."""
-    films = rows[~rows["image_id"].duplicated()]
-    first = rows["image_id"].map(films.set_index("image_id")["covidx_class"])
-    for row in rows[rows["covidx_class"] != first].itertuples():
-        exclusions.add("another class than in the film's first line, which counts", row.where, defect=True)
-    repeated = rows["image_id"].duplicated() & (rows["covidx_class"] == first)
-    exclusions.count("further line of the same film", int(repeated.sum()))
-    return films
-
-
-def _without_test_patients(films: pd.DataFrame, exclusions: Exclusions) -> pd.DataFrame:
-    """Films whose patient is in one split: those of test before those of val before those of train."""
-    for held_out, others in (("test", ("train", "val")), ("val", ("train",))):
-        patients = set(films.loc[films["split"] == held_out, "patient_id"])
-        leaking = films["split"].isin(others) & films["patient_id"].isin(patients)
-        exclusions.count(f"film of a patient of {held_out} in another list", int(leaking.sum()))
-        films = films[~leaking]
-    return films
-
-
-def _image(film: Any, root: Path, exclusions: Exclusions) -> dict[str, Any] | None:
-    return film_row(film.image_id, film.image_id, root, root / film.file, "unknown", film.where, exclusions)
-
-
-def _studies(films: pd.DataFrame, val_fraction: float, seed: int) -> pd.DataFrame:
-    studies = films[["image_id", "patient_id", "split", "covidx_class"]].rename(columns={"image_id": "study_id"})
-    studies = studies.assign(report=None)
-    train = studies["split"] == "train"
-    divided = split_by_patient(studies[train], (1 - val_fraction, val_fraction, 0.0), seed)
-    return pd.concat([divided, studies[~train]], ignore_index=True)
-
-
-def _labels(film: Any) -> list[dict[str, Any]]:
-    return [
-        {"study_id": film.image_id, "finding": finding, "value": value, "source": "covidx"}
-        for finding, value in LABELS[film.covidx_class].items()
-    ]

@@ -14,23 +14,44 @@ Improve Biomedical Vision-Language Processing", ECCV 2022.
 """
 
 import logging
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
-from lgdea_core.data.corpora.tables import Exclusions, box_row, film_row, make_table, parse_box, read_json, read_table
+from lgdea_core.data.corpora.tables import Cells, Exclusions, Layout, box_table, film_table, quoted, read_json
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.vocabulary import MS_CXR_FINDINGS
 
 logger = logging.getLogger("lgdea")
 
-COLUMNS = (
-    "dicom_id", "category_name", "label_text", "path", "x", "y", "w", "h", "image_width", "image_height",
-)  # fmt: skip
 PATH = r"^files/p\d\d/(?P<patient_id>p\d+)/(?P<study_id>s\d+)/(?P<film>[^/]+)\.jpg$"
+ALIGNMENT = Layout(
+    columns=(
+        "dicom_id", "category_name", "label_text", "path", "x", "y", "w", "h", "image_width", "image_height",
+    ),
+    key="dicom_id",
+    cells=(
+        Cells(
+            "path",
+            "files/p10/p10000032/s50414267/<dicom_id>.jpg",
+            lambda rows: rows["path"].str.extract(PATH)["film"].notna(),
+        ),
+        Cells(
+            "dicom_id",
+            "that of the film in column path",
+            lambda rows: rows["path"].str.extract(PATH)["film"] == rows["dicom_id"],
+        ),
+        Cells(
+            "category_name",
+            f"one of {MS_CXR_FINDINGS}",
+            lambda rows: rows["category_name"].str.lower().isin(MS_CXR_FINDINGS),
+        ),
+        Cells("label_text", "a phrase", lambda rows: rows["label_text"].str.strip() != ""),
+    ),
+    quotes=False,
+)  # fmt: skip
 FOLDER, MIMIC_FOLDER = "ms-cxr", "mimic-cxr-jpg"
 """names of this corpus's folder and of the films' one"""
 
@@ -49,23 +70,28 @@ def load(root: Path, images: Path | None = None) -> Corpus:
     table = find_table(root)
     if table is None:
         raise FileNotFoundError(f"no MS_CXR_Local_Alignment_v*.csv or .json in {root}, see data/README.md")
-    exclusions = Exclusions()
-    rows, films_root = read_alignment(table), mimic_root(root, images)
-    films = _films(rows, films_root, exclusions)
-    if not films:
-        raise FileNotFoundError(f"no film of {table.name} under {films_root / 'files'}; unpack MIMIC-CXR-JPG there")
-    rows = rows[rows["dicom_id"].isin({film["image_id"] for film in films})]
-    studies = rows.drop_duplicates("study_id")[["study_id", "patient_id", "split"]]
-    corpus = Corpus(
+    exclusions, films_root = Exclusions(), mimic_root(root, images)
+    rows = read_alignment(table)
+    rows = rows.assign(
+        image_id=rows["dicom_id"],
+        file=rows["path"],
+        view="unknown",
+        phrase=[" ".join(text.split()) for text in rows["label_text"]],
+        frame_width=rows["image_width"],
+        frame_height=rows["image_height"],
+        source="ms_cxr",
+    )
+    missing = f"no film of {table.name} under {films_root / 'files'}; unpack MIMIC-CXR-JPG there"
+    films, films_table = film_table(rows.drop_duplicates("image_id"), films_root, exclusions, missing=missing)
+    studies = films.drop_duplicates("study_id")[["study_id", "patient_id", "split"]]
+    return Corpus(
         name="ms_cxr",
         root=films_root,
         studies=studies.rename(columns={"split": "original_split"}).assign(split="test", report=None),
-        images=make_table("images", films),
-        boxes=make_table("boxes", [box for row in rows.itertuples() if (box := _box(row, exclusions))]),
+        images=films_table,
+        boxes=box_table(rows[rows["image_id"].isin(set(films["image_id"]))], exclusions),
         exclusions=exclusions,
     )
-    exclusions.log("ms_cxr")
-    return corpus
 
 
 def find_table(*folders: Path) -> Path | None:
@@ -129,40 +155,23 @@ def withhold_patients(
         logger.warning("%s is read without MS-CXR's table: do not judge by MS-CXR what is trained on it", root)
         return films
     path = find_beside(root) if table == "beside" else Path(table)
-    withheld = films["patient_id"].isin(read_patients(path)) & (films["split"] != "test")
+    withheld = films["patient_id"].isin(set(read_alignment(path)["patient_id"])) & (films["split"] != "test")
     exclusions.count("study of an MS-CXR patient, kept out of training", films.loc[withheld, "study_id"].nunique())
     return films[~withheld]
 
 
-def read_patients(table: Path) -> set[str]:
-    """Patients with a box ("p10000032"), none of whom may be trained on before an evaluation on MS-CXR."""
-    return set(read_alignment(table)["patient_id"])
-
-
 def read_alignment(table: Path) -> pd.DataFrame:
-    """Rows of a csv or json: `COLUMNS`, split (None before v1.1.0), patient_id, study_id, and `where` they stand.
+    """Rows of a csv or json: columns of `ALIGNMENT`, split (None before v1.1.0), patient_id, study_id, finding, where.
 
     Raises:
         ValueError: there is no row, or one has an unknown category or path, another film's id or no phrase; an
             annotation of the json lacks a key. No cell is quoted: in a shifted row it is a report's.
     """
-    rows = _from_json(table) if table.suffix == ".json" else read_table(table, COLUMNS)
+    rows = _from_json(table) if table.suffix == ".json" else ALIGNMENT.read(table)
     if rows.empty:
         raise ValueError(f"{table.name}: no rows; fetch the table again")
-    if "line" in rows:
-        rows = rows.assign(where=[f"{table.name}, line {line}" for line in rows["line"]])
-    rows = rows.assign(split=rows.get("split"))
-    rows = rows.assign(**rows["path"].str.extract(PATH), finding=rows["category_name"].str.lower())
-    for wrong, column, expected in (
-        (rows["patient_id"].isna(), "path", "files/p10/p10000032/s50414267/<dicom_id>.jpg"),
-        (rows["dicom_id"] != rows["film"], "dicom_id", "that of the film in column path"),
-        (~rows["finding"].isin(MS_CXR_FINDINGS), "category_name", f"one of {MS_CXR_FINDINGS}"),
-        (rows["label_text"].str.strip() == "", "label_text", "a phrase, but it is blank"),
-    ):
-        if wrong.any():
-            where = rows.loc[wrong, "where"].iloc[0]
-            raise ValueError(f"{where}: {column} must be {expected}; if the cells are shifted, fetch the table again")
-    return rows.assign(where=[f"{row.where}, film {row.film!r}" for row in rows.itertuples()])
+    ids = rows["path"].str.extract(PATH)[["patient_id", "study_id"]]
+    return rows.assign(**ids, split=rows.get("split"), finding=rows["category_name"].str.lower())
 
 
 def _from_json(table: Path) -> pd.DataFrame:
@@ -172,12 +181,16 @@ def _from_json(table: Path) -> pd.DataFrame:
         names = {category["id"]: category["name"] for category in content["categories"]}
         for number, annotation in enumerate(content["annotations"]):
             where = f"{table.name}, annotation {number}"
-            rows.append({**_flat(annotation, images, names), "where": where})
+            row = _flat(annotation, images, names)
+            rows.append({**row, "where": f"{where}, film {quoted(row['dicom_id'])}"})
     except KeyError as error:
         raise ValueError(f"{where}: key {error} is missing or refers to nothing; fetch the file again") from error
     except (TypeError, ValueError) as error:  # a list, number or null in place of something else
         raise ValueError(f"{where}: not in MS-CXR's layout ({error}); fetch the file again") from error
-    return pd.DataFrame(rows)
+    table_rows = pd.DataFrame(rows)
+    if rows:
+        ALIGNMENT.check(table_rows)
+    return table_rows
 
 
 def _flat(annotation: dict[str, Any], images: dict[int, Any], names: dict[int, str]) -> dict[str, Any]:
@@ -201,32 +214,3 @@ def _flat(annotation: dict[str, Any], images: dict[int, Any], names: dict[int, s
         "image_height": image["height"],
         "split": annotation.get("split", image.get("split")),
     }
-
-
-def _films(rows: pd.DataFrame, films_root: Path, exclusions: Exclusions) -> list[dict[str, Any]]:
-    films = [
-        film_row(row.dicom_id, row.study_id, films_root, films_root / row.path, "unknown", row.where, exclusions)
-        for row in rows.drop_duplicates("dicom_id").itertuples()
-    ]
-    return [film for film in films if film is not None]
-
-
-def _box(row: Any, exclusions: Exclusions) -> dict[str, Any] | None:
-    try:
-        frame = _frame(row)
-        corners = parse_box((row.x, row.y, row.w, row.h), frame, as_xywh=True)
-    except ValueError as error:
-        exclusions.add("bad box", f"{row.where}: {error}", defect=True)
-        return None
-    phrase = " ".join(row.label_text.split())
-    return box_row(row.dicom_id, row.study_id, phrase, row.finding, corners, frame, "ms_cxr")
-
-
-def _frame(row: Any) -> tuple[float, float]:
-    try:
-        frame = (float(row.image_width), float(row.image_height))
-    except (TypeError, ValueError):  # JSON may say null
-        frame = (math.nan, math.nan)
-    if not all(0 < side < math.inf for side in frame):
-        raise ValueError("image_width and image_height must be positive numbers")
-    return frame

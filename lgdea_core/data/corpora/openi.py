@@ -9,21 +9,36 @@ Licence: CC BY-NC-ND 4.0. Cite Demner-Fushman et al., "Preparing a collection of
 and retrieval", JAMIA 2016. Labels: NCBI NegBio (Peng et al., 2018), US Government work.
 """
 
-import logging
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
-from lgdea_core.data.corpora.tables import Exclusions, image_row, join_sections, make_table, read_json, read_rows
-from lgdea_core.data.corpus import Corpus
+import pandas as pd
+
+from lgdea_core.data.corpora.tables import (
+    Exclusions,
+    Layout,
+    film_table,
+    join_sections,
+    make_table,
+    one_of,
+    read_json,
+)
+from lgdea_core.data.corpus import Corpus, empty_table
 from lgdea_core.data.pairing import split_by_patient
 from lgdea_core.vocabulary import NIH_FINDINGS, NO_FINDING
 
-logger = logging.getLogger("lgdea")
-
 LABEL_FILE = "openi_gld_std14.csv"
+FINDINGS = {**NIH_FINDINGS, "normal": NO_FINDING}
+"""column of the label table -> our name"""
+LABELS = Layout(
+    columns=("filename", *FINDINGS),
+    key="filename",
+    noun="report",
+    cells=tuple(one_of(column, ("0", "1"), "0 or 1") for column in FINDINGS),
+)
 FRACTIONS = (0.7, 0.1, 0.2)
 """shares of train, val and test: the publisher has no split, R2Gen's and ours share these"""
+FILM_COLUMNS = ["image_id", "study_id", "file", "view", "where"]
 
 
 def load(root: Path, fractions: tuple[float, float, float] = FRACTIONS, seed: int = 0) -> Corpus:
@@ -44,43 +59,34 @@ def load(root: Path, fractions: tuple[float, float, float] = FRACTIONS, seed: in
     """
     exclusions = Exclusions()
     if (root / "annotation.json").is_file():
-        corpus = _load_r2gen(root, exclusions)
-    else:
-        corpus = _load_xml(root, fractions, seed, exclusions)
-    exclusions.log("openi")
-    return corpus
-
-
-def _load_xml(root: Path, fractions: tuple[float, float, float], seed: int, exclusions: Exclusions) -> Corpus:
-    files = sorted((root / "ecgen-radiology").glob("*.xml"), key=lambda path: (len(path.stem), path.stem))
-    if not files:
+        return _load_r2gen(root, exclusions)
+    paths = sorted((root / "ecgen-radiology").glob("*.xml"), key=lambda path: (len(path.stem), path.stem))
+    if not paths:
         raise FileNotFoundError(f"no report at {root}/ecgen-radiology/*.xml; unpack NLMCXR_reports.tgz there")
-    studies, images = [], []
-    for path in files:
-        tree = _parse(path)
-        study = _study(tree, path, exclusions)
+    studies, films = [], []
+    for path in paths:
+        study, own = _report(path, exclusions)
         studies.append(study)
-        if (root / "NLMCXR_png").is_dir():
-            images += _images(tree, study["study_id"], root, path, exclusions)
-    known = {study["study_id"] for study in studies}
-    return Corpus(
-        name="openi",
-        root=root,
-        studies=split_by_patient(make_table("studies", studies), fractions, seed),
-        images=make_table("images", images),
-        labels=make_table("labels", _labels(root, known, exclusions)),
-        exclusions=exclusions,
-    )
+        films += own
+    films = films if (root / "NLMCXR_png").is_dir() else []
+    labels = _labels(root, {study["study_id"] for study in studies}, exclusions)
+    return _corpus(root, split_by_patient(pd.DataFrame(studies), fractions, seed), films, labels, exclusions)
 
 
-def _parse(path: Path) -> ElementTree.Element:
+def _corpus(
+    root: Path, studies: pd.DataFrame, films: list[dict[str, str]], labels: pd.DataFrame, exclusions: Exclusions
+) -> Corpus:
+    table = pd.DataFrame(films, columns=FILM_COLUMNS)
+    images = film_table(table, root, exclusions, absent="film without a file")[1]
+    return Corpus(name="openi", root=root, studies=studies, images=images, labels=labels, exclusions=exclusions)
+
+
+def _report(path: Path, exclusions: Exclusions) -> tuple[dict[str, str | None], list[dict[str, str]]]:
+    """The study of one file, and its films; whether a film is frontal is not published there."""
     try:
-        return ElementTree.parse(path).getroot()
+        tree = ElementTree.parse(path).getroot()
     except ElementTree.ParseError as error:
         raise ValueError(f"{path.name}, line {error.position[0]}: not XML; fetch the file again") from error
-
-
-def _study(tree: ElementTree.Element, path: Path, exclusions: Exclusions) -> dict[str, Any]:
     identity = tree.find("uId")
     study_id = identity.get("id") if identity is not None else None
     if not study_id:
@@ -90,89 +96,51 @@ def _study(tree: ElementTree.Element, path: Path, exclusions: Exclusions) -> dic
     if report is None:
         exclusions.add("report without findings and impression", f"{path.name}, study {study_id!r}")
     mesh = [code.text.strip() for code in tree.iterfind("MeSH/major") if code.text]
-    return {
-        "study_id": study_id,
-        "patient_id": study_id,
-        "report": report,
-        "report_source": None if report is None else "report",
-        "mesh": ";".join(mesh),
-    }
+    films = [
+        _film(name, study_id, f"NLMCXR_png/{name}.png", f"{path.name}, film {name!r}")
+        for name in (parent.get("id", "") for parent in tree.iter("parentImage"))
+    ]
+    return _study(study_id, study_id, report) | {"mesh": ";".join(mesh)}, films
 
 
-def _images(
-    tree: ElementTree.Element, study_id: str, root: Path, report_file: Path, exclusions: Exclusions
-) -> list[dict[str, Any]]:
-    """Films of one report; whether a film is frontal is not published."""
-    rows = []
-    for parent in tree.iter("parentImage"):
-        image_id = parent.get("id", "")
-        where = f"{report_file.name}, film {image_id!r}"
-        try:
-            rows.append(image_row(image_id, study_id, root, root / "NLMCXR_png" / f"{image_id}.png", "unknown"))
-        except FileNotFoundError:
-            exclusions.add("film without a file", where, defect=True)
-        except ValueError as error:
-            exclusions.add("unreadable film", f"{where}: {error}", defect=True)
-    return rows
+def _study(study_id: str, patient_id: str, report: str | None) -> dict[str, str | None]:
+    source = None if report is None else "report"
+    return {"study_id": study_id, "patient_id": patient_id, "report": report, "report_source": source}
 
 
-def _labels(root: Path, known: set[str], exclusions: Exclusions) -> list[dict[str, Any]]:
+def _film(image_id: str, study_id: str, file: str, where: str) -> dict[str, str]:
+    return dict(zip(FILM_COLUMNS, (image_id, study_id, file, "unknown", where), strict=True))
+
+
+def _labels(root: Path, known: set[str], exclusions: Exclusions) -> pd.DataFrame:
     if not (root / LABEL_FILE).is_file():
         exclusions.add(f"no {LABEL_FILE}, so no labels", LABEL_FILE)
-        return []
-    columns = {**NIH_FINDINGS, "normal": NO_FINDING}
-    rows, labelled = read_rows(root / LABEL_FILE, ("filename", *columns)), []
-    for row in rows:
-        where = f"{LABEL_FILE}, line {row['line']}, report {row['filename']!r}"
-        if row["filename"] not in known:
-            exclusions.add("labels of a report that is not here", where)
-            continue
-        for column, finding in columns.items():
-            if row[column] not in ("0", "1"):
-                raise ValueError(f"{where}: {column} must be 0 or 1, got {row[column]!r}")
-            labelled.append({"study_id": row["filename"], "finding": finding, "value": float(row[column])})
-    for _ in known - {row["filename"] for row in rows}:
-        exclusions.add("report without labels", LABEL_FILE)
-    return labelled
+        return empty_table("labels")
+    rows = LABELS.read(root / LABEL_FILE)
+    exclusions.count("report without labels", len(known - set(rows["filename"])))
+    rows = exclusions.drop(rows, ~rows["filename"].isin(known), "labels of a report that is not here")
+    labels = [
+        {"study_id": row["filename"], "finding": finding, "value": float(row[column])}
+        for row in rows.to_dict("records")
+        for column, finding in FINDINGS.items()
+    ]
+    return make_table("labels", labels)
 
 
 def _load_r2gen(root: Path, exclusions: Exclusions) -> Corpus:
     """`{split: [{id, image_path: [...], report}]}`; entries of one CXR number are one patient."""
     path = root / "annotation.json"
-    entries = read_json(path)
-    studies, images = [], []
-    for split, rows in entries.items():
+    studies, films = [], []
+    for split, rows in read_json(path).items():
         for row in rows:
             where = f"{path.name}, study {row['id']!r}"
             text = " ".join(row["report"].split())
             if not text:
                 exclusions.add("report without findings and impression", where)
-            studies.append(
-                {
-                    "study_id": row["id"],
-                    "patient_id": row["id"].split("_")[0],
-                    "split": split,
-                    "report": text or None,
-                    "report_source": "report" if text else None,
-                }
-            )
-            images += _r2gen_images(row, root, where, exclusions)
-    return Corpus(
-        name="openi",
-        root=root,
-        studies=make_table("studies", studies),
-        images=make_table("images", images),
-        exclusions=exclusions,
-    )
-
-
-def _r2gen_images(row: dict[str, Any], root: Path, where: str, exclusions: Exclusions) -> list[dict[str, Any]]:
-    rows = []
-    for number, name in enumerate(row["image_path"]):
-        try:
-            rows.append(image_row(f"{row['id']}_{number}", row["id"], root, root / "images" / name, "unknown"))
-        except FileNotFoundError:
-            exclusions.add("film without a file", f"{where}: {name}", defect=True)
-        except ValueError as error:
-            exclusions.add("unreadable film", f"{where}: {error}", defect=True)
-    return rows
+            studies.append(_study(row["id"], row["id"].split("_")[0], text or None) | {"split": split})
+            films += [
+                _film(f"{row['id']}_{number}", row["id"], f"images/{name}", f"{where}: {name}")
+                for number, name in enumerate(row["image_path"])
+            ]
+    columns = ["study_id", "patient_id", "split", "report", "report_source"]
+    return _corpus(root, pd.DataFrame(studies, columns=columns), films, empty_table("labels"), exclusions)

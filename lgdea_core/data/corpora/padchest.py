@@ -30,24 +30,31 @@ Licence: PadChest Dataset Research Use Agreement. Cite Bustos et al., "PadChest:
 multi-label annotated reports", Medical Image Analysis 2020.
 """
 
-import logging
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lgdea_core.data.corpora.tables import Exclusions, film_row, make_table, quoted, read_table
+from lgdea_core.data.corpora.tables import Cells, Exclusions, Layout, film_table, first_file, refuse, same_within
 from lgdea_core.data.corpus import Corpus, empty_table
-from lgdea_core.data.pairing import split_by_patient
+from lgdea_core.data.pairing import hold_out
 from lgdea_core.vocabulary import NO_FINDING
-
-logger = logging.getLogger("lgdea")
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 IDS = ("ImageID", "StudyID", "PatientID")
-COLUMNS = (*IDS, "ImageDir", "Projection", "MethodLabel", "Labels")
+FILMS = Layout(
+    columns=(*IDS, "ImageDir", "Projection", "MethodLabel", "Labels"),
+    key="StudyID",
+    noun="study",
+    cells=(
+        *(Cells(column, "given", lambda rows, column=column: rows[column] != "") for column in IDS),
+        Cells("ImageID", "the name of a PNG file", lambda rows: rows["ImageID"].str.fullmatch(r"[^/\\]+\.png")),
+        same_within("StudyID", "ImageID", "the same wherever a film is listed"),
+        same_within("PatientID", "StudyID", "the same in all rows of a study"),
+    ),
+    quotes=False,
+)
 VIEWS = {"PA": "PA", "AP": "AP", "AP_horizontal": "AP"}
 """frontal projection -> view; AP_horizontal is a patient lying"""
 PLACES = ("{folder}", "images/{folder}", "images", "images-224")
@@ -76,29 +83,19 @@ LIST = re.compile(rf"\[\s*(?:(?:{NAME.pattern})\s*(?:,\s*(?:{NAME.pattern})\s*)*
 BROKEN = frozenset(
     f"2168401113669640{rest}.png"
     for rest in (
-        "12283393834152009033102258826_00-059-087",
-        "12339356563862009072111404053_00-043-192",
-        "12373310883942009117084022290_00-064-025",
-        "12373310883942009152114636712_00-102-045",
-        "12373310883942009170084120009_00-097-074",
-        "12487858717522009280135853083_00-075-001",
-        "12558082906712009327122220177_00-102-064",
-        "12819207061112010281134410801_00-129-131",
-        "12819207061112010306085429121_04-020-102",
-        "12819207061112010307142602253_04-014-084",
-        "12819207061112010315104455352_04-024-184",
-        "12959786098432011033083840143_00-176-115",
-        "12989926673512011074122523403_00-163-058",
-        "12989926673512011083134050913_00-168-009",
-        "12989926673512011151082430686_00-157-045",
-        "13076187734852011291090445391_00-196-188",
-        "13590140476722013043111952381_02-065-198",
-        "13590140476722013058110301622_02-056-111",
-        "13686042548532013208193054515_02-026-007",
-        "13829543166512013353113303615_02-092-190",
+        "12283393834152009033102258826_00-059-087", "12339356563862009072111404053_00-043-192",
+        "12373310883942009117084022290_00-064-025", "12373310883942009152114636712_00-102-045",
+        "12373310883942009170084120009_00-097-074", "12487858717522009280135853083_00-075-001",
+        "12558082906712009327122220177_00-102-064", "12819207061112010281134410801_00-129-131",
+        "12819207061112010306085429121_04-020-102", "12819207061112010307142602253_04-014-084",
+        "12819207061112010315104455352_04-024-184", "12959786098432011033083840143_00-176-115",
+        "12989926673512011074122523403_00-163-058", "12989926673512011083134050913_00-168-009",
+        "12989926673512011151082430686_00-157-045", "13076187734852011291090445391_00-196-188",
+        "13590140476722013043111952381_02-065-198", "13590140476722013058110301622_02-056-111",
+        "13686042548532013208193054515_02-026-007", "13829543166512013353113303615_02-092-190",
         "13962490064942014134093945580_01-178-104",
     )
-)
+)  # fmt: skip
 """films torchxrayvision lists as missing from the download, cut short or with a broken chunk"""
 
 
@@ -116,82 +113,54 @@ def load(root: Path, rnn_labels: bool = False, val_fraction: float = 0.025, seed
         ValueError: a row is not in the layout; named by file and line.
     """
     exclusions = Exclusions()
-    films = _labelled(_frontal(_read(root), exclusions), exclusions)
-    images = [image for film in films.itertuples() if (image := _image(film, root, exclusions))]
-    if not images:
-        raise FileNotFoundError(f"no film of {TABLE} under {root}, in {' or '.join(PLACES)}; unpack the archives there")
-    films = films[films["image_id"].isin({image["image_id"] for image in images})]
+    rows = FILMS.read(first_file(root / TABLE, root / f"{TABLE}.gz"))[[*FILMS.columns, "where"]]
+    by_physician = rows["MethodLabel"].str.lower() == "physician"
+    rows = rows.assign(tested=rows["PatientID"].isin(set(rows.loc[by_physician, "PatientID"])))  # whatever the view
+    rows = exclusions.drop(rows, ~rows["Projection"].isin(VIEWS), "film that is not frontal")
+    rows = exclusions.drop(rows, rows.duplicated("ImageID"), "film listed again")
+    rows = exclusions.drop(rows, rows["ImageID"].isin(BROKEN), "film known to be broken or missing")
+    films = _labelled(rows, exclusions)
+    films = films.assign(
+        image_id=films["ImageID"].str.removesuffix(".png"),
+        study_id=films["StudyID"],
+        patient_id=films["PatientID"],
+        view=films["Projection"].map(VIEWS),
+        file=[
+            first_file(*(root / place.format(folder=folder) / name for place in PLACES)).relative_to(root)
+            for folder, name in zip(films["ImageDir"], films["ImageID"], strict=True)
+        ],
+    )
+    missing = f"no film of {TABLE} under {root}, in {' or '.join(PLACES)}; unpack the archives there"
+    films, images = film_table(films, root, exclusions, missing=missing)
+    studies = films.drop_duplicates("study_id")
     labelled = films if rnn_labels else films[films["source"] == "physician"]
-    corpus = Corpus(
+    return Corpus(
         name="padchest",
         root=root,
-        studies=_studies(films, val_fraction, seed),
-        images=make_table("images", images),
+        studies=hold_out(
+            studies[["study_id", "patient_id"]].assign(report=None), studies["tested"], val_fraction, seed
+        ),
+        images=images,
         labels=_labels(labelled, exclusions),
         exclusions=exclusions,
     )
-    exclusions.log("padchest")
-    return corpus
-
-
-def _read(root: Path) -> pd.DataFrame:
-    """Rows of the table without reports, with table (the file's name), image_id, study_id, patient_id and tested.
-
-    `tested` is True for all films of a patient with a film that a physician labelled.
-    """
-    packed = root / f"{TABLE}.gz"
-    path = packed if packed.is_file() and not (root / TABLE).is_file() else root / TABLE
-    rows = read_table(path, COLUMNS)[[*COLUMNS, "line"]].assign(table=path.name)
-    for column in IDS:
-        _refuse(rows, rows[column] == "", column, "given")
-    wrong = ~rows["ImageID"].str.fullmatch(r"[^/\\]+\.png")
-    _refuse(rows, wrong, "ImageID", "the name of a PNG file")
-    first = rows.groupby("ImageID")["StudyID"].transform("first")
-    _refuse(rows, rows["StudyID"] != first, "StudyID", "the same wherever a film is listed")
-    first = rows.groupby("StudyID")["PatientID"].transform("first")
-    _refuse(rows, rows["PatientID"] != first, "PatientID", "the same in all rows of a study")
-    physician = rows["MethodLabel"].str.lower() == "physician"
-    ids = {"image_id": rows["ImageID"].str.removesuffix(".png"), "study_id": rows["StudyID"]}
-    tested = rows["PatientID"].isin(set(rows.loc[physician, "PatientID"]))
-    return rows.assign(**ids, patient_id=rows["PatientID"], tested=tested)
-
-
-def _refuse(rows: pd.DataFrame, wrong: pd.Series, column: str, expected: str) -> None:
-    """Nothing where no cell of a column is wrong; the error does not quote it: in a shifted row it may be a report."""
-    if wrong.any():
-        row = rows[wrong].iloc[0]
-        where = f"{row['table']}, line {row['line']}, study {quoted(row['StudyID'])}"
-        raise ValueError(f"{where}: {column} must be {expected}, which the cell is not; fetch the table again")
-
-
-def _frontal(rows: pd.DataFrame, exclusions: Exclusions) -> pd.DataFrame:
-    frontal = rows["Projection"].isin(VIEWS)
-    exclusions.count("film that is not frontal", int((~frontal).sum()))
-    rows = rows[frontal]
-    for reason, out in (
-        ("film listed again", rows.duplicated("ImageID")),
-        ("film known to be broken or missing", rows["ImageID"].isin(BROKEN)),
-    ):
-        exclusions.count(reason, int(out.sum()))
-        rows = rows[~out.loc[rows.index]]
-    return rows
 
 
 def _labelled(rows: pd.DataFrame, exclusions: Exclusions) -> pd.DataFrame:
     """Films that are labelled, with findings (a set) and source; no network's label of a patient who is tested."""
     names = {cell: parse_labels(cell) for cell in rows["Labels"].unique()}
     listed = pd.Series([names[cell] for cell in rows["Labels"]], index=rows.index, dtype=object)
-    _refuse(rows, listed.isna(), "Labels", "the text of a list of names, such as ['normal'], or blank")
-    excluded = listed.map(lambda labels: EXCLUDED in labels).astype(bool)
+    expected = "the text of a list of names, such as ['normal'], or blank"
+    refuse(rows, listed.isna(), "Labels", expected, quotes=False)
     findings = listed.map(lambda labels: {RENAMED.get(name, name) for name in labels - SILENT})
-    blank = ~findings.astype(bool) & ~excluded
-    exclusions.count("film of a report to be excluded", int(excluded.sum()))
-    exclusions.count("film without a label that names a finding or none", int(blank.sum()))
-    rows = rows.assign(findings=findings, source=rows["MethodLabel"].str.lower().map(SOURCES))[~excluded & ~blank]
-    _refuse(rows, rows["source"].isna(), "MethodLabel", "Physician or RNN_model")
+    rows = rows.assign(findings=findings, source=rows["MethodLabel"].str.lower().map(SOURCES))
+    excluded = listed.map(lambda labels: EXCLUDED in labels).astype(bool)
+    rows = exclusions.drop(rows, excluded, "film of a report to be excluded")
+    blank = ~rows["findings"].astype(bool)
+    rows = exclusions.drop(rows, blank, "film without a label that names a finding or none")
+    refuse(rows, rows["source"].isna(), "MethodLabel", "Physician or RNN_model", quotes=False)
     silver = rows["tested"] & (rows["source"] == "rnn")
-    exclusions.count("film labelled by the network, of a patient who is tested", int(silver.sum()))
-    return rows[~silver]
+    return exclusions.drop(rows, silver, "film labelled by the network, of a patient who is tested")
 
 
 def parse_labels(cell: str) -> frozenset[str] | None:
@@ -201,20 +170,6 @@ def parse_labels(cell: str) -> frozenset[str] | None:
     if not LIST.fullmatch(cell):
         return None
     return frozenset(" ".join((one or other).lower().split()) for one, other in NAME.findall(cell))
-
-
-def _image(film: Any, root: Path, exclusions: Exclusions) -> dict[str, Any] | None:
-    places = [root / place.format(folder=film.ImageDir) / film.ImageID for place in PLACES]
-    path = next((path for path in places if path.is_file()), places[0])
-    where = f"{film.table}, line {film.line}, study {quoted(film.study_id)}"
-    return film_row(film.image_id, film.study_id, root, path, VIEWS[film.Projection], where, exclusions)
-
-
-def _studies(films: pd.DataFrame, val_fraction: float, seed: int) -> pd.DataFrame:
-    studies = films.drop_duplicates("study_id")[["study_id", "patient_id", "tested"]].assign(report=None)
-    tested = studies["tested"].astype(bool)
-    train = split_by_patient(studies[~tested], (1 - val_fraction, val_fraction, 0.0), seed)
-    return pd.concat([train, studies[tested].assign(split="test")], ignore_index=True).drop(columns="tested")
 
 
 def _labels(films: pd.DataFrame, exclusions: Exclusions) -> pd.DataFrame:

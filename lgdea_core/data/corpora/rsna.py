@@ -16,39 +16,58 @@ the National Institutes of Health Chest Radiograph Dataset with Expert Annotatio
 Artificial Intelligence 2019, and Wang et al., CVPR 2017.
 """
 
-import logging
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from lgdea_core.data.corpora.tables import (
+    Cells,
     Exclusions,
-    box_row,
-    film_row,
-    make_table,
-    parse_box,
+    Layout,
+    box_table,
+    film_table,
+    first_file,
+    label_table,
+    one_of,
     read_json,
-    read_table,
-    refuse_cells,
+    refuse,
+    same_within,
 )
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.pairing import split_by_patient
 from lgdea_core.vocabulary import NO_FINDING
 
-logger = logging.getLogger("lgdea")
-
 LABEL_FILE, CLASS_FILE = "stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"
 MAPPING_FILE = "pneumonia-challenge-dataset-mappings_2018.json"
-COLUMNS = ("patientId", "x", "y", "width", "height", "Target")
-WHOSE = ("patientId", "patientId")
-FRAME = (1024.0, 1024.0)
-"""width and height in which the boxes count, whatever the size of the file at hand"""
+SIDES = {"x": "x", "y": "y", "width": "w", "height": "h"}
+"""column of a box -> what it is"""
+LABELS = Layout(
+    columns=("patientId", *SIDES, "Target"),
+    key="patientId",
+    noun="patientId",
+    cells=(
+        one_of("Target", ("0", "1"), "0 or 1"),
+        same_within("Target", "patientId", "the same in all rows of a film"),
+        Cells(
+            "Target",
+            "1 where the row has a box",
+            lambda rows: (rows["Target"] == "1") | (rows[list(SIDES)] == "").all(axis=1),
+        ),
+    ),
+)
+FRAME = {"frame_width": 1024.0, "frame_height": 1024.0}
+"""in which the boxes count, whatever the size of the file at hand"""
 FINDING = "lung opacity"
 OPAQUE = "Lung Opacity"
 """class of the films with a box"""
 NORMAL = {"Normal": 1.0, "No Lung Opacity / Not Normal": 0.0, OPAQUE: 0.0}
 """class -> label "no finding\""""
+CLASSES = Layout(
+    columns=("patientId", "class"),
+    key="patientId",
+    noun="patientId",
+    cells=(one_of("class", NORMAL), same_within("class", "patientId", "the same in all rows of a film")),
+)
 FRACTIONS = (0.7, 0.15, 0.15)
 """shares of train, val and test (GLoRIA, MGCA)"""
 
@@ -67,73 +86,42 @@ def load(root: Path, fractions: tuple[float, float, float] = FRACTIONS, seed: in
         FileNotFoundError: the label table is missing, or no film is there.
         ValueError: a row has an unknown Target or class, or contradicts another; named by file and line.
     """
-    exclusions = Exclusions()
-    rows = read_labels(root / LABEL_FILE)
-    films = [_film(row, root, exclusions) for row in rows.drop_duplicates("patientId").itertuples()]
-    images = [film for film in films if film is not None]
-    if not images:
-        raise FileNotFoundError(
-            f"no film of {LABEL_FILE} under {root / 'stage_2_train_images'}; unpack the images there"
-        )
-    rows = rows[rows["patientId"].isin({image["image_id"] for image in images})]
-    films = [image["study_id"] for image in images]
+    exclusions, folder = Exclusions(), root / "stage_2_train_images"
+    rows = LABELS.read(root / LABEL_FILE)
+    rows = rows.assign(image_id=rows["patientId"])
+    films = rows.drop_duplicates("image_id")
+    files = [first_file(folder / f"{name}.dcm", folder / f"{name}.png").relative_to(root) for name in films["image_id"]]
+    films, images = film_table(
+        films.assign(study_id=films["image_id"], view="unknown", file=files),
+        root,
+        exclusions,
+        missing=f"no film of {LABEL_FILE} under {folder}; unpack the images there",
+    )
+    labels = [label_table(films["study_id"], FINDING, films["Target"].astype(float), "rsna")]
+    if (root / CLASS_FILE).is_file():
+        normal = films["study_id"].map(_classes(root, films))
+        labels.append(label_table(films["study_id"], NO_FINDING, normal, "rsna")[normal.notna()])
     patient_of = _patients(root, films, exclusions)
-    studies = [{"study_id": film, "patient_id": patient_of.get(film, film), "report": None} for film in films]
-    corpus = Corpus(
+    patients = [patient_of.get(film, film) for film in films["study_id"]]
+    studies = pd.DataFrame({"study_id": films["study_id"], "patient_id": patients, "report": None})
+    return Corpus(
         name="rsna",
         root=root,
-        studies=split_by_patient(make_table("studies", studies), fractions, seed),
-        images=make_table("images", images),
-        labels=make_table("labels", _labels(rows, _classes(root, rows))),
-        boxes=make_table("boxes", read_boxes(rows.assign(image_id=rows["patientId"]), exclusions)),
+        studies=split_by_patient(studies.reset_index(drop=True), fractions, seed),
+        images=images,
+        labels=pd.concat(labels, ignore_index=True),
+        boxes=box_table(boxed(rows[rows["image_id"].isin(set(images["image_id"]))]), exclusions),
         exclusions=exclusions,
     )
-    exclusions.log("rsna")
-    return corpus
 
 
-def read_labels(path: Path) -> pd.DataFrame:
-    """Rows of `stage_2_train_labels.csv`, as text.
-
-    Raises:
-        ValueError: `Target` is neither 0 nor 1, a film has both, or 0 stands by a box; named by file and line.
-    """
-    rows = read_table(path, COLUMNS)
-    first = rows["patientId"].map(rows.drop_duplicates("patientId").set_index("patientId")["Target"])
-    wrong = ~rows["Target"].isin(("0", "1")) | (rows["Target"] != first)
-    refuse_cells(rows, wrong, "Target", "0 or 1 and the same in all rows of a film", path.name, WHOSE)
-    boxed = (rows[list(COLUMNS[1:5])] != "").any(axis=1)
-    refuse_cells(rows, boxed & (rows["Target"] == "0"), "Target", "1 where the row has a box", path.name, WHOSE)
-    return rows
+def boxed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `LABELS` with a box, as `box_table` takes them; they have a column image_id."""
+    rows = rows[rows["Target"] == "1"].rename(columns=SIDES)
+    return rows.assign(study_id=rows["image_id"], phrase=FINDING, finding=FINDING, **FRAME, source="rsna")
 
 
-def read_boxes(rows: pd.DataFrame, exclusions: Exclusions) -> list[dict[str, Any]]:
-    """Rows of table boxes; a bad box is counted as a defect.
-
-    Args:
-        rows: of `read_labels`, with a column image_id.
-        exclusions: counted in.
-    """
-    boxes = []
-    for row in rows[rows["Target"] == "1"].itertuples():
-        where = f"{LABEL_FILE}, line {row.line}, patientId {row.patientId!r}"
-        try:
-            corners = parse_box((row.x, row.y, row.width, row.height), FRAME, as_xywh=True)
-        except ValueError as error:
-            exclusions.add("bad box", f"{where}: {error}", defect=True)
-        else:
-            boxes.append(box_row(row.image_id, row.image_id, FINDING, FINDING, corners, FRAME, "rsna"))
-    return boxes
-
-
-def _film(row: Any, root: Path, exclusions: Exclusions) -> dict[str, Any] | None:
-    dicom = root / "stage_2_train_images" / f"{row.patientId}.dcm"
-    path = dicom if dicom.is_file() else dicom.with_suffix(".png")
-    where = f"{LABEL_FILE}, line {row.line}, patientId {row.patientId!r}"
-    return film_row(row.patientId, row.patientId, root, path, "unknown", where, exclusions)
-
-
-def _patients(root: Path, films: list[str], exclusions: Exclusions) -> dict[str, str]:
+def _patients(root: Path, films: pd.DataFrame, exclusions: Exclusions) -> dict[str, str]:
     """NIH's patient of each film, written as `nih` writes it ("1" for 00000001_000.png); empty without the mapping."""
     path = root / MAPPING_FILE
     if not path.is_file():
@@ -147,32 +135,15 @@ def _patients(root: Path, films: list[str], exclusions: Exclusions) -> dict[str,
             f"{path.name}: not in RSNA's layout, entries of img_id and subset_img_id ({type(error).__name__}); fetch "
             "it again"
         ) from error
-    exclusions.count("film not in the mapping to NIH, so it counts as a patient", len(set(films) - set(patient_of)))
+    unmapped = set(films["image_id"]) - set(patient_of)
+    exclusions.count("film not in the mapping to NIH, so it counts as a patient", len(unmapped))
     return patient_of
 
 
-def _classes(root: Path, labels: pd.DataFrame) -> dict[str, float]:
-    """Label "no finding" of each film; empty without the table."""
-    if not (root / CLASS_FILE).is_file():
-        return {}
-    rows = read_table(root / CLASS_FILE, ("patientId", "class"))
-    refuse_cells(rows, ~rows["class"].isin(NORMAL), "class", f"one of {tuple(NORMAL)}", CLASS_FILE, WHOSE)
-    target = rows["patientId"].map(dict(zip(labels["patientId"], labels["Target"], strict=True)))
+def _classes(root: Path, films: pd.DataFrame) -> dict[str, float]:
+    """Label "no finding" of each film."""
+    rows = CLASSES.read(root / CLASS_FILE)
+    target = rows["patientId"].map(films.set_index("patientId")["Target"])
     wrong = target.notna() & ((rows["class"] == OPAQUE) != (target == "1"))
-    refuse_cells(rows, wrong, "class", f"{OPAQUE!r} exactly where Target is 1 in {LABEL_FILE}", CLASS_FILE, WHOSE)
-    first = rows["patientId"].map(rows.drop_duplicates("patientId").set_index("patientId")["class"])
-    refuse_cells(rows, rows["class"] != first, "class", "the same in all rows of a film", CLASS_FILE, WHOSE)
+    refuse(rows, wrong, "class", f"{OPAQUE!r} exactly where Target is 1 in {LABEL_FILE}")
     return dict(zip(rows["patientId"], rows["class"].map(NORMAL), strict=True))
-
-
-def _labels(rows: pd.DataFrame, classes: dict[str, float]) -> list[dict[str, Any]]:
-    films = rows.drop_duplicates("patientId")
-    targets = zip(films["patientId"], films["Target"], strict=True)
-    labels = [
-        {"study_id": film, "finding": FINDING, "value": float(target), "source": "rsna"} for film, target in targets
-    ]
-    return labels + [
-        {"study_id": film, "finding": NO_FINDING, "value": classes[film], "source": "rsna"}
-        for film in films["patientId"]
-        if film in classes
-    ]

@@ -16,28 +16,38 @@ annotations on the NIH chest X-ray dataset", Journal of Digital Imaging 2020.
 """
 
 import hashlib
-import logging
 import os
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 from PIL import Image
 
-from lgdea_core.data.corpora.tables import Exclusions, film_row, make_table, read_table
+from lgdea_core.data.corpora.tables import Cells, Exclusions, Layout, film_table, first_file, label_table, make_table
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.pairing import split_by_patient
 
-logger = logging.getLogger("lgdea")
-
 TABLES = ("stage_2_train.csv", "train-rle.csv")
+FOLDER = "dicom-images-train"
 SIDE = 1024
 """pixels of a film's side, in which the runs count"""
 FINDING = "pneumothorax"
 NEGATIVE = "-1"
+RUNS = Layout(
+    columns=("ImageId", "EncodedPixels"),
+    key="ImageId",
+    cells=(
+        Cells(
+            "EncodedPixels",
+            "runs, as in another row of the film",
+            lambda rows: (
+                (rows["EncodedPixels"] != NEGATIVE)
+                | (rows["EncodedPixels"] == NEGATIVE).groupby(rows["ImageId"]).transform("all")
+            ),
+        ),
+    ),
+)
 FRACTIONS = (0.7, 0.15, 0.15)
 """shares of train, val and test (GLoRIA, MGCA)"""
 
@@ -58,42 +68,31 @@ def load(
         OSError: the masks' folder cannot be written; name another by `mask_root`.
         ValueError: runs that are no runs, leave the film, or contradict a negative row; named by file and line.
     """
-    exclusions = Exclusions()
-    table = next((root / name for name in TABLES if (root / name).is_file()), root / TABLES[-1])
-    rows = read_runs(table)
-    files = {path.stem: path for path in root.glob("dicom-images-train/*/*/*.dcm")}
-    films = [_film(row, table.name, files, root, exclusions) for row in rows.drop_duplicates("ImageId").itertuples()]
-    images = [film for film in films if film is not None]
-    if not images:
-        raise FileNotFoundError(f"no film of {table.name} under {root / 'dicom-images-train'}; unpack the images there")
-    rows = rows[rows["ImageId"].isin({image["image_id"] for image in images})]
-    studies = [{"study_id": film, "patient_id": film, "report": None} for film in rows["ImageId"].unique()]
-    corpus = Corpus(
+    exclusions, table = Exclusions(), first_file(*(root / name for name in TABLES))
+    rows = RUNS.read(table)
+    paths = {path.stem: path.relative_to(root) for path in root.glob(f"{FOLDER}/*/*/*.dcm")}
+    films = rows.drop_duplicates("ImageId")
+    names = films["ImageId"]
+    films, images = film_table(
+        films.assign(image_id=names, study_id=names, view="unknown", file=[paths.get(name, "") for name in names]),
+        root,
+        exclusions,
+        missing=f"no film of {table.name} under {root / FOLDER}; unpack the images there",
+    )
+    films = films.reset_index(drop=True)
+    positive = films["EncodedPixels"] != NEGATIVE
+    studies = pd.DataFrame({"study_id": films["study_id"], "patient_id": films["study_id"], "report": None})
+    folder = (mask_root or root) / f"masks-{table.stem}-{hashlib.sha256(table.read_bytes()).hexdigest()[:8]}"
+    masked = rows[rows["ImageId"].isin(set(films.loc[positive, "image_id"]))]
+    return Corpus(
         name="siim",
         root=root,
-        studies=split_by_patient(make_table("studies", studies), fractions, seed),
-        images=make_table("images", images),
-        labels=make_table("labels", _labels(rows)),
-        masks=make_table("masks", _masks(rows, root, (mask_root or root) / _mask_folder(table), table.name)),
+        studies=split_by_patient(studies, fractions, seed),
+        images=images,
+        labels=label_table(films["study_id"], FINDING, positive.astype(float), "siim"),
+        masks=make_table("masks", _masks(masked, root, folder)),
         exclusions=exclusions,
     )
-    exclusions.log("siim")
-    return corpus
-
-
-def read_runs(path: Path) -> pd.DataFrame:
-    """Rows of a table: ImageId, EncodedPixels and line.
-
-    Raises:
-        ValueError: a film has both a mask and a negative row; named by file and line.
-    """
-    rows = read_table(path, ("ImageId", "EncodedPixels"))
-    negative = rows["EncodedPixels"] == NEGATIVE
-    mixed = rows[negative & rows["ImageId"].isin(set(rows.loc[~negative, "ImageId"]))]
-    if len(mixed):
-        row = mixed.iloc[0]
-        raise ValueError(f"{path.name}, line {row['line']}, film {row['ImageId']!r}: -1 for a film with a mask")
-    return rows
 
 
 def decode_runs(runs: str) -> Bool[np.ndarray, "1024 1024"]:
@@ -123,47 +122,22 @@ def _counts(runs: str) -> np.ndarray:
     return np.append(counts, rest)
 
 
-def _film(row: Any, table: str, files: dict[str, Path], root: Path, exclusions: Exclusions) -> dict[str, Any] | None:
-    path = files.get(row.ImageId, root / "dicom-images-train" / f"{row.ImageId}.dcm")
-    where = f"{table}, line {row.line}, film {row.ImageId!r}"
-    return film_row(row.ImageId, row.ImageId, root, path, "unknown", where, exclusions)
-
-
-def _labels(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    films = rows.drop_duplicates("ImageId")
-    return [
-        {"study_id": row.ImageId, "finding": FINDING, "value": float(row.EncodedPixels != NEGATIVE), "source": "siim"}
-        for row in films.itertuples()
-    ]
-
-
-def _mask_folder(table: Path) -> str:
-    return f"masks-{table.stem}-{hashlib.sha256(table.read_bytes()).hexdigest()[:8]}"
-
-
-def _masks(rows: pd.DataFrame, root: Path, folder: Path, table: str) -> list[dict[str, Any]]:
+def _masks(rows: pd.DataFrame, root: Path, folder: Path) -> list[dict[str, str]]:
     """One row per film with a mask, the union of its rows; all are checked, those not there yet are written."""
-    positive = rows[rows["EncodedPixels"] != NEGATIVE]
-    for row in positive.itertuples():
+    for where, runs in zip(rows["where"], rows["EncodedPixels"], strict=True):
         try:
-            _counts(row.EncodedPixels)
+            _counts(runs)
         except ValueError as error:
-            raise ValueError(f"{table}, line {row.line}, film {row.ImageId!r}: {error}") from error
+            raise ValueError(f"{where}: {error}") from error
     masks = []
     folder.mkdir(parents=True, exist_ok=True)
-    for film, own in positive.groupby("ImageId", sort=False):
+    for film, own in rows.groupby("ImageId", sort=False):
         path = folder / f"{film}.png"
         if not path.is_file():
-            _write_mask(own["EncodedPixels"], path)
+            part = path.with_suffix(f".{os.getpid()}.part")
+            mask = np.logical_or.reduce([decode_runs(runs) for runs in own["EncodedPixels"]])
+            Image.fromarray(mask).save(part, format="PNG")
+            part.replace(path)
         shown = path.relative_to(root) if path.is_relative_to(root) else path.resolve()
         masks.append({"image_id": film, "study_id": film, "finding": FINDING, "path": shown.as_posix()})
     return masks
-
-
-def _write_mask(runs: Iterable[str], path: Path) -> None:
-    mask = np.zeros((SIDE, SIDE), dtype=bool)
-    for each in runs:
-        mask |= decode_runs(each)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    Image.fromarray(mask).save(part, format="PNG")
-    part.replace(path)

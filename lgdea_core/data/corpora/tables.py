@@ -1,32 +1,33 @@
-"""What the loaders share: tables that know their lines, counted exclusions, films, labels and checked boxes."""
+"""What the loaders share: a published table and its declared layout, what is left out, films, labels and boxes."""
 
 import csv
+import gzip
 import json
-import logging
 import math
-import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from lgdea_core.data.corpus import COLUMNS, empty_table
 from lgdea_core.data.images import read_image_size
 from lgdea_core.vocabulary import CHEXPERT_FINDINGS
 
-logger = logging.getLogger("lgdea")
-
 BOX_TOLERANCE = 1.0
 """pixels of its frame by which a box may stick out and is cut off; beyond that it is left out"""
+CORNERS = ("x_min", "y_min", "x_max", "y_max")
 SECTIONS = ("INDICATION", "COMPARISON", "FINDINGS", "IMPRESSION")
 """sections of a report, in the order they get in `studies.report`"""
 LABEL_VALUES = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0, "": math.nan}
 """cell of a label table -> present, absent, uncertain, not mentioned"""
 CHEXPERT_LABELS = {finding.title(): finding for finding in CHEXPERT_FINDINGS}
 """column of CheXpert's labeller -> our name of the finding"""
+END = "\x1a end of file"
+"""line that `read_table` adds behind a file's last: inside an open quote it does not stand alone"""
 
 
 class Exclusions(dict[str, int]):
@@ -52,31 +53,145 @@ class Exclusions(dict[str, int]):
         if number:
             self[reason] = self.get(reason, 0) + number
 
-    def log(self, corpus: str) -> None:
-        """One line per reason."""
-        for reason, count in sorted(self.items()):
-            logger.info("corpus %s: %s, %d times", corpus, reason, count)
+    def drop(self, rows: pd.DataFrame, out: pd.Series, reason: str, *, defect: bool = False) -> pd.DataFrame:
+        """The rows that are not `out`; the others are counted."""
+        self.count(reason, int(out.sum()))
+        if defect:
+            self.defects += [f"{where}: {reason}" for where in rows.loc[out, "where"]]
+        return rows[~out]
 
 
-def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Rows of a CSV as text, stripped, with the line they start on as `line`; an empty cell is "".
+class Cells(NamedTuple):
+    """What the cells of a column must be."""
+
+    column: str
+    expected: str
+    """the same in words, as they follow "must be" in the error"""
+    sound: Callable[[pd.DataFrame], pd.Series]
+    """rows -> True where the cell is that"""
+
+
+def one_of(column: str, values: Collection[str], expected: str = "") -> Cells:
+    """Cells out of a few values."""
+    return Cells(column, expected or f"one of {tuple(values)}", lambda rows: rows[column].isin(values))
+
+
+def same_within(column: str, group: str, expected: str) -> Cells:
+    """Cells that agree in all rows of a group."""
+    return Cells(column, expected, lambda rows: rows[column] == rows.groupby(group)[column].transform("first"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """A published table as its loader expects it."""
+
+    columns: tuple[str, ...]
+    """those that must be there; others are kept"""
+    key: str
+    """column that names what a row is about"""
+    noun: str = "film"
+    """what that is"""
+    cells: tuple[Cells, ...] = ()
+    """what is refused otherwise, in this order"""
+    quotes: bool = True
+    """whether an error may show the cell it refuses (see `quoted`)"""
+
+    def read(self, path: Path) -> pd.DataFrame:
+        """Rows of a file, see `read_table`, with a column `where` that names file, line and key for errors.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not in the layout; the message names file, line and key.
+        """
+        rows = read_table(path, self.columns)
+        where = [
+            f"{path.name}, line {line}, {self.noun} {quoted(key)}"
+            for line, key in zip(rows["line"], rows[self.key], strict=True)
+        ]
+        rows = rows.assign(where=pd.Series(where, dtype=object))
+        self.check(rows)
+        return rows
+
+    def check(self, rows: pd.DataFrame) -> None:
+        """Refuse rows whose cells are not what they must be; they have a column `where`."""
+        for column, expected, sound in self.cells:
+            refuse(rows, ~sound(rows), column, expected, quotes=self.quotes)
+
+
+def refuse(rows: pd.DataFrame, wrong: pd.Series, column: str, expected: str, *, quotes: bool = True) -> None:
+    """Nothing where no cell of a column is wrong.
+
+    Args:
+        rows: have a column `where`.
+        wrong: True where the cell is.
+        column: whose cells.
+        expected: what they must be.
+        quotes: show the cell. In a shifted row it may be a report's, which `quoted` shows as a number of words; where a
+            single word is too much, or nothing but a shift explains the cell, do not.
+
+    Raises:
+        ValueError: of the first wrong cell.
+    """
+    if wrong.any():
+        row = rows[wrong].iloc[0]
+        came = f"got {quoted(row[column])}" if quotes else "which the cell is not; fetch the table again"
+        raise ValueError(f"{row['where']}: {column} must be {expected}, {came}")
+
+
+def quoted(cell: object) -> str:
+    """A cell as an error may show it: a single word; of more their number, for in a shifted row they are a report's."""
+    words = len(str(cell).split())
+    return repr(cell) if words <= 1 else f"{words} words"
+
+
+def first_file(*paths: Path) -> Path:
+    """The first of these that is a file; the first at all where none is."""
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
+def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Rows of a CSV, which may be gzipped, as stripped text; an empty cell is "".
+
+    Column `line` is where a row starts; blank rows are dropped, columns beside the wanted ones are kept.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a column is missing, a row has too many cells, the file is empty or not UTF-8.
+        ValueError: a column is missing, a row has too many cells, a quote stays open, the file is empty, truncated or
+            not UTF-8.
     """
     _check_there(path)
+    rows: list[list[str]] = []
+    lines: list[int] = []
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            return _rows(reader, _check_columns(path, next(reader, []), columns), path)
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(chain(file, [END]))
+            names = _check_columns(path, next(reader), columns)
+            line, cells = reader.line_num + 1, [END]
+            for cells in reader:
+                cells = [cell.strip() for cell in cells]
+                if any(cells[len(names) :]):  # the cells behind an unquoted comma would stand in the wrong columns
+                    raise ValueError(
+                        f"{path.name}, line {line}: more cells than the first line names ({len(names)}); put a cell "
+                        "that holds a comma in double quotes"
+                    )
+                if any(cells) and cells != [END]:
+                    rows.append((cells + [""] * (len(names) - len(cells)))[: len(names)])
+                    lines.append(line)
+                begin, line = line, reader.line_num + 1
+            if cells != [END]:
+                raise ValueError(f"{path.name}, line {begin}: a double quote is never closed; fetch the file again")
     except UnicodeDecodeError as error:
         raise _foreign(path, error) from None
+    except (csv.Error, OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path.name} cannot be read as a table, fetch it again: {error}") from error
+    table = pd.DataFrame(rows, columns=names, dtype=str)
+    return table.loc[:, ~table.columns.duplicated(keep="last")].assign(line=lines)
 
 
 def _check_there(path: Path) -> None:
     if not path.is_file():
-        raise FileNotFoundError(f"no table at {path}; the layout needs {path.name}, see data/README.md")
+        kind = "list" if path.suffix == ".txt" else "table"
+        raise FileNotFoundError(f"no {kind} at {path}; the layout needs {path.name}, see data/README.md")
 
 
 def _check_columns(path: Path, header: Iterable[str], columns: Sequence[str]) -> list[str]:
@@ -93,77 +208,6 @@ def _check_columns(path: Path, header: Iterable[str], columns: Sequence[str]) ->
             f"{len(names)} cells {there} do"
         )
     return names
-
-
-def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """`read_rows` for tables of a hundred thousand rows: as one frame of text, the file may be gzipped.
-
-    Column `line` is where a row starts; blank rows are dropped, columns beside the wanted ones are kept.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a column is missing, a row has too many cells, the file is empty, truncated or not UTF-8.
-    """
-    _check_there(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # a cell too many in every row
-            table = pd.read_csv(
-                path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False, skip_blank_lines=False
-            )
-    except UnicodeDecodeError as error:
-        raise _foreign(path, error) from None
-    except (ValueError, pd.errors.ParserWarning, OSError, EOFError, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path.name} cannot be read as a table, fetch it again: {reason}") from error
-    table.columns = _check_columns(path, table.columns, columns)
-    table = table.fillna("")
-    breaks = sum(table[column].str.count("\n") for column in table)  # inside quoted cells
-    lines = 2 + np.arange(len(table)) + (np.cumsum(breaks) - breaks).to_numpy(dtype=int)
-    table = table.apply(lambda cells: cells.str.strip())
-    filled = (table != "").any(axis=1)
-    return table.assign(line=lines)[filled].reset_index(drop=True)
-
-
-def refuse_cells(
-    table: pd.DataFrame, wrong: pd.Series, column: str, expected: str, name: str, whose: tuple[str, str]
-) -> None:
-    """Nothing where no cell of a column is wrong.
-
-    Args:
-        table: of `read_table`.
-        wrong: True where the cell is.
-        column: whose cells.
-        expected: what they must be.
-        name: of the file.
-        whose: what a row is about, and the column that names it: ("film", "dicom_id").
-
-    Raises:
-        ValueError: naming file, line and film of the first wrong cell, and what it holds (see `quoted`).
-    """
-    if wrong.any():
-        row = table[wrong].iloc[0]
-        where = f"{name}, line {row['line']}, {whose[0]} {quoted(row[whose[1]])}"
-        raise ValueError(f"{where}: {column} must be {expected}, got {quoted(row[column])}")
-
-
-def quoted(cell: object) -> str:
-    """A cell as an error may show it: a single word; of more their number, for in a shifted row they are a report's."""
-    words = len(str(cell).split())
-    return repr(cell) if words <= 1 else f"{words} words"
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not JSON, or not UTF-8; the message names file and line.
-    """
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path.name}, line {error.lineno}: not JSON; fetch the file again") from error
 
 
 def read_text(path: Path) -> str:
@@ -184,19 +228,12 @@ def _foreign(path: Path, error: UnicodeDecodeError) -> ValueError:
     return ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8")
 
 
-def _rows(reader: Iterator[list[str]], names: list[str], path: Path) -> list[dict[str, str]]:
-    rows, line = [], reader.line_num + 1
-    for cells in reader:
-        cells = [cell.strip() for cell in cells]
-        if any(cells[len(names) :]):  # the cells behind an unquoted comma would stand in the wrong columns
-            raise ValueError(
-                f"{path.name}, line {line}: more cells than the first line names ({len(names)}); put a cell that holds "
-                "a comma in double quotes"
-            )
-        if any(cells):
-            rows.append({**dict.fromkeys(names, ""), **dict(zip(names, cells, strict=False)), "line": str(line)})
-        line = reader.line_num + 1
-    return rows
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; raises as `read_text` does, and `ValueError` with file and line where it is not JSON."""
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path.name}, line {error.lineno}: not JSON; fetch the file again") from error
 
 
 def make_table(name: str, rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -217,35 +254,55 @@ def image_row(image_id: str, study_id: str, root: Path, path: Path, view: str) -
     return dict(zip(COLUMNS["images"], (image_id, study_id, relative, view, width, height), strict=True))
 
 
-def film_row(
-    image_id: str, study_id: str, root: Path, path: Path, view: str, where: str, exclusions: Exclusions
-) -> dict[str, Any] | None:
-    """`image_row`, or None where the film is missing or unreadable, which is then counted as a defect of `where`."""
-    try:
-        return image_row(image_id, study_id, root, path, view)
-    except FileNotFoundError:
-        exclusions.add("row without a film", where, defect=True)
-    except ValueError as error:
-        exclusions.add("unreadable film", f"{where}: {error}", defect=True)
-    return None
+def film_table(
+    films: pd.DataFrame, root: Path, exclusions: Exclusions, *, missing: str = "", absent: str = "row without a film"
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The films that are there and readable, and their table images; the others are counted as defects.
+
+    Args:
+        films: columns image_id, study_id, view, where, and file (from `root`; "" where none was found).
+        root: of the corpus.
+        exclusions: counted in.
+        missing: where not one film is there, this error; "" for a corpus that may be without.
+        absent: reason a film without a file is counted under.
+
+    Raises:
+        FileNotFoundError: not one film is there.
+    """
+    columns = ("image_id", "study_id", "file", "view", "where")
+    images = []
+    for image_id, study_id, file, view, where in zip(*(films[column] for column in columns), strict=True):
+        try:
+            images.append(image_row(image_id, study_id, root, root / file, view))
+        except FileNotFoundError:
+            exclusions.add(absent, where, defect=True)
+        except ValueError as error:
+            exclusions.add("unreadable film", f"{where}: {error}", defect=True)
+    if missing and not images:
+        raise FileNotFoundError(missing)
+    table = make_table("images", images)
+    return films[films["image_id"].isin(set(table["image_id"]))], table
 
 
-def melt_labels(table: pd.DataFrame, findings: Mapping[str, str], name: str, source: str) -> pd.DataFrame:
+def label_table(studies: pd.Series, finding: str, values: Any, source: str) -> pd.DataFrame:
+    """Table labels of one finding, a value for each study."""
+    return pd.DataFrame({"study_id": studies, "finding": finding, "value": values, "source": source})
+
+
+def melt_labels(rows: pd.DataFrame, findings: Mapping[str, str], source: str) -> pd.DataFrame:
     """Table labels from a published one with a column for each finding; a blank cell is NaN, "not mentioned".
 
     Args:
-        table: of `read_table`, with a column study_id.
+        rows: of `Layout.read`, with a column study_id.
         findings: its column -> our name of the finding.
-        name: of the file, for errors.
         source: what the column of that name says.
 
     Raises:
         ValueError: a cell is none of 1, 0, -1 and blank.
     """
     for column in findings:
-        wrong = ~table[column].isin(LABEL_VALUES)
-        refuse_cells(table, wrong, column, "1, 0, -1 or blank", name, ("study", "study_id"))
-    long = table.melt("study_id", list(findings), var_name="finding", value_name="value")
+        refuse(rows, ~rows[column].isin(LABEL_VALUES), column, "1, 0, -1 or blank")
+    long = rows.melt("study_id", list(findings), var_name="finding", value_name="value")
     return long.assign(finding=long["finding"].map(findings), value=long["value"].map(LABEL_VALUES), source=source)
 
 
@@ -255,6 +312,22 @@ def join_sections(texts: dict[str, str]) -> str | None:
     if not clean.get("FINDINGS") and not clean.get("IMPRESSION"):
         return None
     return "\n".join(f"{name}: {clean[name]}" for name in SECTIONS if clean.get(name))
+
+
+def parse_frame(width: Any, height: Any) -> tuple[float, float]:
+    """Width and height of the frame a box counts in, from two cells.
+
+    Raises:
+        ValueError: one is no positive number.
+    """
+    try:
+        frame = float(width), float(height)
+    except (TypeError, ValueError):  # JSON may say null
+        frame = math.nan, math.nan
+    if not all(0 < side < math.inf for side in frame):
+        came = f"{quoted(width)} and {quoted(height)}"
+        raise ValueError(f"width and height of its frame must be positive numbers, got {came}")
+    return frame
 
 
 def parse_box(
@@ -293,15 +366,22 @@ def parse_box(
     return x_min, y_min, x_max, y_max
 
 
-def box_row(
-    image_id: str,
-    study_id: str,
-    phrase: str,
-    finding: str,
-    corners: tuple[float, float, float, float],
-    frame: tuple[float, float],
-    source: str,
-) -> dict[str, Any]:
-    """A row of table boxes."""
-    values = (image_id, study_id, phrase, finding, *corners, *frame, source)
-    return dict(zip(COLUMNS["boxes"], values, strict=True))
+def box_table(rows: pd.DataFrame, exclusions: Exclusions, *extra: str) -> pd.DataFrame:
+    """Table boxes; a bad box is counted as a defect.
+
+    Args:
+        rows: columns of table boxes, with x, y, w and h in place of the corners where the publisher has these; where.
+        exclusions: counted in.
+        *extra: columns to keep beside those of table boxes.
+    """
+    boxes, as_xywh = [], "w" in rows
+    for row in rows.to_dict("records"):
+        try:
+            frame = parse_frame(row["frame_width"], row["frame_height"])
+            corners = parse_box([row[side] for side in ("xywh" if as_xywh else CORNERS)], frame, as_xywh=as_xywh)
+        except ValueError as error:
+            exclusions.add("bad box", f"{row['where']}: {error}", defect=True)
+            continue
+        row |= dict(zip((*CORNERS, "frame_width", "frame_height"), (*corners, *frame), strict=True))
+        boxes.append({column: row[column] for column in (*COLUMNS["boxes"], *extra)})
+    return make_table("boxes", boxes)
