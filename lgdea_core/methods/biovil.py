@@ -83,7 +83,7 @@ class BioViL(GLoRIA):
         images = model.encode_images(batch.pixel_values[:pairs])
         reports = model.encode_texts(batch.report_tokens[:pairs], batch.report_mask[:pairs])
         said, patches = part.sentences, images.patch_embeds
-        sentences = model.encode_texts(said.tokens, said.mask)
+        sentences = model.encode_texts(said.tokens, said.mask) if weights["local"] else None
         terms |= pair_term(weights, images.image_embeds, reports, batch, model.logit_scale)
         if weights["local"]:
             temperature, same = model.config.local_temperature, batch.same_report

@@ -276,12 +276,12 @@ def _log(
     _check_finite(accelerator, state.step, loss, values)
     phase = phase_at(state.step - 1, config.method, config.train)
     row = {"step": state.step, "phase": phase, "learning_rate": rate, "ramp": ramp, "loss": loss.item(), **values}
-    if "usage" in values:
-        row["usage_entropy"] = -values["usage"]
-        row |= evidence_space(state.model, batch)
+    if find_method(config.method).relations:
+        space = evidence_space(state.model, batch)
+        row |= {name: value for name, value in space.items() if name != "reconstruction"}  # a term, where it is trained
         taught = config.weights["evidence_paired"] > 0 or config.weights["evidence_unpaired"] > 0
         if taught and state.step > placed_at(config.train):  # before, prototypes are random, and about to be replaced
-            warn_of_collapse(row, state.model.config)
+            warn_of_collapse(space | row, state.model.config)
     if phase == "relations" and relations is not None:
         row |= {name: value for name, value in relations.stats.items() if isinstance(value, float | int)}
     state.history.append(row)

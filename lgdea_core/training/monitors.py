@@ -13,8 +13,9 @@ from scipy.sparse import csgraph
 
 from lgdea_core.batch import Batch
 from lgdea_core.inference import evaluating
+from lgdea_core.losses import reconstruction_loss
 from lgdea_core.model import LGDEAConfig, LGDEAModel
-from lgdea_core.prototypes import assignment_sharpness
+from lgdea_core.prototypes import assignment_sharpness, usage_entropy
 from lgdea_core.relations import Relations, relation_quality
 
 logger = logging.getLogger("lgdea")
@@ -66,12 +67,16 @@ def evidence_space(model: LGDEAModel, batch: Batch) -> dict[str, float]:
     """How the batch's phrases lie in the evidence space, as columns of the history; no gradient, no dropout.
 
     Returns:
-        assignment_sharpness: mean largest membership of a phrase. prototype_norm: mean norm of the prototypes as they
-        are. statements: how many different statements the phrases make.
+        usage_entropy and reconstruction: as the terms of these names, trained or not. assignment_sharpness: mean
+        largest membership of a phrase. prototype_norm: mean norm of the prototypes as they are. statements: how many
+        different statements the phrases make.
     """
     with evaluating(model):
-        assignments = model.assign_phrases(model.encode_texts(batch.phrase_tokens, batch.phrase_mask))
+        phrases = model.encode_texts(batch.phrase_tokens, batch.phrase_mask)
+        assignments = model.assign_phrases(phrases)
     return {
+        "usage_entropy": usage_entropy(assignments).item(),
+        "reconstruction": reconstruction_loss(phrases, assignments, model.prototype_points).item(),
         "assignment_sharpness": assignment_sharpness(assignments).item(),
         "prototype_norm": model.prototypes.norm(dim=1).mean().item(),
         "statements": round((1 / batch.same_statement.sum(dim=1)).sum().item()),
