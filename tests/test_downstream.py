@@ -21,10 +21,9 @@ from lgdea_core.evaluation.downstream import Films, ProbeTask, SegmentationTask,
 from lgdea_core.evaluation.linear_probe import ProbeScore
 from lgdea_core.evaluation.segmentation import SegmentationScore
 from lgdea_core.evaluation.supervised import Fit, Schedule
-from lgdea_core.experiments import downstream, tables, worlds
+from lgdea_core.experiments import tables
 from lgdea_core.experiments.downstream import (
     PROTOCOLS,
-    Draws,
     Pretrained,
     Probe,
     Segmentation,
@@ -261,31 +260,3 @@ def test_a_real_corpus_without_a_folder_is_an_error(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("LGDEA_DATA", raising=False)
     with pytest.raises(ValueError, match="corpus 'nih' needs the folder that holds its data; set LGDEA_DATA"):
         load_films("nih", RunConfig.from_preset("ci"))
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("table_folder")
-def test_random_towers_leave_rows_and_the_first_draw_is_the_probes_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in (worlds, downstream):
-        monkeypatch.setattr(module, "project_root", lambda: tmp_path)
-    config = RunConfig.from_preset("ci", method="clip", seed=5, studies=150, image_size=32)
-    model = Pretrained(method="random", config=config, folder=None)
-    few = {"model": model, "corpus": "phantom"}
-    jobs = {
-        "asg_linear_probe": Probe(**few, parts=({"label_ratio": 0.2}, {"label_ratio": 1.0})),
-        "segmentation": Segmentation(**few, parts=({"label_ratio": 0.1},)),
-        "label_draws": Draws(**few, label_ratio=0.2, parts=({"draw": 0}, {"draw": 2})),
-    }
-    for name, job in jobs.items():
-        TABLES[name].add(job.run())
-        assert TABLES[name].missing([job]) == []
-    probe, decoder, draws = (TABLES[name].read() for name in jobs)
-    assert probe["auc"].between(0, 1).all()
-    assert (probe["low"] <= probe["auc"]).all()
-    assert probe["pretrained"].isna().all()
-    assert decoder["dice"].between(0, 1).all()
-    assert draws["draw"].tolist() == [0, 2]
-    assert draws["auc"].iloc[0] == probe["auc"].iloc[0]
-    assert draws["auc"].nunique() > 1, "another draw, another share"

@@ -60,9 +60,9 @@ def test_prototype_map_is_one_where_patch_and_phrase_are_assigned_alike(fresh: t
     model, processor = fresh
     crops = torch.zeros(1, 32, 32, dtype=torch.uint8)
     with torch.no_grad(), evaluating(model):
-        patches = model.grounding_patches(model.encode_crops(crops))
+        patches = model.method.patches(model, model.encode_crops(crops))
         like = patches[0, :1]
-    with patch.object(model, "phrase_embeds", lambda *_: like):  # a phrase that lies where the first patch does
+    with patch.object(model.method, "phrase_embeds", lambda *_: like):  # a phrase that lies where the first patch does
         maps = grounding.patch_maps(model, processor, crops, ["edema"], space="prototypes", smoothing=0.0)
     text, image = (torch.softmax(patches[0] @ model.prototype_points.T / tau, dim=1).detach().numpy()
                    for tau in (model.config.text_temperature, model.config.image_temperature))  # fmt: skip

@@ -290,8 +290,9 @@ def test_the_papers_preset_of_each_method_survives_its_file(method: str, tmp_pat
 LEARNING = {"text_steps": 10, "pair_steps": 40, "relation_steps": 0, "batch_size": 24, "learning_rate": 4e-3}
 LEARNING |= {"checkpoint_every": 1000, "log_every": 1000}
 SLOW = {"medklip": {"text_steps": 20, "pair_steps": 120, "batch_size": 32, "learning_rate": 2e-3}}
+SLOW |= {"medclip": {"pair_steps": 80}}
 SLOW |= {key: {"pair_steps": 50, "batch_size": 48, "learning_rate": 2e-3} for key in ("carzero", "asg")}
-"""What methods with a decoder that starts from nothing need to learn."""
+"""What methods need that learn more slowly: a decoder starts from nothing, findings say less than whole reports."""
 
 
 def recall(model: LGDEAModel, processor: LGDEAProcessor) -> float:
@@ -312,7 +313,7 @@ def local_recall(model: LGDEAModel, processor: LGDEAProcessor) -> float:
 
 
 @pytest.mark.slow
-@each_method
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "lgdea+asg"])  # both of which are here
 def test_training_learns_true_pairs_and_nothing_from_shuffled_ones(method: str, tmp_path: Path) -> None:
     world, run = (
         PlantedWorld(160, denials=method in LABELLED),

@@ -202,19 +202,13 @@ def write_bare_corpus(root: Path, held_out: int) -> None:
 @pytest.mark.slow
 def test_a_corpus_without_boxes_and_with_few_labels_gets_through_all_notebooks(runs: Path, tmp_path: Path) -> None:
     root, bare = tmp_path / "corpora", runs / "bare"
-    arguments = ["--corpus", "folder", "--data", str(root), "--run", "bare"]
     write_bare_corpus(root, held_out=15)
-    assert run.main(arguments) == 0
+    assert run.main(["--corpus", "folder", "--data", str(root), "--run", "bare"]) == 0
     assert (bare / "figures/01_example_films.png").is_file(), "films without boxes"
     # too few positives for AUC, too few studies for retrieval; the tail's AUC has no least number
     assert scored_metrics(bare) == {"auc_tail"}
     assert not (bare / "figures/05_comparison.png").exists()
     assert "nothing to compare" in (bare / "notebooks/05_attention_maps.ipynb").read_text()
-    write_bare_corpus(root, held_out=30)  # the same training studies, so the models stay
-    assert run.main([*arguments, "--notebooks", "05"]) == 0
-    recalls = {"recall_at_1", "recall_at_5", "recall_at_10", "median_rank"}
-    assert scored_metrics(bare) == {"auc_tail", *recalls, *(f"{name}_text_to_image" for name in recalls)}
-    assert (bare / "figures/05_comparison.png").is_file()
     assert set(pd.read_csv(bare / "asg_regions.csv")["task"]) == {"tags"}, "no region boxes"
 
 

@@ -1,7 +1,6 @@
 import html
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from types import SimpleNamespace
 
 import ipywidgets
@@ -10,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lgdea_core.config import RunConfig
+from lgdea_core.config import RunConfig, replace_fields
 from lgdea_core.figures import widgets
 from lgdea_core.figures.views import GroundingSample
 from lgdea_core.figures.widgets import EvidenceSpace, SeedSpread
@@ -74,7 +73,7 @@ def models() -> dict[str, tuple[LGDEAModel, LGDEAProcessor]]:
     config = RunConfig.from_preset("ci")
     torch.manual_seed(0)
     built = build_model(config, list(REPORTS.values()))
-    return {"model": built, "baseline": build_model(replace(config, method="clip"), list(REPORTS.values()))}
+    return {"model": built, "baseline": build_model(replace_fields(config, method="clip"), list(REPORTS.values()))}
 
 
 STUDIES = pd.DataFrame({"study_id": list(REPORTS), "report": list(REPORTS.values())})
