@@ -11,7 +11,7 @@ The core is the files of this folder; it imports torch, scipy, transformers and 
     prototypes   lesion tokens, the evidence space     inference    embeddings of whole pools
     decoders     query decoder                         grounding    phrase -> map
 
-The rooms around it, each may import those above it:
+The rooms around it (tests/test_layers.py says what each may import):
 
     methods/     one file a method: configuration, modules, part of the batch, terms, scores, map
     data/        corpora, phantom, images, pairing, check

@@ -186,7 +186,7 @@ class TrainConfig:
     """The schedule (Algorithm 1, reconstruction) and the optimiser."""
 
     text_steps: int = 80
-    """text-only warm-up steps of `lgdea`; methods without text terms spend them on pairs, so all take as many"""
+    """text-only warm-up steps of a method that has them; the others spend them on pairs, so all take as many"""
     pair_steps: int = 180
     """steps on known pairs alone"""
     relation_steps: int = 240
@@ -260,7 +260,9 @@ class RunConfig:
             object.__setattr__(self, "objective", method.Config())
         if type(self.objective) is not method.Config:
             wanted, found = method.Config.__name__, type(self.objective).__name__
-            raise ValueError(f"objective of method {self.method!r} must be {wanted}, got {found}")
+            raise ValueError(
+                f"objective of method {self.method!r} must be {wanted}, got {found}; change it by `replace_fields`"
+            )
         method.check(self)
 
     @property
@@ -310,15 +312,17 @@ def replace_fields(config: RunConfig, **changes: Any) -> RunConfig:
     """The same configuration with fields of it, or of its parts, changed by name; another method has its defaults."""
     if changes.get("method", config.method) != config.method:
         config = replace(config, method=changes.pop("method"), objective=None)
+    own = {name: value for name, value in changes.items() if name in vars(config)}
+    of_parts: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
-        if name in vars(config):
-            config = replace(config, **{name: value})
+        if name in own:
             continue
-        owners = [part for part, own in vars(config).items() if is_dataclass(own) and name in vars(own)]
+        owners = [part for part, held in vars(config).items() if is_dataclass(held) and name in vars(held)]
         if not owners:
             raise ValueError(f"no configuration field is called {name!r}")
-        config = replace(config, **{owners[0]: replace(getattr(config, owners[0]), **{name: value})})
-    return config
+        of_parts.setdefault(owners[0], {})[name] = value
+    parts = {part: replace(own.get(part, getattr(config, part)), **values) for part, values in of_parts.items()}
+    return replace(config, **own | parts)
 
 
 def config_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

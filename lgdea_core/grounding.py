@@ -17,7 +17,14 @@ from torch import Tensor
 
 from lgdea_core.crops import crop_frame, crop_image, crop_to_original
 from lgdea_core.encoders import ImageEmbeddings
-from lgdea_core.inference import TEXTS_AT_ONCE, ImageTextModel, ImageTextProcessor, best_device, evaluating
+from lgdea_core.inference import (
+    TEXTS_AT_ONCE,
+    ImageTextModel,
+    ImageTextProcessor,
+    best_device,
+    evaluating,
+    full_precision,
+)
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 from lgdea_core.prototypes import assign
 
@@ -89,7 +96,7 @@ def patch_maps(
     """Similarity of every phrase with every patch of every image, smoothed on the patch grid.
 
     Args:
-        model: used in evaluation mode.
+        model: used in evaluation mode and full precision.
         processor: its own.
         crops: the images.
         phrases: none empty.
@@ -101,7 +108,7 @@ def patch_maps(
         ValueError: a phrase is empty.
     """
     texts = phrase_embeds(model, processor, phrases)
-    with evaluating(model):
+    with full_precision(model), evaluating(model):
         images = model.encode_crops(crops.to(texts.device))
     return patch_grids(model, images, texts, space=space, smoothing=smoothing, scaled=scaled)
 
@@ -189,7 +196,7 @@ def gradcam(
 
     crop = torch.from_numpy(crop_image(image, processor.image_size)).unsqueeze(0)
     device = next(model.parameters()).device
-    with evaluating(model):
+    with full_precision(model), evaluating(model):
         with torch.no_grad():
             text = model.encode_texts(*(part.to(device) for part in processor.tokens([phrase])))[0]
         with GradCAM(model=_ImageEmbed(model), target_layers=[model.image_tower.fuse]) as cam:

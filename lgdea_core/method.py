@@ -1,4 +1,4 @@
-"""What a method is: one object, in one file of `methods/`, that says all in which it differs from the others.
+"""What a method is: one object, in one file of `methods/`, that holds everything in which it differs.
 
 Loop, evaluation and grounding ask the object and do not know which one it is. `METHODS` in `config.py` is their table.
 """
@@ -45,7 +45,7 @@ class Drawn(NamedTuple):
 
 
 class Method:
-    """CLIP's behaviour: contrast of known pairs, cosines of global embeddings. A method overrides what it does else."""
+    """CLIP's behaviour: contrast of known pairs, cosines of global embeddings. A method overrides only what differs."""
 
     Config: type[Objective] = Objective
     """weight of each term, by the term's name, and constants"""
@@ -54,7 +54,7 @@ class Method:
     text_phase = False
     """has a text warm-up of its own; the others spend those steps on pairs"""
     relations = False
-    """trains the evidence space, and unpaired images and reports under the relations"""
+    """trains the evidence space, and unpaired data under the relations: LGDEA and what derives from it"""
     evidence = False
     """reads the findings of reports, so training needs some"""
     regions = False

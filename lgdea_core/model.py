@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,13 @@ class LGDEAModel(
 
     @classmethod
     def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> "LGDEAModel":
+        there = Path(str(kwargs.get("model_id", ""))) / "config.json"
+        known = {entry.name for entry in fields(LGDEAConfig)}
+        if there.is_file() and (found := set(json.loads(there.read_text()))) != known:
+            raise ValueError(
+                f"{there}: written by another version; fields too many: {sorted(found - known)}, fields it lacks: "
+                f"{sorted(known - found)}. Train the model again"
+            )
         return super()._from_pretrained(strict=strict, **kwargs)
 
     @property

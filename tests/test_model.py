@@ -1,5 +1,6 @@
 """Towers, lesion tokens and the model's folder: padding, position, precision, and loading what was saved."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from planted import setting
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertConfig, BertModel, ResNetConfig, ResNetModel, ViTConfig, ViTModel
@@ -237,3 +239,17 @@ def test_a_learnt_tokenizer_splits_unknown_words_and_marks_only_berts_tokens_spe
     pieces = tokenizer.tokenize("fusion")
     assert "[UNK]" not in pieces
     assert "".join(piece.removeprefix("##") for piece in pieces) == "fusion"
+
+
+def test_a_model_of_another_version_is_refused_and_not_read_as_another_method(tmp_path: Path) -> None:
+    model, processor, _ = setting("gloria")
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    old = json.loads(path.read_text()) | {"attended": True}
+    del old["method"], old["objective"]
+    path.write_text(json.dumps(old))
+    with pytest.raises(
+        ValueError, match=r"another version; fields too many: \['attended'\].*\['method', 'objective'\]"
+    ):
+        LGDEAModel.from_pretrained(tmp_path)

@@ -61,7 +61,11 @@ class Job(ABC):
 def make_rows(table: Table, jobs: Sequence[Job], workers: int) -> None:
     """Run jobs, `workers` at a time, and add the rows of each as soon as they are there.
 
-    A killed run loses what was under way (a training goes on from its checkpoint); rows are never lost.
+    A killed run loses what was under way (a training goes on from its checkpoint). A job that fails does not end the
+    others: their rows are added, and then the failures are named.
+
+    Raises:
+        RuntimeError: a job failed.
     """
     for job in {job.place: job for job in jobs}.values():
         job.prepare()
@@ -78,9 +82,16 @@ def side_by_side(make: Callable[[Work], Made], todo: Sequence[Work], workers: in
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(threads,)) as pool:
-        futures = [pool.submit(make, work) for work in todo]
+        futures = {pool.submit(make, work): work for work in todo}
+        failed = []
         for future in tqdm(as_completed(futures), total=len(futures), unit="job", desc=name):
-            yield future.result()
+            if error := future.exception():
+                logger.error("%s failed: %s: %s", futures[future], type(error).__name__, error)
+                failed.append(error)
+            else:
+                yield future.result()
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {len(futures)} jobs failed; first: {failed[0]}") from failed[0]
 
 
 def _start_worker(threads: int) -> None:

@@ -16,7 +16,7 @@ from lgdea_core.evidence.sections import sentence_spans
 from lgdea_core.evidence.triplets import sentence_regions, triplets
 from lgdea_core.figures.style import Image
 from lgdea_core.grounding import gradcam, ground
-from lgdea_core.inference import IMAGES_AT_ONCE, evaluating
+from lgdea_core.inference import IMAGES_AT_ONCE, evaluating, full_precision
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 from lgdea_core.runs.inputs import Inputs
 from lgdea_core.vocabulary import REGIONS
@@ -48,7 +48,7 @@ class LesionViews(NamedTuple):
 def lesion_views(model: LGDEAModel, crops: UInt8[torch.Tensor, "images height width"]) -> LesionViews:
     """Lesion tokens (eq. 3) of some crops with their attention over the patches, which sums to 1 per token."""
     device, parts = next(model.parameters()).device, []
-    with evaluating(model):
+    with full_precision(model), evaluating(model):
         for block in crops.split(IMAGES_AT_ONCE):
             images = model.encode_images(standardise(block.unsqueeze(1).float() / 255).to(device))
             parts.append([part.float().cpu() for part in model.lesion_queries(images.patch_features)])

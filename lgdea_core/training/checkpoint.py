@@ -39,9 +39,10 @@ class TrainState:
 
 
 def training_origin(config: RunConfig, data: TrainingData) -> dict[str, Any]:
-    """All that decides a training, by name: configuration, data, and the versions of checkpoint and draws.
+    """What decides a training, by name: configuration, data, and the versions of checkpoint and draws.
 
-    Where the data lie, and the preset's name, do not matter. Of the data there are hashes.
+    Where the data lie, and the preset's name, do not matter. Of the data there are hashes. Not in it: the number of
+    processes, and relations that are given from outside (`loop.train`'s `first_graph`, `fixed_graph`).
     """
     settings = asdict(config)
     del settings["data"]["root"], settings["preset"]

@@ -46,21 +46,25 @@ PLACED_ON = 5000
 
 @contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Torch's global generators seeded for a block, and afterwards as they were: whoever trains keeps his own numbers.
+    """Torch's global generators seeded for a block, and afterwards as they were: the caller's numbers do not change.
 
     The one place that seeds them: initial weights and dropout depend on them.
 
     Args:
         seed: of the block.
-        device: a CUDA device whose generator is meant, beside the CPU's.
+        device: an accelerator whose generator is meant, beside the CPU's.
     """
-    cuda = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
+    accelerator = torch.get_device_module(device) if device is not None and device.type != "cpu" else None
+    there = accelerator.get_rng_state() if accelerator else None
+    with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        for one in cuda:
-            with torch.cuda.device(one):
-                torch.cuda.manual_seed(seed)
-        yield
+        if accelerator:
+            accelerator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            if accelerator:
+                accelerator.set_rng_state(there)
 
 
 def step_seed(seed: int, step: int, process: int) -> int:
@@ -210,8 +214,10 @@ def _take_step(
     module.train()
     terms = module(batch, state.teacher)
     if not terms:
+        phase = phase_at(state.step, config.method, schedule)
         raise ValueError(
-            f"step {state.step}: every term of method {config.method!r} has weight 0, so nothing is trained"
+            f"step {state.step}, phase {phase!r}: no term of method {config.method!r} has a weight above 0 there, so "
+            f"nothing is trained; give one a weight, or set {phase.removesuffix('s')}_steps=0"
         )
     loss = total_loss(terms, config.weights, ramp, find_method(config.method).ramped)
     accelerator.backward(loss)
@@ -297,4 +303,5 @@ def _check_finite(accelerator: Accelerator, step: int, loss: Tensor, terms: dict
     finite = accelerator.reduce(torch.isfinite(loss.detach()).float(), reduction="sum").item()
     if finite < accelerator.num_processes:
         where = "" if accelerator.num_processes == 1 else f" in some process; here it is {loss.item()}"
-        raise RuntimeError(f"step {step}: the loss is not finite{where}; terms {terms}; lower learning_rate")
+        said = f"; terms {terms}" if terms else ""
+        raise RuntimeError(f"step {step}: the loss is not finite{where}{said}; lower learning_rate")
