@@ -35,7 +35,7 @@ test: $(INSTALLED)
 		--nbmake-timeout=600 notebooks
 
 # sha256 of what preset ci trains (five methods), measures and extracts, against the committed ones: code that was only
-# moved leaves them alone. They hold for one kind of CPU and one thread: elsewhere compare two checkouts.
+# moved leaves them alone. They are of an AMD EPYC, one thread, bfloat16 (also emulated): elsewhere compare two checkouts.
 hashes: $(INSTALLED)
 	rm -rf data/hash-runs
 	set -e; for method in lgdea clip gloria asg medklip; do \

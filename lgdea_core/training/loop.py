@@ -140,7 +140,7 @@ def train(
     """
     _check_data(config, data)
     accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
-    set_precision(model, config)
+    set_precision(model, config, accelerator.device)
     model.to(accelerator.device)
     state = start_state(model, config)
     origin = training_origin(config, data)
@@ -177,9 +177,17 @@ def train(
     return state, pd.DataFrame(state.history)
 
 
-def set_precision(model: LGDEAModel, config: RunConfig) -> None:
-    """Let the image tower run in the run's precision, which is not saved with a model."""
-    model.image_tower.autocast_dtype = torch.bfloat16 if config.train.mixed_precision == "bf16" else None
+def set_precision(model: LGDEAModel, config: RunConfig, device: torch.device) -> None:
+    """Let the image tower run in the run's precision, which is not saved with a model.
+
+    A CPU without bfloat16 units emulates it, five times slower than float32: there the tower stays float32, which the
+    log says.
+    """
+    wanted = config.train.mixed_precision == "bf16"
+    if wanted and device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported():
+        logger.info("this CPU has no bfloat16 units: the image tower trains in float32")
+        wanted = False
+    model.image_tower.autocast_dtype = torch.bfloat16 if wanted else None
 
 
 def _check_data(config: RunConfig, data: TrainingData) -> None:
