@@ -199,3 +199,14 @@ def test_stage_2_goes_on_from_the_artifact_of_stage_1_and_from_nothing_else(
 
 def equal_weights(first: torch.nn.Module, second: torch.nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("units", [True, False])
+def test_a_cpu_without_bfloat16_units_trains_in_float32(units: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: units)
+    run = config("clip", mixed_precision="bf16")
+    model, _ = PlantedWorld(24, seed=0).model(run)
+    loop.set_precision(model, run, torch.device("cpu"))
+    assert model.image_tower.autocast_dtype == (torch.bfloat16 if units else None)
+    loop.set_precision(model, run, torch.device("cuda"))
+    assert model.image_tower.autocast_dtype == torch.bfloat16
