@@ -172,30 +172,6 @@ def encode_image_pool(
     return ImagePool(*map(np.stack, zip(*answers, strict=True)))
 
 
-def decoder_scores(
-    model: LGDEAModel,
-    images: UInt8[Tensor, "images height width"],
-    input_ids: Int[Tensor, "texts tokens"],
-    token_mask: Bool[Tensor, "texts tokens"],
-) -> Float[np.ndarray, "images texts"]:
-    """Ask a pool of crops by `logits_question` alone."""
-    question = logits_question(model, range(len(images)), input_ids, token_mask)
-    return np.stack(ask_images(model, images.__getitem__, [question])[0])
-
-
-def score_rows(
-    model: ImageTextModel,
-    images: UInt8[Tensor, "images height width"],
-    input_ids: Int[Tensor, "texts tokens"],
-    token_mask: Bool[Tensor, "texts tokens"],
-) -> tuple[Float[np.ndarray, "images k"], Float[np.ndarray, "texts k"]]:
-    """Rows whose inner products are the method's scores: embeddings, or a decoder's scores against the identity."""
-    if model.method.decodes:
-        scores = decoder_scores(model, images, input_ids, token_mask)
-        return scores, np.eye(len(input_ids), dtype=scores.dtype)
-    return encode_image_pool(model, images).image_embeds, encode_tokens(model, input_ids, token_mask).numpy()
-
-
 @torch.no_grad()
 def encode_tokens(
     model: ImageTextModel,

@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerFast
 from lgdea_core.batch import Batch, RegionData, TrainingData
 from lgdea_core.config import RunConfig, find_method
 from lgdea_core.data.pairing import Pools
+from lgdea_core.evaluation import one_pass
 from lgdea_core.evidence.index import index_evidence
-from lgdea_core.inference import score_rows
 from lgdea_core.method import Terms
 from lgdea_core.model import LGDEAModel, LGDEAProcessor, build_model
 from lgdea_core.runs.inputs import region_data
@@ -197,6 +197,14 @@ def tensors_of(part: object, name: str = "batch") -> Iterator[tuple[str, torch.T
     values = part._asdict() if hasattr(part, "_asdict") else vars(part) if isinstance(part, Batch) else {}
     for key, value in values.items():
         yield from tensors_of(value, f"{name}.{key}")
+
+
+def score_rows(
+    model: LGDEAModel, images: torch.Tensor, input_ids: torch.Tensor, token_mask: torch.Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    """`one_pass.score_rows` of a pool of crops by itself."""
+    task = one_pass.score_rows(model, range(len(images)), input_ids, token_mask)
+    return one_pass.run_task(model, images.__getitem__, task)
 
 
 def told_apart(model: LGDEAModel, processor: LGDEAProcessor, texts: list[str]) -> np.ndarray:

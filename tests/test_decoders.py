@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from planted import PlantedWorld, setting
+from planted import PlantedWorld, score_rows, setting
 
 from lgdea_core.decoders import QueryDecoder
 from lgdea_core.evaluation.zero_shot import zero_shot_scores
 from lgdea_core.grounding import gradcam, patch_maps
-from lgdea_core.inference import decoder_scores, score_rows
 
 DECODERS = ("medklip", "carzero")
 
@@ -34,7 +33,7 @@ def test_no_answer_depends_on_other_queries_or_items_and_masked_places_are_not_s
 def test_a_decoder_is_the_only_score_of_its_method(method: str) -> None:
     model, processor, _ = setting(method)
     crops, texts = PlantedWorld(3, seed=1).images, processor.tokens(["left mass", "right edema of the lung"])
-    scores = decoder_scores(model, crops, *texts)
+    scores = score_rows(model, crops, *texts)[0]
     model.eval()
     images, embeds = model.encode_crops(crops), model.text_tower.with_tokens(*texts)
     expected = model.method.ask_images(model, embeds.text_embeds, images)[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from planted import FINDINGS, SIDES, PlantedWorld
+from planted import FINDINGS, SIDES, PlantedWorld, score_rows
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
@@ -35,7 +35,7 @@ from lgdea_core.evaluation import checkpoint
 from lgdea_core.evaluation.checkpoint import load_published
 from lgdea_core.evaluation.zero_shot import zero_shot_scores
 from lgdea_core.grounding import patch_maps
-from lgdea_core.inference import ImageTextModel, encode_tokens, score_rows
+from lgdea_core.inference import ImageTextModel, encode_tokens
 from lgdea_core.model import LGDEAModel
 from lgdea_core.runs import inputs as stages
 

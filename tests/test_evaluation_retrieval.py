@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts import write
 from PIL import Image
-from planted import PlantedWorld, config
+from planted import PlantedWorld, config, score_rows
 from torchmetrics.functional.retrieval import retrieval_hit_rate
 
 from lgdea_core.data.corpora import load_corpus
@@ -41,7 +41,7 @@ from lgdea_core.evaluation.retrieval import (
     retrieval_table,
     text_rows,
 )
-from lgdea_core.inference import decoder_scores, encode_image_pool, encode_tokens
+from lgdea_core.inference import encode_image_pool, encode_tokens
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 from lgdea_core.runs import inputs as stages
 
@@ -425,7 +425,7 @@ def test_a_decoder_ranks_films_by_its_logit_and_has_no_rows_between_images(
     films = films[films["role"] != "query"]
     findings = [name for name in sorted(set(films["finding"])) if name != "no finding"]  # carzero has no prompt for it
     tokens = processor.tokens([load_prompt_set("carzero").texts(name).positive[0] for name in findings])
-    logits = decoder_scores(model, inputs.crops(tuple(films["image_id"])), *tokens)
+    logits = score_rows(model, inputs.crops(tuple(films["image_id"])), *tokens)[0]
     best = np.argsort(-logits, axis=0)[:5]
     expected = np.mean([(films["finding"].to_numpy()[best[:, at]] == name).mean() for at, name in enumerate(findings)])
     assert table["estimate"].iloc[0] == pytest.approx(expected)

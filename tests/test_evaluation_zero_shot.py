@@ -6,12 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from planted import PlantedWorld, config
+from planted import PlantedWorld, config, score_rows
 
 from lgdea_core.crops import pixel_values
 from lgdea_core.evaluation.prompts import load_prompt_set
 from lgdea_core.evaluation.zero_shot import combine_channels, prompt_scores, zero_shot_scores
-from lgdea_core.inference import decoder_scores, encode_image_pool, encode_tokens
+from lgdea_core.inference import encode_image_pool, encode_tokens
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 
 # ---- channels of a model
@@ -196,7 +196,7 @@ def test_sets_of_decoders_take_one_positive_prompt(name: str) -> None:
     findings = ["edema", "nodule"]
     texts = [load_prompt_set(name).texts(finding).positive[0] for finding in findings]
     model, processor, images = tiny(name)
-    expected = decoder_scores(model, images, *processor.tokens(texts))
+    expected = score_rows(model, images, *processor.tokens(texts))[0]
     np.testing.assert_allclose(
         zero_shot_scores(model, processor, images, findings, name)["decoder"], expected, atol=1e-5
     )

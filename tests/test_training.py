@@ -1,8 +1,5 @@
 """The loop: it resumes bitwise, keeps to its schedule, refreshes relations, and says what is wrong."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +8,6 @@ import pandas as pd
 import pytest
 import torch
 from planted import PlantedWorld, config
-from safetensors.torch import load_file
 from scipy import sparse
 
 from lgdea_core.config import METHODS, RunConfig
@@ -96,26 +92,6 @@ def test_training_in_two_stages_equals_training_in_one(tmp_path: Path) -> None:
     twice, _, history = world.train(run, 24, tmp_path / "twice")
     assert not differing(once, twice)
     assert history["step"].tolist() == list(range(1, 7))
-
-
-@pytest.mark.slow
-def test_two_processes_keep_the_same_weights_and_see_different_batches(tmp_path: Path) -> None:
-    tests = Path(__file__).parent
-    environment = os.environ | {
-        "PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}",
-        "ACCELERATE_USE_CPU": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launch, str(tests / "two_processes.py"), str(tmp_path)], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    first, second = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in (0, 1))
-    assert all(torch.equal(value, second[name]) for name, value in first.items())
-    losses = [pd.read_csv(tmp_path / f"rank{rank}.csv")["loss"].tolist() for rank in (0, 1)]
-    assert len(losses[0]) == 6
-    assert losses[0] != losses[1]
 
 
 def test_a_half_written_checkpoint_is_never_read(tmp_path: Path) -> None:

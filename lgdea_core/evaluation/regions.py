@@ -76,7 +76,7 @@ def evaluate_regions(
     sentences = [report_sentences(text) for text in texts.values()]
     names = tuple(images["image_id"])
     tasks = [region_hits(model, processor, names, data, report_of, sentences)]
-    if hasattr(model, "tag_decoder"):
+    if model.method.regions:
         tasks.append(tag_logits(model, names))
     found, *scores = run_task(model, inputs.crops, together(tasks))
     rows = []

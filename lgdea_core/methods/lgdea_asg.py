@@ -53,6 +53,9 @@ class LGDEAWithASG(LGDEA):
     def trains_local(self, objective: Any) -> bool:
         return objective.local > 0 or objective.arsa > 0
 
+    def tells_whether(self, objective: Any) -> bool:
+        return objective.local > 0
+
     def phrase_embeds(
         self, model: LGDEAModel, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
     ) -> Float[Tensor, "texts dim"]:
