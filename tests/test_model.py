@@ -225,10 +225,9 @@ def test_the_same_texts_give_the_same_tokens_in_every_process() -> None:
     texts = ["small left pleural effusion", "no pneumothorax or effusion", "mild enlargement of the cardiac silhouette"]
     show = f"print(sorted(train_tokenizer({texts!r}).get_vocab().items()))"
     command = [sys.executable, "-c", f"from lgdea_core.encoders import train_tokenizer\n{show}"]
-    runs = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    found = {run.communicate()[0] for run in runs}
-    assert len(found) == 1
-    assert "'##e'" in found.pop()
+    there = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert there == f"{sorted(train_tokenizer(texts).get_vocab().items())}\n"
+    assert "'##e'" in there
 
 
 def test_a_learnt_tokenizer_splits_unknown_words_and_marks_only_berts_tokens_special() -> None:
