@@ -1,6 +1,7 @@
 """Experiments: what is planned, that rows are made once and kept, what a summary says, and the command."""
 
 import dataclasses
+import os
 import pickle
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from orphans import Number
 
 from lgdea_core.experiments import __main__ as command
-from lgdea_core.experiments import tables
+from lgdea_core.experiments import tables, worlds
 from lgdea_core.experiments.cells import Cell
 from lgdea_core.experiments.jobs import make_rows
 from lgdea_core.experiments.paper_tables import WHOLE, differences
@@ -37,9 +38,18 @@ from lgdea_core.experiments.plans import (
 )
 from lgdea_core.experiments.relations import SETTINGS, STARTS, SWEEPS, relations
 from lgdea_core.experiments.tables import TABLES, Table, beyond, draws_summary
-from lgdea_core.experiments.worlds import GENERATED, REAL, WORLDS, build_world
+from lgdea_core.experiments.worlds import (
+    GENERATED,
+    OPENI_SPLIT,
+    PAIRED_RATIOS,
+    REAL,
+    WORLDS,
+    build_world,
+    openi_split,
+)  # fmt: skip
 from lgdea_core.methods.lgdea import WITHOUT_EXTENSIONS
 from lgdea_core.training.schedule import phase_at
+from lgdea_core.vocabulary import NO_FINDING
 
 PAIRING = TABLES["limited_pairing"]
 ON_TOWERS = ("linear_probe", "segmentation", "label_draws")
@@ -140,14 +150,18 @@ def test_every_method_has_its_control_and_lgdea_one_on_pairs_alone() -> None:
 
 def test_real_films_are_read_by_every_method_and_its_control_with_intervals() -> None:
     plan = real()
-    assert len(plan) == len(set(keys_of(plan))) == len(REAL) * len(SEEDS) * len(COMPARED) * 2
-    assert {(cell.world, cell.config.data.corpus, cell.config.data.paired_ratio) for cell in plan} == {
+    places = {(cell.world, cell.config.data.corpus, cell.config.data.paired_ratio) for cell in plan}
+    assert places == {
+        *(("openi", "openi", ratio) for ratio in PAIRED_RATIOS),
         ("covid_chestxray+nih+openi", "covid_chestxray+nih+openi", 1.0),
         ("nih", "nih", 0.25),
     }
+    assert len(plan) == len(set(keys_of(plan))) == len(places) * len(SEEDS) * len(COMPARED) * 2
     assert all(cell.intervals for cell in plan)
     assert all(cell.shuffled == (cell.variant == CONTROL) for cell in plan)
-    assert all(cell.config.train.relation_steps for cell in plan)  # all pairs known, and still images unpaired
+    # where all are paired no step is under relations; the other worlds have unpaired images and reports
+    paired = [cell for cell in plan if cell.world == "openi" and cell.config.data.paired_ratio == 1]
+    assert all((cell in paired) == (not cell.config.train.relation_steps) for cell in plan)
     assert len({cell.config.train.total_steps for cell in plan}) == 1
 
 
@@ -188,6 +202,25 @@ def test_every_world_is_generated_or_real_and_says_what_it_is(monkeypatch: pytes
     for name in ("painted", *REAL):
         with pytest.raises(ValueError, match="needs the folder that holds its data; set `data` or LGDEA_DATA"):
             build_world(name, limited_pairing(world=name, preset="ci")[0].config)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("LGDEA_DATA" not in os.environ, reason="needs LGDEA_DATA with Open-i")
+def test_open_is_split_is_the_committed_one_whatever_the_seed_and_has_eight_findings_to_measure() -> None:
+    cells = limited_pairing(world="openi", preset="ci", seeds=(1, 2), ratios=(0.1,), methods=("clip",))
+    first, second = (build_world("openi", cell.config) for cell in cells)
+    assert first.studies["split"].tolist() == second.studies["split"].tolist()
+    split = openi_split(first.studies)
+    assert split["split"].tolist() == pd.read_csv(OPENI_SPLIT)["split"].tolist()
+    test = first.split("test")
+    found = test.labels[test.labels["study_id"].isin(test.images["study_id"]) & (test.labels["value"] == 1)]
+    counts = found.loc[found["finding"] != NO_FINDING, "finding"].value_counts()
+    assert (counts >= 10).sum() == 8
+    with pytest.MonkeyPatch.context() as patch:
+        short = first.subset(first.studies["study_id"][1:])
+        patch.setattr(worlds, "load_corpus_of", lambda *_: short)
+        with pytest.raises(ValueError, match=r"openi_split.csv: 1 of its 1979 studies, 'CXR\d+' first, are not in"):
+            build_world("openi", cells[0].config)
 
 
 def test_errors() -> None:

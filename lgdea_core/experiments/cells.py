@@ -58,14 +58,17 @@ class Cell(Job):
     """within each training film the region boxes change names"""
     regions: bool = False
     """the row has ASG's own measures, too"""
-    intervals: bool = False
-    """the row has the 95 % interval and the number of samples of every measure"""
 
     def __post_init__(self) -> None:
         if self.whole_reports and self.config.graph.mode != "graph":
             raise ValueError(
                 f"whole reports: mode {self.config.graph.mode!r} would ask every report of every image; take mode graph"
             )
+
+    @property
+    def intervals(self) -> bool:
+        """Its row has the 95 % interval and the number of samples of every measure: real test sets are small."""
+        return self.world in REAL
 
     @property
     def key(self) -> dict[str, Any]:

@@ -177,7 +177,7 @@ def real(
     methods: Sequence[str] = COMPARED,
     preset: str = "demo",
 ) -> list[Cell]:
-    """Every method on real films, and its control; rows have intervals, for the test sets are small."""
+    """Every method on real films, and its control."""
     cells = []
     for world, seed in itertools.product(worlds, seeds):
         configs = [
@@ -185,7 +185,7 @@ def real(
         ]
         cells += [Cell(world=world, config=config) for config in configs]
         cells += [_ablated(CONTROL, config, world) for config in configs]
-    return [replace(cell, intervals=True) for cell in cells]
+    return cells
 
 
 def _ablated(name: str, config: RunConfig, world: str) -> Cell:

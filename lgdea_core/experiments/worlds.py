@@ -5,14 +5,23 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
+
 from lgdea_core.config import RunConfig, replace_fields
 from lgdea_core.data.corpus import Corpus
+from lgdea_core.data.pairing import split_by_patient
 from lgdea_core.data.phantom import EASY, SHIFTED_PREVALENCE, PhantomConfig, build_phantom, mismatched_pools
 from lgdea_core.paths import project_root
 from lgdea_core.runs.inputs import Inputs, inputs_of, load_corpus_of
 
 PAIRED_RATIOS = (0.1, 1.0, 0.05, 0.25, 0.01)
 """In the order in which they are trained."""
+OPENI_SPLIT = Path(__file__).parent / "openi_split.csv"
+"""Study and split of world "openi", by patient: one for all seeds, so that rows differ by their training alone. Made by
+`openi_split`."""
+OPENI_FRACTIONS, OPENI_SEED = (0.5, 0.1, 0.4), 28
+"""Shares of train, val and test, and the lowest seed at which eight findings are positive in ten or more test patients
+with a frontal image. Only labels were counted; no model was asked."""
 UNREPORTED = 0.2
 """Share of findings that the unpaired reports of world "mismatched" leave out."""
 
@@ -84,6 +93,34 @@ def _named(config: RunConfig) -> Corpus:
     return load_corpus_of(config.data, config.seed)
 
 
+def openi_split(studies: pd.DataFrame) -> pd.DataFrame:
+    """The split of world "openi": columns study_id, split.
+
+    Args:
+        studies: of corpus "openi".
+    """
+    split = split_by_patient(studies, OPENI_FRACTIONS, OPENI_SEED)
+    return split[["study_id", "split"]].sort_values("study_id", ignore_index=True)
+
+
+def _openi(config: RunConfig) -> Corpus:
+    """The studies of the committed split, and no others.
+
+    Raises:
+        ValueError: one of them is missing, and rows would not compare.
+    """
+    corpus = load_corpus_of(config.data, config.seed)
+    split = pd.read_csv(OPENI_SPLIT, dtype=str).set_index("study_id")["split"]
+    missing = set(split.index) - set(corpus.studies["study_id"])
+    if missing:
+        raise ValueError(
+            f"{OPENI_SPLIT.name}: {len(missing)} of its {len(split)} studies, {min(missing)!r} first, are not in "
+            f"corpus 'openi' at {corpus.root}; fetch the reports again"
+        )
+    corpus = corpus.subset(split.index)
+    return replace(corpus, studies=corpus.studies.assign(split=corpus.studies["study_id"].map(split)))
+
+
 WORLDS = {
     "phantom": World(build=partial(_phantom, "phantom", PhantomConfig()), films="generated", reports="generated"),
     "easy": World(build=partial(_phantom, "easy", EASY), films="generated", reports="generated"),
@@ -97,6 +134,7 @@ WORLDS = {
     "painted": World(
         build=_named, films="lesions painted into real normal films", reports="generated", corpus="painted_nih"
     ),
+    "openi": World(build=_openi, films="real", reports="real", corpus="openi"),
     "covid_chestxray+nih+openi": World(
         build=_named,
         films="real",
@@ -108,8 +146,8 @@ WORLDS = {
     "nih": World(build=_named, films="real", reports="sentences written from labels", corpus="nih", ratios=(0.25,)),
 }
 """phantom: what every default is; easy: that of the quick study (eight findings, clear contrast, plain wording);
-mismatched: the phantom with unpaired reports from another clinic; painted: phantom lesions in real anatomy; the others
-are corpora as `DataConfig.corpus` names them, of real films."""
+mismatched: the phantom with unpaired reports from another clinic; painted: phantom lesions in real anatomy; openi: real
+pairs, on one split; the others are corpora as `DataConfig.corpus` names them, of real films."""
 GENERATED = ("phantom", "easy", "mismatched", "painted")
 """Worlds whose truth is known."""
-REAL = ("covid_chestxray+nih+openi", "nih")
+REAL = ("openi", "covid_chestxray+nih+openi", "nih")
