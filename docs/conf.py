@@ -14,7 +14,6 @@ html_theme = "furo"
 html_math_renderer = "mathml"
 extensions = ["myst_nb"]
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
-suppress_warnings = ["toc.empty_glob"]  # a book without executed notebooks has no chapters
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 myst_update_mathjax = False
