@@ -16,9 +16,9 @@ import pandas as pd
 
 from lgdea_core.config import PRESETS, RunConfig
 from lgdea_core.experiments.paper_tables import WHOLE, as_it_is, differences, read_published
-from lgdea_core.experiments.plans import CONTROL, CONTROLS, PHRASES, WITHOUT_IMAGES
+from lgdea_core.experiments.plans import COMPARED, CONTROL, CONTROLS, PHRASES, WITHOUT_IMAGES
 from lgdea_core.experiments.relations import SETTINGS
-from lgdea_core.experiments.tables import OWN, TABLES
+from lgdea_core.experiments.tables import GROUNDED, TABLES
 from lgdea_core.paths import project_root
 
 Where = Mapping[str, Any]
@@ -75,6 +75,16 @@ RELATIONS = {
     "max_column_mass": "largest column / mean",
     "effective_reports": "effective reports",
 }
+HEADLINE = {name: MAIN[name] for name in ("auc", "cnr", "cnr_own")}
+ASG = {
+    "region_at_1": "region@1",
+    "named_region_at_1": "named region@1",
+    "tag_auc": "tag AUC",
+} | {name: MAIN[name] for name in ("cnr", "miou", "pointing", "auc", "recall_at_10")}
+BASELINES = ("mgca", "medclip", "biovil", "prior", "medklip", "carzero")
+RATIOS = (0.01, 0.05, 0.1, 0.25, 1.0)
+TENTH = {"world": "phantom", "paired_ratio": 0.1}
+PUBLISHED = ("grounding", "zero_shot", "classification", "segmentation")
 REAL_NAMES = {"covid_chestxray+nih+openi": "three sources", "nih": "NIH"}
 TOWERS = ("random", "clip", "asg", "asg ita + arsa", "asg ita + irl", "asg ita + irl + erl", "asg shuffled regions")
 HARD = {
@@ -195,39 +205,26 @@ def trainings(
 
 def headline() -> pd.DataFrame:
     """The README's table: real images first, then synthetic lesions in real images, then the phantom."""
-    shuffled, tenth = ("", CONTROL), {"variant": "", "paired_ratio": 0.1}
-    parts = (
-        ("real: three sources", "real_films", {"world": "covid_chestxray+nih+openi", "method": "lgdea"}),
-        ("real: NIH", "real_films", {"world": "nih", "method": "lgdea"}),
-        ("synthetic lesions in real images", "limited_pairing", {"world": "painted", "method": ("clip", "lgdea")} | tenth),
-        ("phantom", "limited_pairing", {"world": "phantom", "method": ("clip", "lgdea")} | tenth),
-    )  # fmt: skip
-    tables = []
-    for images, name, where in parts:
-        wanted = where | ({"variant": shuffled} if name == "real_films" else {})
-        tables.append(trainings(name, wanted, HEADLINE, {"images": lambda _, images=images: images} | PAIRS | METHOD))
+    real = {"method": "lgdea", "variant": ("", CONTROL)}
+    tenth = {"method": ("clip", "lgdea"), "variant": "", "paired_ratio": 0.1}
+    parts = [(f"real: {name}", "real_films", {"world": world} | real) for world, name in REAL_NAMES.items()]
+    parts += [("synthetic lesions in real images", "limited_pairing", {"world": "painted"} | tenth)]
+    parts += [("phantom", "limited_pairing", {"world": "phantom"} | tenth)]
+    tables = [
+        trainings(name, where, HEADLINE, {"images": lambda _, images=images: images} | PAIRS | METHOD)
+        for images, name, where in parts
+    ]
     return pd.concat(tables, ignore_index=True).fillna("")
 
 
-HEADLINE = {name: MAIN[name] for name in ("auc", "cnr", "cnr_own", "recall_at_10")}
-
-
 def controlled() -> pd.DataFrame:
-    """Grounding beside both controls, of methods and their own controls at a tenth of the pairs; last, the mean boxes."""
-    compared = ("lgdea", "gloria", "clip")
-    whole = trainings("limited_pairing", TENTH | {"method": compared, "variant": ""}, GROUNDING)
-    fail = trainings("ablation", TENTH | {"method": compared, "variant": CONTROL}, GROUNDING)
-    rows = TABLES["limited_pairing"].read()
-    boxes = rows[(rows["world"] == "phantom") & (rows["method"] == "lgdea") & (rows["paired_ratio"] == 0.1)]
-    blind = {f"{name}_blind": name for name in ("cnr", "miou", "pointing")}
-    known = boxes[["seed", *blind]].rename(columns=blind).assign(**{name: boxes[name].iloc[0] for name in _KEY})
-    prior = _summary("limited_pairing", {}, GROUNDING, known)
-    last = _lines(prior, {"method": lambda _: "mean boxes (location-prior control)"}, GROUNDING)
+    """Grounding beside both controls, of methods and their own controls, at a tenth of the pairs; mean boxes last."""
+    whole = trainings("limited_pairing", TENTH | {"method": COMPARED, "variant": ""}, GROUNDING)
+    fail = trainings("ablation", TENTH | {"method": COMPARED, "variant": CONTROL}, GROUNDING)
+    boxes = {f"{name}_blind": heading for name, heading in GROUNDING.items() if name in GROUNDED}
+    prior = {"method": lambda _: "mean boxes (location-prior control)"}
+    last = trainings("limited_pairing", TENTH | {"method": "lgdea", "variant": ""}, boxes, prior)
     return pd.concat([whole, fail, last], ignore_index=True).fillna("")
-
-
-_KEY = ("world", "method", "variant", "paired_ratio", "preset")
-TENTH = {"world": "phantom", "paired_ratio": 0.1}
 
 
 def variants(controls: bool) -> pd.DataFrame:
@@ -354,16 +351,17 @@ def presets() -> pd.DataFrame:
         config = RunConfig.from_preset(name)
         data, model, steps = config.data, config.model, config.train
         studies = f"{data.studies:,} studies" if data.corpus == "phantom" else "its studies"
+        counts = (steps.text_steps, steps.pair_steps, steps.relation_steps)
         rows.append(
             {
                 "preset": f"`{name}`",
                 "data": f"`{data.corpus}`, {studies}, {data.image_size} pixels",
-                "steps: text + pairs + relations": f"{steps.text_steps:,} + {steps.pair_steps:,} + {steps.relation_steps:,}",
+                "steps: text + pairs + relations": " + ".join(f"{count:,}" for count in counts),
                 "batch": steps.batch_size,
                 "image tower": model.image_tower or "small ResNet",
                 "text tower": model.text_tower or "small BERT",
             }
-        )  # fmt: skip
+        )
     return pd.DataFrame(rows)
 
 
@@ -374,16 +372,6 @@ def committed() -> pd.DataFrame:
         for table in TABLES.values()
     ]
     return pd.DataFrame(rows)
-
-
-COMPARED = ("clip", "gloria", "lgdea")
-BASELINES = ("mgca", "medclip", "biovil", "prior", "medklip", "carzero")
-RATIOS = (0.01, 0.05, 0.1, 0.25, 1.0)
-ASG = {
-    "region_at_1": "region@1",
-    "named_region_at_1": "named region@1",
-    "tag_auc": "tag AUC",
-} | {name: MAIN[name] for name in ("cnr", "miou", "pointing", "auc", "recall_at_10")}
 
 
 def pairing(world: str, methods: tuple[str, ...] = COMPARED, ratios: tuple[float, ...] = RATIOS) -> pd.DataFrame:
@@ -436,7 +424,7 @@ SHOWN: dict[str, Callable[[], pd.DataFrame]] = {
     "segmentation, phantom, images with a lesion": partial(towers, "segmentation", "dice_positive", "phantom"),
     "segmentation, NIH": partial(towers, "segmentation", "dice", "nih"),
     "segmentation, NIH, images with a lesion": partial(towers, "segmentation", "dice_positive", "nih"),
-    **{f"published {name}": partial(published, name) for name in ("grounding", "zero_shot", "classification", "segmentation")},
+    **{f"published {name}": partial(published, name) for name in PUBLISHED},
     "prompt sets": prompt_sets,
     "presets": presets,
     "committed tables": committed,
