@@ -1,5 +1,6 @@
 """How Sphinx builds the book (`make book`): warnings are errors, equations become MathML, nothing is fetched."""
 
+import re
 from typing import Any
 
 from docutils import nodes
@@ -39,7 +40,19 @@ def block_equation(translator: Any, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def link_files(app: Sphinx, page: str, source: list[str]) -> None:
+    """A link to a file of the repository outside docs/ becomes a download of that file; on GitHub it leads there."""
+    folder = (app.srcdir / page).parent
+
+    def link(match: re.Match[str]) -> str:
+        outside = not (folder / match[2]).resolve().is_relative_to(app.srcdir.resolve())
+        return f"{match[1]}(path:{match[2]})" if outside else match[0]
+
+    source[0] = re.sub(r"((?<!!)\[[^\[\]]*\])\((\.\./[^)#]+)\)", link, source[0])
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("source-read", link_files)
     app.add_html_math_renderer(
         "mathml", inline_renderers=(inline_equation, None), block_renderers=(block_equation, None)
     )

@@ -58,7 +58,7 @@ def commands() -> list[tuple[str, str]]:
     found = []
     for page in EVERY_PAGE:
         text = page.read_text()
-        fenced = re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        fenced = re.findall(r"^```(?:sh|bash)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
         lines = [line.split("   # ")[0] for block in fenced for line in block.splitlines()]
         spans = [" ".join(span.split()) for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", text)]
         found += [(name(page), line) for line in (*lines, *spans) if re.match(r"(python|make) [\w/.-]", line)]
@@ -246,7 +246,7 @@ def test_the_example_for_many_gpus_trains_and_saves(tmp_path: Path, monkeypatch:
 def test_the_book_builds_without_a_warning_with_all_notebooks_as_chapters(tmp_path: Path) -> None:
     """Links, equations, code and figures of every page; the notebooks here are the committed ones, without outputs."""
     shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("run"))
-    for part in ("lgdea_core", "figures", "data", "tests"):
+    for part in ("lgdea_core", "figures", "data", "tests", "README.md"):
         (tmp_path / part).symlink_to(ROOT / part)
     chapters = tmp_path / "docs/notebooks/run"
     chapters.mkdir()
