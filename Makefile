@@ -1,4 +1,4 @@
-# make figures | test | hashes | lab | bench | clean. The first of them makes .venv and installs into it; needs Python 3.11+.
+# make figures | test | book | hashes | lab | bench | clean. The first of them makes .venv and installs into it; needs Python 3.11+.
 # A real corpus: make figures CORPUS=openi DATA=/path/to/corpora PAIRED=0.05   (DATA: one sub-folder per corpus)
 
 PRESET ?= demo
@@ -14,7 +14,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 IN_VENV := $(VENV)/bin/python
 
-.PHONY: help figures test hashes lab bench clean
+.PHONY: help figures test book hashes lab bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -35,6 +35,16 @@ test: $(INSTALLED)
 	OMP_WAIT_POLICY=passive $(IN_VENV) -m pytest -n auto --maxprocesses 4 --dist loadfile; tests=$$?; \
 	wait $$notebooks || tests=$$?; cat data/test-runs/notebooks.log; exit $$tests
 
+# docs/ and the executed notebooks of a run as a book, in data/book/; where that run has none, all are run on preset ci.
+# What they show of a corpus stays in data/: the copies are beside the pages only while these are built.
+book: BOOK_RUN = $(or $(RUN),lgdea-demo-0)
+book: $(INSTALLED)
+	test -d data/runs/$(BOOK_RUN)/notebooks || $(IN_VENV) notebooks/run.py --preset ci --run $(BOOK_RUN)
+	rm -rf docs/notebooks/run data/book
+	cp -r data/runs/$(BOOK_RUN)/notebooks docs/notebooks/run
+	$(IN_VENV) -m sphinx -W --keep-going -q -b html docs data/book; status=$$?; rm -rf docs/notebooks/run; exit $$status
+	@echo "data/book/index.html"
+
 # sha256 of what preset ci trains (five methods), measures and extracts, against the committed ones: code that was only
 # moved leaves them alone. They are of an AMD EPYC, one thread, bfloat16 (also emulated): elsewhere compare two checkouts.
 hashes: $(INSTALLED)
@@ -54,7 +64,7 @@ bench: $(INSTALLED)
 
 # What make and the tools made; runs and corpora in data/ stay.
 clean:
-	rm -rf $(VENV) data/test-runs data/hash-runs *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) data/test-runs data/hash-runs data/book docs/notebooks/run *.egg-info .pytest_cache .ruff_cache .hypothesis
 	rm -f figures/*.png figures/*.pdf figures/tables/.*.lock
 	find lgdea_core tests notebooks benchmarks -name __pycache__ -prune -exec rm -rf {} +
 

@@ -12,18 +12,10 @@ from lgdea_core.config import METHODS, RunConfig
 from lgdea_core.evaluation.zero_shot import zero_shot_scores
 from lgdea_core.grounding import ground, load
 
-TESTS = Path(__file__).parent
-
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHODS, "example", "example_method")
-
-
-def test_the_example_is_short_and_what_the_documentation_shows() -> None:
-    source = (TESTS / "example_method.py").read_text()
-    assert len(source.splitlines()) <= 40
-    assert f"```python\n{source}```" in (TESTS.parent / "docs" / "add_a_method.md").read_text()
 
 
 def test_its_term_follows_the_equation() -> None:

@@ -69,25 +69,6 @@ def test_nothing_executes_what_it_reads_and_the_package_never_prints() -> None:
     assert found == []
 
 
-def test_every_file_the_readmes_link_to_exists() -> None:
-    for readme in (ROOT / "README.md", ROOT / "data/README.md", ROOT / "figures/README.md"):
-        targets = re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", readme.read_text())
-        missing = [first or second for first, second in targets if "://" not in (first or second)]
-        missing = [target for target in missing if not (readme.parent / target).exists()]
-        assert missing == [], f"{readme.relative_to(ROOT)} links to what is not there"
-
-
-def test_the_readmes_name_code_that_exists_and_warn_against_clinical_use() -> None:
-    """`module.py:name` in tables of equations and figures: the module is one of the package and defines the name."""
-    readme, figures = ((ROOT / name).read_text() for name in ("README.md", "figures/README.md"))
-    places = re.findall(r"`([\w/]+\.py):([\w.]+)`", readme + figures)
-    assert len(places) > 40
-    for module, name in places:
-        for part in name.split("."):
-            assert re.search(rf"\b(def|class) {part}\b", SOURCES[ROOT / "lgdea_core" / module]), f"{module}:{name}"
-    assert "not for clinical use" in readme.lower()
-
-
 def test_what_is_private_or_large_is_not_tracked() -> None:
     """Reports, runs and corpora live in data/, which git must not see; figures/ holds committed ones by name only."""
     if not (ROOT / ".git").exists():

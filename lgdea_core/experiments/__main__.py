@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from lgdea_core.config import METHODS, PRESETS
 from lgdea_core.evaluation.downstream import PROBE_TASKS, SEGMENTATION_TASKS
 from lgdea_core.experiments import downstream, hard, plans, relations
+from lgdea_core.experiments.docs import write_pages
 from lgdea_core.experiments.jobs import Job, make_rows
 from lgdea_core.experiments.paper_tables import WHOLE, differences, write_paper_tables
 from lgdea_core.experiments.tables import TABLES, Table
@@ -59,6 +60,11 @@ EXPERIMENTS = {
         "the linear probe on many draws of a small share of the labels", downstream.label_draws, TOWER_CHOICES
     ),
 }
+WRITERS: dict[str, tuple[str, Callable[[], list[str]]]] = {
+    "tables": ("our rows beside published numbers, as the papers print them: figures/tables/paper", write_paper_tables),
+    "docs": ("the tables of README.md and docs/, from the committed ones", write_pages),
+}
+"""What trains nothing: a line each, and what writes."""
 OPTIONS: dict[str, dict[str, Any]] = {
     "seeds": {"type": int, "nargs": "+", "help": "each its own phantom and weights"},
     "preset": {"choices": tuple(PRESETS), "help": "size and steps"},
@@ -81,8 +87,8 @@ def main() -> None:
     options = vars(_parser().parse_args())
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     name = options.pop("experiment")
-    if name == "tables":
-        _say(*write_paper_tables())
+    if name in WRITERS:
+        _say(*WRITERS[name][1]())
         return
     table = next(table for table in TABLES.values() if table.experiment == name)
     workers, only_plan, summary = (options.pop(option) for option in ("workers", "plan", "summary"))
@@ -128,8 +134,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--workers", type=int, default=2, help="jobs side by side; they share the CPU's threads")
         command.add_argument("--plan", action="store_true", help="print what would be done, and stop")
         command.add_argument("--summary", action="store_true", help="print mean ± sd over the seeds, and stop")
-    line = "our rows beside published numbers, as the papers print them: figures/tables/paper"
-    experiments.add_parser("tables", help=line, description=line)
+    for name, (line, _) in WRITERS.items():
+        experiments.add_parser(name, help=line, description=line)
     return parser
 
 

@@ -80,7 +80,7 @@ PRESETS = {"paper": {
     ),
 }}  # fmt: skip
 """ASG's released schedule: AdamW 4e-5, weight decay 0.05, 72 on each of 4 GPUs, 50 epochs of 217,000 pairs, warm-up
-over 40 % of the steps. README's Deviations say what has no field here."""
+over 40 % of the steps. docs/deviations.md says what has no field here."""
 
 
 class RegionPart(NamedTuple):

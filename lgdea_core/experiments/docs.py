@@ -1,0 +1,432 @@
+"""Tables of the README and the book, made from the committed tables: python -m lgdea_core.experiments docs.
+
+A page holds each of them between two comments, `<!-- table: NAME -->` and `<!-- end -->`; what stands between is
+replaced, and nothing else is. `file: PATH` in place of `table: NAME` shows a file of the repository.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lgdea_core.config import PRESETS, RunConfig
+from lgdea_core.experiments.paper_tables import WHOLE, as_it_is, differences, read_published
+from lgdea_core.experiments.plans import COMPARED, CONTROL, CONTROLS, PHRASES, WITHOUT_IMAGES
+from lgdea_core.experiments.relations import SETTINGS
+from lgdea_core.experiments.tables import GROUNDED, TABLES
+from lgdea_core.paths import project_root
+
+Where = Mapping[str, Any]
+"""column -> the value of the rows that are shown"""
+Columns = Mapping[str, str]
+"""column of a table -> its heading on a page"""
+
+PAGES = ("README.md", "docs/*.md", "docs/results/*.md")
+BLOCK = re.compile(r"(<!-- (table|file): (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+METHOD_NAMES = {
+    "random": "random weights",
+    "clip": "CLIP",
+    "gloria": "GLoRIA",
+    "mgca": "MGCA",
+    "medclip": "MedCLIP",
+    "biovil": "BioViL",
+    "prior": "PRIOR",
+    "medklip": "MedKLIP",
+    "carzero": "CARZero",
+    "asg": "ASG",
+    "lgdea": "LGDEA",
+    "lgdea+asg": "LGDEA + ASG",
+}
+MAIN = {
+    "auc": "zero-shot AUC",
+    "auc_global": "AUC, global score",
+    "cnr": "CNR",
+    "cnr_own": "CNR beyond cross-patient",
+    "miou": "mIoU",
+    "pointing": "pointing",
+    "precision_at_5": "P@5",
+    "recall_at_10": "R@10",
+}
+GROUNDING = {
+    "cnr": "CNR",
+    "cnr_swapped": "CNR, cross-patient",
+    "cnr_own": "CNR beyond",
+    "miou": "mIoU",
+    "miou_own": "mIoU beyond",
+    "pointing": "pointing",
+    "pointing_own": "pointing beyond",
+}
+RETRIEVAL = {
+    "precision_at_5": "P@5",
+    "precision_at_5_commonest": "P@5 of the commonest findings",
+    "recall_at_1": "R@1",
+    "recall_at_10": "R@10",
+    "recall_at_10_text_to_image": "R@10, text to image",
+}
+RELATIONS = {
+    "label_auc": "label AUC",
+    "precision_at_1": "precision@1",
+    "pair_lift": "lift of the true pair",
+    "max_column_mass": "largest column / mean",
+    "effective_reports": "effective reports",
+}
+HEADLINE = {name: MAIN[name] for name in ("auc", "cnr", "cnr_own")}
+ASG = {
+    "region_at_1": "region@1",
+    "named_region_at_1": "named region@1",
+    "tag_auc": "tag AUC",
+} | {name: MAIN[name] for name in ("cnr", "miou", "pointing", "auc", "recall_at_10")}
+BASELINES = ("mgca", "medclip", "biovil", "prior", "medklip", "carzero")
+RATIOS = (0.01, 0.05, 0.1, 0.25, 1.0)
+TENTH = {"world": "phantom", "paired_ratio": 0.1}
+PUBLISHED = ("grounding", "zero_shot", "classification", "segmentation")
+REAL_NAMES = {"covid_chestxray+nih+openi": "three sources", "nih": "NIH"}
+TOWERS = ("random", "clip", "asg", "asg ita + arsa", "asg ita + irl", "asg ita + irl + erl", "asg shuffled regions")
+HARD = {
+    ("size", "large", "auc"): "zero-shot AUC: large lesions",
+    ("size", "medium", "auc"): "zero-shot AUC: medium lesions",
+    ("size", "small", "auc"): "zero-shot AUC: small lesions",
+    ("stratum", "ordinary", "cnr_signed"): "CNR: ordinary phrases",
+    ("stratum", "small and subtle", "cnr_signed"): "CNR: small and subtle lesions",
+    ("stratum", "unseen wording", "cnr_signed"): "CNR: unseen wording",
+    ("stratum", "two of a kind", "cnr_signed"): "CNR: two lesions of a kind",
+    ("side swap", "pairs of twins", "peak"): "twins by side: peak on the right one (chance 0.25)",
+    ("negation", "denied", "stated higher"): "stated above denied (chance 0.5)",
+    ("side", "left", "pointing"): "pointing: lesions of the left side",
+    ("side", "right", "pointing"): "pointing: lesions of the right side",
+    ("size", "small", "pointing"): "pointing: small lesions",
+}
+"""by, group and measure of hard_set.csv -> row of the page"""
+
+
+def write_pages() -> list[str]:
+    """Bring every page up to date; a line for each says what became of it."""
+    lines = []
+    for path in pages():
+        old, new = path.read_text(), rendered(path)
+        path.write_text(new)
+        lines.append(f"{path.relative_to(project_root())}: {'written' if new != old else 'current'}")
+    return lines
+
+
+def pages() -> list[Path]:
+    """The README and the pages of the book."""
+    return sorted(path for pattern in PAGES for path in project_root().glob(pattern))
+
+
+def rendered(page: Path) -> str:
+    """The page's text with every block as the tables say it now.
+
+    Raises:
+        ValueError: it asks for a table, or a file, that there is not.
+    """
+
+    def block(match: re.Match[str]) -> str:
+        opening, kind, name, end = match.groups()
+        return f"{opening}{_file(name, page) if kind == 'file' else _table(name, page)}\n{end}"
+
+    return BLOCK.sub(block, page.read_text())
+
+
+def _file(name: str, page: Path) -> str:
+    path = project_root() / name
+    if not path.is_file():
+        raise ValueError(f"{page}: no file {name} in the repository")
+    return f"```python\n{path.read_text()}```"
+
+
+def _table(name: str, page: Path) -> str:
+    if name not in SHOWN:
+        raise ValueError(f"{page}: no table {name!r}; known: {', '.join(SHOWN)}")
+    rows = SHOWN[name]()
+    if rows.empty:
+        return "*No rows yet.*"
+    lines = [rows.columns, ["---"] * len(rows.columns), *rows.itertuples(index=False)]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def name_of(method: str, variant: str = "") -> str:
+    """What a reader calls a row: the method's own name, its variant, and whether it is a control that must fail."""
+    first, _, rest = method.partition(" ")
+    name = METHOD_NAMES.get(method) or f"{METHOD_NAMES.get(first, first)}, {rest}"
+    shown = f"{name}, {variant}" if variant and variant != WHOLE else name
+    return f"{shown} (control)" if "shuffled" in shown else shown
+
+
+def percent(ratio: float) -> str:
+    """A share as a page prints it."""
+    return f"{100 * ratio:g} %"
+
+
+def _summary(name: str, where: Where, columns: Columns, rows: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Mean ± deviation over seeds of the rows with these values; the key's columns, then `columns`, empty where absent.
+
+    A value may be a tuple: any of its members, in that order.
+    """
+    table = TABLES[name].read() if rows is None else rows
+    for column, value in where.items():
+        table = table[table[column].isin(value if isinstance(value, tuple) else (value,))]
+    orders = {column: value for column, value in where.items() if isinstance(value, tuple)}
+    summary = replace(TABLES[name], measures=tuple(columns)).summary(table.reset_index(drop=True))
+    if summary.empty:
+        return summary
+    for column, order in reversed(orders.items()):
+        places = summary[column].map({value: place for place, value in enumerate(order)})
+        summary = summary.loc[places.sort_values(kind="stable").index]
+    absent = {column: "" for column in columns if column not in summary}
+    return summary.assign(**absent).fillna("")
+
+
+def _lines(summary: pd.DataFrame, leading: Mapping[str, Callable[[Any], str]], columns: Columns) -> pd.DataFrame:
+    """A page's table: leading columns, each from a row of the summary, then the measures by their headings."""
+    if summary.empty:
+        return summary
+    first = {heading: [make(row) for row in summary.itertuples()] for heading, make in leading.items()}
+    measured = summary[list(columns)].set_axis(list(columns.values()), axis=1).reset_index(drop=True)
+    shown = pd.concat([pd.DataFrame(first), measured], axis=1)
+    return shown.loc[:, (shown != "").any().to_numpy()]
+
+
+METHOD = {"method": lambda row: name_of(row.method, row.variant)}
+PAIRS = {"known pairs": lambda row: percent(row.paired_ratio)}
+
+
+def trainings(
+    name: str, where: Where, columns: Columns = MAIN, leading: Mapping[str, Callable[[Any], str]] = METHOD
+) -> pd.DataFrame:
+    """Rows of a table of trainings: mean ± standard deviation over the seeds."""
+    return _lines(_summary(name, where, columns), leading, columns)
+
+
+def headline() -> pd.DataFrame:
+    """The README's table: real images first, then synthetic lesions in real images, then the phantom."""
+    real = {"method": "lgdea", "variant": ("", CONTROL)}
+    tenth = {"method": ("clip", "lgdea"), "variant": "", "paired_ratio": 0.1}
+    parts = [(f"real: {name}", "real_films", {"world": world} | real) for world, name in REAL_NAMES.items()]
+    parts += [("synthetic lesions in real images", "limited_pairing", {"world": "painted"} | tenth)]
+    parts += [("phantom", "limited_pairing", {"world": "phantom"} | tenth)]
+    tables = [
+        trainings(name, where, HEADLINE, {"images": lambda _, images=images: images} | PAIRS | METHOD)
+        for images, name, where in parts
+    ]
+    return pd.concat(tables, ignore_index=True).fillna("")
+
+
+def controlled() -> pd.DataFrame:
+    """Grounding beside both controls, of methods and their own controls, at a tenth of the pairs; mean boxes last."""
+    whole = trainings("limited_pairing", TENTH | {"method": COMPARED, "variant": ""}, GROUNDING)
+    fail = trainings("ablation", TENTH | {"method": COMPARED, "variant": CONTROL}, GROUNDING)
+    boxes = {f"{name}_blind": heading for name, heading in GROUNDING.items() if name in GROUNDED}
+    prior = {"method": lambda _: "mean boxes (location-prior control)"}
+    last = trainings("limited_pairing", TENTH | {"method": "lgdea", "variant": ""}, boxes, prior)
+    return pd.concat([whole, fail, last], ignore_index=True).fillna("")
+
+
+def variants(controls: bool) -> pd.DataFrame:
+    """LGDEA as it is and with a part left out or replaced, at a tenth of the pairs; or the controls, of any method."""
+    table, pairing = TABLES["ablation"].read(), TABLES["limited_pairing"].read()
+    is_control = table["variant"].isin(CONTROLS)
+    rows = table[is_control if controls else ~is_control]
+    whole = as_it_is(pairing, table[table["method"] == "lgdea"]).assign(variant=WHOLE)
+    rows = rows if controls else pd.concat([whole, rows])
+    summary = _summary("ablation", TENTH, MAIN, rows)
+    order = (summary["variant"] != WHOLE).sort_values(kind="stable").index
+    named = {"variant": lambda row: row.variant} if not controls else METHOD
+    return _lines(summary.loc[order], named, MAIN)
+
+
+def beyond_base(base: str, ratios: Sequence[float] = (0.1,)) -> pd.DataFrame:
+    """What each variant has beyond one of them, seed by seed."""
+    pairing, table = TABLES["limited_pairing"].read(), TABLES["ablation"].read()
+    found = differences(pairing, table, base)
+    if found.empty:
+        return found
+    found = found[(found["world"] == "phantom") & found["paired_ratio"].isin(ratios) & (found["method"] == "lgdea")]
+    if len(ratios) > 1:
+        found = found[found["variant"] == WHOLE]
+        return _lines(found, PAIRS, MAIN)
+    return _lines(found, {"variant": lambda row: "LGDEA as it is" if row.variant == WHOLE else row.variant}, MAIN)
+
+
+def trained_relations() -> pd.DataFrame:
+    """What the last relations of each training of LGDEA know, by the share of known pairs."""
+    columns = {f"relation_{name}": heading for name, heading in RELATIONS.items()}
+    where = {"method": "lgdea", "variant": "", "world": ("phantom", "mismatched", "painted")}
+    rows = TABLES["limited_pairing"].read()
+    known = rows[rows.get("relation_label_auc", pd.Series(index=rows.index, dtype=float)).notna()]
+    return _lines(_summary("limited_pairing", where, columns, known), {"world": lambda row: row.world} | PAIRS, columns)
+
+
+def warm_relations() -> pd.DataFrame:
+    """What relations know after the warm-up, by setting and by start; only the settings that differ are named."""
+    summary = _summary("relations", TENTH, RELATIONS)
+    if summary.empty:
+        return summary
+    usual = {name: summary[name].mode().iloc[0] for name in SETTINGS}
+
+    def named(row: Any) -> str:
+        changed = [f"{name} {getattr(row, name):g}" for name in SETTINGS if getattr(row, name) != usual[name]]
+        return ", ".join([row.relations, *changed])
+
+    return _lines(summary, {"relations": named, "pair steps before": lambda row: str(row.pair_steps)}, RELATIONS)
+
+
+def hard() -> pd.DataFrame:
+    """The questions of `HARD`, a column a method, at a tenth of the pairs."""
+    rows = TABLES["hard_set"].read()
+    rows = rows[rows["paired_ratio"] == 0.1]
+    if rows.empty:
+        return rows
+    summary = TABLES["hard_set"].summary(rows).set_index(["by", "group", "measure"])
+    models = [name for name in summary.columns if name != "preset"]
+    plain = summary[models].map(lambda text: text.partition(" (")[0])  # without the number of seeds
+    shown = plain.loc[[key for key in HARD if key in plain.index]]
+    shown.columns = [name_of(model.split()[0]) for model in models]
+    return shown.set_axis([HARD[key] for key in shown.index]).rename_axis("question").reset_index()
+
+
+def towers(name: str, measure: str, corpus: str, protocol: str = "frozen") -> pd.DataFrame:
+    """A downstream task: a row for each tower, a column for each share of the labels."""
+    order = (*TOWERS, "lgdea", "lgdea+asg")
+    summary = _summary(name, {"corpus": corpus, "protocol": protocol, "method": order}, {measure: ""})
+    if summary.empty:
+        return summary
+    wide = summary.pivot(index="method", columns="label_ratio", values=measure)
+    wide = wide.loc[[method for method in order if method in wide.index]].fillna("")
+    wide.columns = [f"{percent(ratio)} of the labels" for ratio in wide.columns]
+    return wide.set_axis([name_of(method) for method in wide.index]).rename_axis("tower").reset_index()
+
+
+def draws() -> pd.DataFrame:
+    """Many draws of a small share of the labels."""
+    summary = TABLES["label_draws"].summary()
+    columns = {"auc": "AUC", "less_reference": "less CLIP, draw by draw", "won": "share of draws above CLIP"}
+    return _lines(summary, {"tower": lambda row: name_of(row.method), "draws": lambda row: str(row.draws)}, columns)
+
+
+def published(table: str) -> pd.DataFrame:
+    """Numbers that papers print, which nobody here has run again."""
+    rows = read_published()
+    rows = rows[rows["table"] == table]
+    system = rows["system"] + rows["backbone"].map(lambda name: f" ({name})" if name else "")
+    value = rows["value"].map("{:.3f}".format) + rows["sd"].map(lambda sd: f" ± {sd:.3f}" if sd == sd else "")
+    cells = pd.DataFrame({"system": system, "column": rows["measure"], "value": value})
+    cells["column"] += ", " + rows["corpus"]
+    tasks = table in ("classification", "segmentation")
+    if tasks:  # three shares of the labels in one cell, as the papers print them
+        cells = cells.groupby(["system", "column"], sort=False)["value"].agg(" / ".join).reset_index()
+    else:
+        cells["system"] += ", " + rows["setting"]
+    wide = cells.pivot(index="system", columns="column", values="value").fillna("")
+    wide = wide.loc[list(dict.fromkeys(cells["system"]))].rename_axis(None, axis=1).rename_axis("system").reset_index()
+    wide.columns = [f"{name} (1 / 10 / 100 %)" if tasks and name != "system" else name for name in wide.columns]
+    return wide.assign(origin="published, not rerun")
+
+
+def prompt_sets() -> pd.DataFrame:
+    """Every prompt set with its source and licence, as its file says."""
+    folder = project_root() / "lgdea_core" / "evaluation" / "prompt_sets"
+    sets = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    rows = [
+        {"set": f"`{name}`", "source": prompts["source"], "score": _score(prompts), "licence": prompts["licence"]}
+        for name, prompts in sets.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def _score(prompts: Mapping[str, Any]) -> str:
+    channels = ", ".join(prompts["channels"])
+    return f"{channels}; {prompts['ensemble'].replace('_', ' ')}, {prompts['join'].replace('_', ' ')}"
+
+
+def presets() -> pd.DataFrame:
+    """The four sizes of a run."""
+    rows = []
+    for name in PRESETS:
+        config = RunConfig.from_preset(name)
+        data, model, steps = config.data, config.model, config.train
+        studies = f"{data.studies:,} studies" if data.corpus == "phantom" else "its studies"
+        counts = (steps.text_steps, steps.pair_steps, steps.relation_steps)
+        rows.append(
+            {
+                "preset": f"`{name}`",
+                "data": f"`{data.corpus}`, {studies}, {data.image_size} pixels",
+                "steps: text + pairs + relations": " + ".join(f"{count:,}" for count in counts),
+                "batch": steps.batch_size,
+                "image tower": model.image_tower or "small ResNet",
+                "text tower": model.text_tower or "small BERT",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def committed() -> pd.DataFrame:
+    """Every committed table, and the command that makes the rows which it lacks."""
+    rows = [
+        {"table": f"`figures/tables/{table.name}.csv`", "rows": len(table.read()), "command": f"`{table.command}`"}
+        for table in TABLES.values()
+    ]
+    return pd.DataFrame(rows)
+
+
+def pairing(world: str, methods: tuple[str, ...] = COMPARED, ratios: tuple[float, ...] = RATIOS) -> pd.DataFrame:
+    """Methods by the share of known pairs in one world."""
+    where = {"world": world, "variant": "", "paired_ratio": ratios, "method": methods}
+    return trainings("limited_pairing", where, MAIN, PAIRS | METHOD)
+
+
+SHOWN: dict[str, Callable[[], pd.DataFrame]] = {
+    "headline": headline,
+    **{
+        f"real images, {name}": partial(trainings, "real_films", {"world": world, "method": COMPARED})
+        for world, name in REAL_NAMES.items()
+    },
+    "few pairs": partial(pairing, "phantom"),
+    "baselines": partial(pairing, "phantom", BASELINES, (0.1, 1.0)),
+    "mismatched pools": partial(pairing, "mismatched"),
+    "synthetic lesions": partial(pairing, "painted"),
+    "easy phantom": partial(pairing, "easy"),
+    "easy phantom, local loss alone": partial(trainings, "ablation", {"world": "easy"}),
+    "does it look": controlled,
+    "does it look, baselines": partial(
+        trainings,
+        "limited_pairing",
+        {"world": "phantom", "paired_ratio": 1.0, "variant": "", "method": (*BASELINES, *COMPARED)},
+        GROUNDING,
+    ),
+    "retrieval": partial(
+        trainings,
+        "limited_pairing",
+        {"world": "phantom", "paired_ratio": (0.1, 1.0), "variant": "", "method": COMPARED},
+        RETRIEVAL,
+        PAIRS | METHOD,
+    ),
+    "variants": partial(variants, controls=False),
+    "controls": partial(variants, controls=True),
+    "beyond the method": partial(beyond_base, WHOLE),
+    "beyond without unpaired images": partial(beyond_base, WITHOUT_IMAGES),
+    "beyond the local loss": partial(beyond_base, PHRASES),
+    "beyond the local loss, by pairs": partial(beyond_base, PHRASES, RATIOS),
+    "relations after training": trained_relations,
+    "relations after the warm-up": warm_relations,
+    "hard set": hard,
+    "asg": partial(trainings, "asg", {"world": "phantom"}, ASG),
+    "linear probe, phantom": partial(towers, "asg_linear_probe", "auc", "phantom"),
+    "linear probe, NIH": partial(towers, "asg_linear_probe", "auc", "nih"),
+    "fine-tuned, phantom": partial(towers, "asg_linear_probe", "auc", "phantom", "fine-tuned"),
+    "label draws": draws,
+    "segmentation, phantom": partial(towers, "segmentation", "dice", "phantom"),
+    "segmentation, phantom, images with a lesion": partial(towers, "segmentation", "dice_positive", "phantom"),
+    "segmentation, NIH": partial(towers, "segmentation", "dice", "nih"),
+    "segmentation, NIH, images with a lesion": partial(towers, "segmentation", "dice_positive", "nih"),
+    **{f"published {name}": partial(published, name) for name in PUBLISHED},
+    "prompt sets": prompt_sets,
+    "presets": presets,
+    "committed tables": committed,
+}  # fmt: skip
+"""Name in a page's comment -> what is shown there."""
