@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lgdea_core.data.corpus import COLUMNS, Corpus, empty_table
+from lgdea_core.data.corpus import COLUMNS, Corpus, empty_table, quoted
 from lgdea_core.vocabulary import SPLITS
 
 logger = logging.getLogger("lgdea")
@@ -255,7 +255,7 @@ def check_leaks(
     """
     shared = sorted(set(train_patients) & set(test_patients))
     if shared:
-        named = ", ".join(repr(patient) for patient in shared[:5])
+        named = ", ".join(map(quoted, shared[:5]))
         raise ValueError(f"{len(shared)} patient(s) are in training and in {evaluation}: {named}; {remedy}")
 
 
