@@ -143,6 +143,39 @@ def test_openi_films_join_where_they_are_present(openi: Path) -> None:
     assert corpus.exclusions["film without a file"] == 6
 
 
+def test_openi_of_kaggle_reads_as_the_publishers_with_its_frontal_films_first(openi: Path, tmp_path: Path) -> None:
+    expected = load_corpus("openi", openi).studies.set_index("study_id")
+    root = layouts.openi_kaggle(tmp_path / "kaggle")
+    corpus = load_corpus("openi", root)
+    columns = ["patient_id", "report", "report_source"]
+    pd.testing.assert_frame_equal(
+        corpus.studies.set_index("study_id")[columns], expected.loc[["CXR1", "CXR2", "CXR3"], columns]
+    )
+    assert corpus.studies["mesh"].iloc[0] == expected.loc["CXR1", "mesh"]
+    assert corpus.images[["image_id", "view"]].to_numpy().tolist() == [
+        ["CXR1_IM-0001-1001", "frontal"], ["CXR1_IM-0001-2001", "lateral"], ["CXR2_IM-0001-1001", "frontal"],
+    ]  # fmt: skip
+    assert check_corpus("openi", root, progress=False).problems == []
+    write(
+        root / "indiana_projections.csv", "uid,filename,projection", "77,77_IM-1.dcm.png,Frontal", "1,../1.png,Frontal"
+    )
+    with pytest.raises(ValueError, match=r"projections\.csv, line 3, film '\.\./1\.png': filename must be one name"):
+        load_corpus("openi", root)
+    write(root / "indiana_projections.csv", "uid,filename,projection", "77,77_IM-1.dcm.png,Frontal")
+    assert load_corpus("openi", root).exclusions["film of a report that is not here"] == 1
+
+
+def test_projections_beside_the_publishers_files_tell_the_view(openi: Path) -> None:
+    for name in ("CXR1_IM-0001-1001", "CXR1_IM-0001-2001"):
+        film(openi / "NLMCXR_png" / f"{name}.png")
+    rows = ["1,1_IM-0001-1001.dcm.png,Lateral", "1,1_IM-0001-2001.dcm.png,Frontal"]
+    write(openi / "indiana_projections.csv", "uid,filename,projection", *rows)
+    images = load_corpus("openi", openi).images
+    assert images[["image_id", "view"]].to_numpy().tolist() == [
+        ["CXR1_IM-0001-2001", "frontal"], ["CXR1_IM-0001-1001", "lateral"],
+    ]  # fmt: skip
+
+
 def test_r2gen_annotation_brings_its_split(tmp_path: Path) -> None:
     entry = {
         "id": "CXR2384_IM-0942",
@@ -293,17 +326,23 @@ def test_lines_are_right_below_blank_ones_and_below_line_breaks(names: tuple[str
     assert table.index.tolist() == [0, 1, 2]
 
 
-def test_errors_quote_a_word_of_a_table_and_no_sentence(tmp_path: Path) -> None:
+def test_errors_quote_an_id_and_no_word(tmp_path: Path) -> None:
     table = pd.DataFrame({"film": ["f1", "f2 left base"], "split": ["trian", "Worse than before."]})
     write(tmp_path / "t.csv", "film,split", *(",".join(row) for row in table.to_numpy()))
     table = Layout(columns=("film", "split"), key="film").read(tmp_path / "t.csv")
     for row, message in (
-        (0, "t.csv, line 2, film 'f1': split must be train, got 'trian'"),
-        (1, "t.csv, line 3, film 3 words: split must be train, got 3 words"),
+        (0, "t.csv, line 2, film 'f1': split must be train, got 5 characters, letters"),
+        (
+            1,
+            "t.csv, line 3, film 12 characters, letters, digits and spaces: split must be train, got 18 characters, "
+            "letters, spaces and signs",
+        ),
     ):
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             refuse(table, pd.Series(table.index == row), "split", "train")
-    with pytest.raises(ValueError, match=r"must be four numbers, got '1', 2 words, None, '4'$"):
+    with pytest.raises(
+        ValueError, match=r"must be four numbers, got '1', 9 characters, letters and spaces, nothing, '4'$"
+    ):
         parse_box(["1", "left base", None, "4"], (9.0, 9.0))
     write(tmp_path / "r.csv", "study_id,report,image", "s1,Severe edema, worse than before,s1.png")
     with pytest.raises(ValueError, match=r"^r\.csv, line 2: more cells than the first line names \(3\); put") as caught:

@@ -75,10 +75,8 @@ def test_rsna_keeps_its_split_though_all_it_shows_is_boxed(rsna: Path) -> None:
 
 
 def test_rsna_films_of_mirrors_may_be_png(rsna: Path) -> None:
-    from PIL import Image
-
     (rsna / "stage_2_train_images/bb.dcm").unlink()
-    Image.fromarray(np.full((64, 64), 9, dtype=np.uint8)).save(rsna / "stage_2_train_images/bb.png")
+    layouts.film(rsna / "stage_2_train_images/bb.png")
     images = load_corpus("rsna", rsna).images.set_index("image_id")
     assert images.loc["bb", "path"] == "stage_2_train_images/bb.png"
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import layouts
@@ -57,6 +58,38 @@ def test_uncertain_labels_follow_the_named_policy_and_blanks_stay_blank(
 def test_an_unknown_policy_is_refused(chexpert: Path) -> None:
     with pytest.raises(ValueError, match=r"uncertain must be one of \('keep', 'u-ones', 'u-zeros', 'mgca'\)"):
         load_corpus("chexpert", chexpert, uncertain="ones")
+
+
+@pytest.mark.parametrize(
+    ("moved", "prefix"),
+    [
+        ("CheXpert-v1.0-small", "CheXpert-v1.0-small/"),  # the root is one level up, tables and films
+        ("", "CheXpert-v1.0/"),
+        ("", ""),
+        ("", "/data/chexpert/CheXpert-v1.0-small/"),
+        ("films only", "films only/"),
+    ],
+)
+def test_the_release_may_lie_deeper_and_its_paths_begin_otherwise(chexpert: Path, moved: str, prefix: str) -> None:
+    expected = load_corpus("chexpert", chexpert)
+    for name in ("train.csv", "valid.csv"):
+        path = chexpert / name
+        path.write_text(path.read_text().replace("CheXpert-v1.0-small/", prefix))
+    if moved:
+        (chexpert / moved).mkdir()
+        for name in ("train", "valid", *(("train.csv", "valid.csv") if "only" not in moved else ())):
+            (chexpert / name).rename(chexpert / moved / name)
+    corpus = load_corpus("chexpert", chexpert)
+    pd.testing.assert_frame_equal(corpus.studies, expected.studies)
+    assert all(corpus.image_path(image_id).is_file() for image_id in expected.images["image_id"])
+
+
+def test_without_films_the_first_path_tried_is_named(chexpert: Path) -> None:
+    (chexpert / "train").rename(chexpert / "moved")
+    (chexpert / "valid").rename(chexpert / "moved too")
+    tried = chexpert / "'train/patient00001/study1/view1_frontal.jpg'"
+    with pytest.raises(FileNotFoundError, match=f"; the first path tried is {re.escape(str(tried))}$"):
+        load_corpus("chexpert", chexpert)
 
 
 def many(root: Path, alone: int = 230) -> None:

@@ -120,6 +120,26 @@ def test_vindr_boxes_are_every_readers_own(layout: str, request: pytest.FixtureR
     assert check_corpus("vindr", root, progress=False).problems == []
 
 
+@pytest.mark.parametrize("told", ["train_meta.csv", "train.csv", ""])
+def test_vindr_of_kaggle_may_be_smaller_png(kaggle: Path, told: str) -> None:
+    for path in (kaggle / "train").glob("*.dicom"):
+        film(path.with_suffix(".png"), 24 * 2, 32 * 2 if not told else 48)
+        path.unlink()
+    if told == "train_meta.csv":
+        write(kaggle / told, "image_id,dim0,dim1", "im1,480,640", "im2,480,640")
+    elif told:
+        head, *rows = (kaggle / told).read_text().splitlines()
+        write(kaggle / told, f"{head},width,height", *(f"{row},640,480" for row in rows))
+    report = check_corpus("vindr", kaggle, progress=False)
+    assert report.problems == []
+    copies = {} if told else {"film that is a copy: its boxes are taken in its own pixels": 2}
+    assert report.exclusions == copies
+    corpus = load_corpus("vindr", kaggle)
+    assert corpus.image_path("im1") == kaggle / "train/im1.png"
+    frame = corpus.boxes[["frame_width", "frame_height"]].astype(float).drop_duplicates().to_numpy().tolist()
+    assert frame == [[640, 480] if told else [64, 48]]
+
+
 def test_vindr_test_films_are_the_publishers_and_agreed(vindr: Path) -> None:
     corpus = load_corpus("vindr", vindr)
     studies = corpus.studies.set_index("study_id")

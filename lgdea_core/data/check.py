@@ -57,7 +57,10 @@ def check_corpus(name: str, root: Path, *, headers_only: bool = False, progress:
                 corpus, errors = read_folder(root)
                 problems = [str(error) for error in errors]
             else:
-                corpus = load_corpus(name, root, **({"mask_root": Path(scratch)} if name == "siim" else {}))
+                # what these two make goes to a folder that is removed
+                written = {"siim": "mask_root", "painted_nih": "folder"}
+                options = {written[name]: Path(scratch) / "made"} if name in written else {}
+                corpus = load_corpus(name, root, **options)
                 problems = list(getattr(corpus.exclusions, "defects", []))
         except (ValueError, OSError) as error:
             return CheckReport(problems=[str(error)])

@@ -1,5 +1,10 @@
 """DICOM films as grey arrays: modality LUT or rescale, VOI LUT or window, padding, palettes, compression."""
 
+import os
+import pickle
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +15,13 @@ from pydicom.pixels import apply_color_lut, apply_windowing, get_decoder, pixel_
 from pydicom.uid import (
     HTJ2K,
     UID,
-    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
     JPEGExtended12Bit,
+    RLELossless,
 )
 
 DICOM_SUFFIXES = (".dcm", ".dicom")
@@ -32,6 +37,8 @@ PACKAGES = {
 """transfer syntax -> what decodes it, where that is not python-gdcm"""
 FAR = 1e30
 """beyond any pixel value: what a window makes of it is its black or white"""
+PATIENCE = 60
+"""seconds that a compressed film may take"""
 
 
 class UnfitFilmError(ValueError):
@@ -60,6 +67,12 @@ def read_dicom(path: Path) -> Float[np.ndarray, "height width"]:
         UnfitFilmError: the pixels are compressed in a way that no installed package knows, they are several frames, or
             they show nothing.
     """
+    syntax = _transfer_syntax(_read(path, stop_before_pixels=True))
+    return _read_elsewhere(path) if syntax.is_compressed and syntax != RLELossless else read_dicom_here(path)
+
+
+def read_dicom_here(path: Path) -> Float[np.ndarray, "height width"]:
+    """As `read_dicom`, in this process whatever the compression is."""
     dicom = _read(path)
     kind = dicom.PhotometricInterpretation
     if kind not in (*GREY, *COLOUR, "PALETTE COLOR"):
@@ -100,29 +113,42 @@ def _read(path: Path, *, stop_before_pixels: bool = False) -> Any:
     return dicom
 
 
-def _decode(dicom: Any) -> np.ndarray:
-    """The stored pixels, of colour films as red, green and blue."""
-    syntax = UID(dicom.file_meta.TransferSyntaxUID)
+def _transfer_syntax(dicom: Any) -> UID:
+    """How the pixels are written; compressed ones can be read here.
+
+    Raises:
+        UnfitFilmError: they cannot; the message says what is missing.
+    """
+    syntax = UID(dicom.file_meta.get("TransferSyntaxUID") or ImplicitVRLittleEndian)
     if not syntax.is_transfer_syntax or syntax.is_private:
         raise UnfitFilmError(f"transfer syntax {syntax} is none of the standard's; convert the file")
-    if not syntax.is_compressed or syntax == DeflatedExplicitVRLittleEndian:
-        return pixel_array(dicom)
+    if not syntax.is_compressed:
+        return syntax
     try:
-        decoder = get_decoder(syntax)
+        available = get_decoder(syntax).is_available
     except NotImplementedError:
         raise UnfitFilmError(
             f"transfer syntax {syntax.name} ({syntax}) is none that pydicom decodes; convert the file, for instance by "
             "`gdcmconv --raw`"
         ) from None
+    if not available:
+        raise UnfitFilmError(_needs(syntax))
+    return syntax
+
+
+def _needs(syntax: UID) -> str:
     package = PACKAGES.get(syntax, "python-gdcm")
-    needs = f"transfer syntax {syntax.name} ({syntax}) needs a decoder: pip install {package}"
-    if not decoder.is_available:
-        raise UnfitFilmError(needs)
+    return f"transfer syntax {syntax.name} ({syntax}) needs a decoder: pip install {package}"
+
+
+def _decode(dicom: Any) -> np.ndarray:
+    """The stored pixels, of colour films as red, green and blue."""
+    syntax = _transfer_syntax(dicom)
     try:
         return pixel_array(dicom)
     except RuntimeError as error:  # every plugin's reason, which may be that it was never made for such pixels
-        if decoder.missing_dependencies and "support" in str(error):
-            raise UnfitFilmError(f"{needs} ({' '.join(str(error).split())})") from error
+        if syntax.is_compressed and get_decoder(syntax).missing_dependencies and "support" in str(error):
+            raise UnfitFilmError(f"{_needs(syntax)} ({' '.join(str(error).split())})") from error
         raise
 
 
@@ -235,3 +261,65 @@ def _has_window(dicom: Any) -> bool:
         dicom.VOILUTFunction = "LINEAR"
     width = float(width if dicom["WindowWidth"].VM == 1 else width[0])
     return width >= 1 if dicom.VOILUTFunction.upper() == "LINEAR" else width > 0
+
+
+# Decoders of compressed films are C++ and end the process at some damaged ones (gdcm: "terminate called"), so that they
+# run in processes of their own: this file as a script, which reads paths and answers with arrays or reasons.
+_IDLE: list[subprocess.Popen[bytes]] = []
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_IDLE.clear)
+
+
+def _read_elsewhere(path: Path) -> np.ndarray:
+    try:
+        worker = _IDLE.pop()
+    except IndexError:
+        worker = subprocess.Popen(
+            [sys.executable, "-P", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    alarm = threading.Timer(PATIENCE, worker.kill)
+    alarm.start()
+    try:
+        pickle.dump(str(path.absolute()), worker.stdin)
+        worker.stdin.flush()
+        answer = pickle.load(worker.stdout)
+    except (EOFError, OSError, pickle.UnpicklingError):
+        worker.kill()
+        worker.wait()
+        raise ValueError(f"its decoder crashes or takes more than {PATIENCE} seconds") from None
+    except BaseException:  # interrupted: the answer to come is nobody's
+        worker.kill()
+        raise
+    finally:
+        alarm.cancel()
+    _IDLE.append(worker)
+    if isinstance(answer, np.ndarray):
+        return answer
+    kind, reason = answer
+    raise {"unfit": UnfitFilmError, "memory": MemoryError}.get(kind, ValueError)(reason)
+
+
+def _serve() -> None:
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what decoders print is no answer
+    while True:
+        try:
+            path = Path(pickle.load(sys.stdin.buffer))
+        except EOFError:  # the process that asks has ended
+            return
+        try:
+            answer: Any = read_dicom_here(path)
+        except UnfitFilmError as error:
+            answer = ("unfit", str(error))
+        except MemoryError as error:
+            answer = ("memory", str(error))
+        except Exception as error:
+            answer = ("broken", f"{type(error).__name__}: {error}")
+        pickle.dump(answer, answers)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    _serve()

@@ -28,7 +28,7 @@ MIN_SIDE = 32
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
 """what is opened besides DICOM; Pillow knows more, some of which run programs (EPS)"""
 CACHE_VERSION = 2
-"""part of a cache's name; raise it when reading or cropping changes (2: DICOM's padding and tables; constants are out)"""
+"""part of a cache's name; raise it when reading or cropping changes (2: DICOM's padding and tables; constants out)"""
 
 
 def read_image(path: Path) -> Float[np.ndarray, "height width"]:

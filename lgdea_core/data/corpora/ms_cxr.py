@@ -185,7 +185,7 @@ def _from_json(table: Path) -> pd.DataFrame:
     content = read_json(table)
     content = content if isinstance(content, dict) else {}
 
-    def part(name: str, **keys: type) -> list[dict[str, Any]]:
+    def part(name: str, **keys: type | tuple[type, ...]) -> list[dict[str, Any]]:
         return json_rows(f"{table.name}, {name}", content.get(name), **keys)
 
     images = {image["id"]: image for image in part("images", id=(int, str), path=str)}

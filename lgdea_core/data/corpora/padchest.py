@@ -51,13 +51,12 @@ from lgdea_core.data.pairing import hold_out
 from lgdea_core.vocabulary import NO_FINDING
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
-IDS = ("ImageID", "StudyID", "PatientID")
 FILMS = Layout(
-    columns=(*IDS, "ImageDir", "Projection", "MethodLabel", "Labels"),
+    columns=("ImageID", "StudyID", "PatientID", "ImageDir", "Projection", "MethodLabel", "Labels"),
     key="StudyID",
     noun="study",
     cells=(
-        *(Cells(column, "given", lambda rows, column=column: rows[column] != "") for column in IDS),
+        *(Cells(column, "given", lambda rows, column=column: rows[column] != "") for column in ("ImageID", "StudyID")),
         Cells("ImageID", "the name of a PNG file", lambda rows: rows["ImageID"].str.endswith(".png")),
         plain_name("ImageID"),
         same_within("StudyID", "ImageID", "the same wherever a film is listed"),

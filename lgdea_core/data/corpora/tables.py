@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import math
+import os
 import re
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -156,7 +157,7 @@ def refuse(rows: pd.DataFrame, wrong: pd.Series, column: str, expected: str) -> 
 
 def first_file(*paths: Path) -> Path:
     """The first of these that is a file; the first at all where none is."""
-    return next((path for path in paths if path.is_file()), paths[0])
+    return next((path for path in paths if os.path.isfile(path)), paths[0])  # False for a name no file can have
 
 
 def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
