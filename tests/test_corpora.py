@@ -13,7 +13,7 @@ from lgdea_core.data.check import check_corpus
 from lgdea_core.data.corpora import assemble, load_corpus
 from lgdea_core.data.corpora.covid_chestxray import merge_patients
 from lgdea_core.data.corpora.nih import label_sentences
-from lgdea_core.data.corpora.tables import Layout, parse_box, read_json, read_table, refuse
+from lgdea_core.data.corpora.tables import Layout, parse_box, read_table, refuse
 from lgdea_core.data.pairing import limit_pairs
 
 
@@ -239,14 +239,11 @@ def test_covid_line_numbers_survive_line_breaks_inside_a_cell(covid: Path) -> No
     assert corpus.exclusions.defects[0] == "metadata.csv, line 10, film 'g.png': row without a film"
 
 
-def test_covid_without_films_or_annotations(covid: Path) -> None:
+def test_covid_without_annotations(covid: Path) -> None:
     (covid / "annotations" / "boxes.csv").unlink()
     corpus = load_corpus("covid_chestxray", covid)
     assert corpus.boxes.empty
     assert corpus.masks.empty
-    (covid / "images").rename(covid / "films")
-    with pytest.raises(FileNotFoundError, match=r"no frontal film of metadata\.csv"):
-        load_corpus("covid_chestxray", covid)
 
 
 def test_three_real_layouts_assemble_into_one_limited_pairing_task(nih: Path, openi: Path, covid: Path) -> None:
@@ -307,15 +304,6 @@ def test_boxes_are_cut_by_a_pixel_and_refused_beyond() -> None:
         parse_box(["", "0", "5", "5"], (100.0, 100.0))
 
 
-def test_a_table_without_header_is_refused_without_quoting_it(tmp_path: Path) -> None:
-    (tmp_path / "reports.csv").write_text("s1,study,Left effusion.\n")
-    with pytest.raises(
-        ValueError, match=r"missing column\(s\) \['report'\]; .* of its 3 cells \['study'\] do$"
-    ) as caught:
-        read_table(tmp_path / "reports.csv", ("study", "report"))
-    assert "effusion" not in str(caught.value)
-
-
 @pytest.mark.parametrize("names", [("id", "text"), ("id",)])
 def test_lines_are_right_below_blank_ones_and_below_line_breaks(names: tuple[str, ...], tmp_path: Path) -> None:
     rows = ['a,"one\ntwo"', "", "", "b,x", ",", "   ", "c,y", ""]
@@ -350,23 +338,13 @@ def test_errors_quote_an_id_and_no_word(tmp_path: Path) -> None:
     assert "worse" not in str(caught.value)
 
 
-def test_tables_in_a_foreign_encoding_or_empty_are_named(tmp_path: Path) -> None:
-    for name, read in (("a.csv", read_table), ("c.json", lambda path, _: read_json(path))):
-        (tmp_path / name).write_bytes("a\nSão\n".encode("latin-1"))
-        with pytest.raises(ValueError, match=rf"{name}: not UTF-8 \(invalid .* at byte 3\); save it as UTF-8$"):
-            read(tmp_path / name, ("a",))
-    (tmp_path / "empty.csv").touch()
-    with pytest.raises(ValueError, match=r"empty\.csv: missing column\(s\) \['a'\]"):
-        read_table(tmp_path / "empty.csv", ("a",))
-
-
 def test_phantom_is_built_once_per_configuration_and_keeps_its_split(tmp_path: Path) -> None:
-    first = assemble("phantom", tmp_path, studies=24, image_size=48, seed=1)
-    again = assemble("phantom", tmp_path, studies=24, image_size=48, seed=1)
+    first = assemble("phantom", tmp_path, studies=8, image_size=32, seed=1)
+    again = assemble("phantom", tmp_path, studies=8, image_size=32, seed=1)
     pd.testing.assert_frame_equal(first.studies, again.studies)
-    assert len(first.studies) == 24
+    assert len(first.studies) == 8
     assert "original_split" not in first.studies
-    assert len(assemble("phantom", tmp_path, studies=30, image_size=48, seed=1).studies) == 30
+    assert len(assemble("phantom", tmp_path, studies=4, image_size=32, seed=1).studies) == 4
     assert len(load_corpus("phantom", first.root).images) == len(first.images)
     assert len(limit_pairs(first, 1.0, seed=0).seed_pairs) > 0
     assert check_corpus("phantom", first.root, progress=False).problems == []

@@ -158,15 +158,17 @@ def test_a_damaged_table_is_named_and_not_quoted(fresh: Callable[[str], Path], c
 PLANTED = "Zebrafinch"
 
 
-def with_a_planted_word(path: Path) -> Iterator[bytes]:
-    """A table in which the last row has a report's word in one column, each in turn, and then is shifted by it."""
+def with_a_planted_word(path: Path, everywhere: bool) -> Iterator[bytes]:
+    """A table whose last row is shifted by a report's word, or has it in one column, each in turn."""
     listing = path.suffix == ".txt"
     rows = (
         [line.split() for line in text_of(path).splitlines()] if listing else [*csv.reader(io.StringIO(text_of(path)))]
     )
     last = rows[-1]
-    changed = [[*last[:at], word, *last[at + 1 :]] for at in range(len(last)) for word in (PLANTED, PLANTED * 30)]
-    for row in (*changed, [PLANTED, *last[:-1]], [PLANTED] * len(last), [f"{PLANTED} " * 30, *last[:-1]]):
+    changed = [[PLANTED, *last[:-1]], [PLANTED] * len(last), [f"{PLANTED} " * 30, *last[:-1]]]
+    if everywhere:
+        changed = [[*last[:at], (PLANTED, PLANTED * 30)[at % 2], *last[at + 1 :]] for at in range(len(last))]
+    for row in changed:
         text = io.StringIO()
         if listing:
             text.writelines(" ".join(each) + "\n" for each in (*rows[:-1], row))
@@ -175,21 +177,24 @@ def with_a_planted_word(path: Path) -> Iterator[bytes]:
         yield text.getvalue().encode()
 
 
+@pytest.mark.parametrize("everywhere", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("corpus", LAYOUTS)
-def test_no_message_quotes_a_word_of_a_report_wherever_it_stands(fresh: Callable[[str], Path], corpus: str) -> None:
+def test_no_message_quotes_a_word_of_a_report_wherever_it_stands(
+    fresh: Callable[[str], Path], corpus: str, everywhere: bool
+) -> None:
     root, said = fresh(corpus), 0
     tables = sorted(path for path in root.rglob("*") if path.name.endswith((".csv", ".csv.gz", ".txt")))
     for path in tables:
         if path.parent.name.startswith("p1"):  # MIMIC's reports
             continue
         whole = path.read_bytes()
-        for data in with_a_planted_word(path):
+        for data in with_a_planted_word(path, everywhere):
             save(path, data)
             text = "\n".join(check_corpus(corpus, root, headers_only=True, progress=False).lines())
             assert PLANTED.lower() not in text.lower()
             said += "PROBLEM" in text
         path.write_bytes(whole)
-    assert said > 2
+    assert said
 
 
 def test_no_message_quotes_a_word_of_an_open_i_file(fresh: Callable[[str], Path]) -> None:
@@ -249,8 +254,11 @@ def rsna_classes(*rows: str) -> Callable[[Path], None]:
     return lambda root: write(root / "stage_2_detailed_class_info.csv", "patientId,class", *rows)
 
 
+RSNA_MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
+
+
 def rsna_mapping(text: str) -> Callable[[Path], None]:
-    return lambda root: write(root / "pneumonia-challenge-dataset-mappings_2018.json", text)
+    return lambda root: write(root / RSNA_MAPPING, text)
 
 
 def siim_row(row: str) -> Callable[[Path], None]:
@@ -299,6 +307,8 @@ ROW_DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
      r"class_info\.csv, line 2, patientId 'aa': class must be one of .* got 6 characters, letters$"),
     ("rsna", rsna_mapping('[{"img_id": "1_0.png"}]'),
      r"mappings_2018\.json, entry 0: no key 'subset_img_id' of type str; fetch"),
+    ("rsna", lambda root: (root / RSNA_MAPPING).write_bytes(b'[{"img_id": "\xff"}]'),
+     r"mappings_2018\.json: not UTF-8 \(invalid"),
     ("rsna", rsna_mapping("{}"), r"mappings_2018\.json: expected a list of entries, got dict; fetch"),
     ("rsna", rsna_mapping("[" * 200_000), r"mappings_2018\.json: no JSON that can be read \(RecursionError\)"),
     ("rsna", rsna_mapping("[" + "9" * 5000 + "]"), r"mappings_2018\.json: no JSON that can be read \(ValueError\)"),

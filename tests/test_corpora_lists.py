@@ -86,16 +86,6 @@ def test_covidx_of_several_versions_is_the_newest_unless_named(covidx: Path, cap
     assert set(load_corpus("covidx", covidx, lists="").studies["covidx_class"]) == {"positive", "negative"}
 
 
-def test_covidx_counts_repeated_lines_and_missing_films(covidx: Path) -> None:
-    covidx_lists(covidx, train=[*TRAIN, TRAIN[0], "", "12 z.png normal rsna", "7 b.png COVID-19 rsna"])
-    report = check_corpus("covidx", covidx, progress=False)
-    assert report.exclusions["further line of the same film"] == 1
-    assert report.problems == [
-        "train_COVIDx9A.txt, line 10, film 'b.png': another class than in the film's first line, which counts",
-        "train_COVIDx9A.txt, line 9, film 'z.png': row without a film",
-    ]
-
-
 @pytest.mark.parametrize("layout", ["vindr", "kaggle"])
 def test_vindr_labels_are_the_majority_of_the_readers(layout: str, request: pytest.FixtureRequest) -> None:
     corpus = load_corpus("vindr", request.getfixturevalue(layout))

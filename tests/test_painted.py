@@ -172,7 +172,7 @@ def test_lungs_are_found_on_real_films_with_lung_masks() -> None:
     if not root.is_dir():
         pytest.skip("LGDEA_DATA has no covid-chestxray-dataset")
     covid = load_corpus("covid_chestxray", root)
-    masks = covid.masks[covid.masks["path"].str.contains("lungs_vae")].iloc[::3]
+    masks = covid.masks[covid.masks["path"].str.contains("lungs_vae")].iloc[::6]
     overlaps = []
     for row in masks.itertuples():
         fit = fit_lungs(read_image(covid.image_path(row.image_id)))
@@ -182,7 +182,7 @@ def test_lungs_are_found_on_real_films_with_lung_masks() -> None:
             low, high = np.maximum(box[:2], (x, y)), np.minimum(box[2:], (x + width, y + height))
             shared = np.prod(np.maximum(high - low, 0))
             overlaps.append(shared / ((box[2] - box[0]) * (box[3] - box[1]) + width * height - shared))
-    assert len(overlaps) >= 16
+    assert len(overlaps) >= 8
     assert np.median(overlaps) > 0.6
 
 
@@ -192,10 +192,17 @@ def test_real_normal_films_can_be_painted(tmp_path: Path) -> None:
     root = Path(str(DATA)) / "nih-chestxray14"
     if not root.is_dir():
         pytest.skip("LGDEA_DATA has no nih-chestxray14")
-    corpus = load_corpus("painted_nih", root, per_film=1, folder=tmp_path / "painted")
+    part = tmp_path / "nih"
+    (part / "images").mkdir(parents=True)
+    header, *rows = (root / "Data_Entry_2017_v2020.csv").read_text().splitlines()
+    rows = [row for row in rows if ",No Finding," in row][::4]
+    (part / "Data_Entry_2017_v2020.csv").write_text("\n".join([header, *rows]) + "\n")
+    for name in ("train_val_list.txt", "test_list.txt", *(f"images/{row.split(',')[0]}" for row in rows)):
+        (part / name).symlink_to(root / name)
+    corpus = load_corpus("painted_nih", part, per_film=1, folder=tmp_path / "painted")
     normal = corpus.studies["film"].nunique()
-    assert normal == len(corpus.studies) > 90
-    assert corpus.exclusions["normal film without clear lungs"] < 0.05 * normal
+    assert normal == len(corpus.studies) > 18
+    assert corpus.exclusions.get("normal film without clear lungs", 0) < 0.1 * normal
     assert corpus.images[["width", "height"]].min(axis=None) == FILM_SIDE
     assert set(corpus.studies["split"]) == {"train", "val", "test"}
     assert json.loads((corpus.root / "config.json").read_text())["kind"] == NAME

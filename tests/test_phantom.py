@@ -275,19 +275,24 @@ def test_the_easy_world_shows_its_lesions_better() -> None:
     assert all(lesion.contrast >= 0.7 for index in range(20) for lesion in plan_study(easy, index).truth.lesions)
 
 
+FILMS = 300
+"""Studies that are painted for their grey levels; what a report says needs no film."""
+
+
 def measure_shortcuts(index: int) -> dict[str, object]:
     """What a lazy classifier may look at in one study, and its truth."""
-    study = generate_study(CONFIG, index)
-    right_effusion = [at.finding == "pleural effusion" and at.side == "right" for at in study.lesions]
-    return {
-        "findings": study.findings,
-        "brightness": study.image.mean(),
-        "device": study.has_device,
-        "characters": len(study.report),
-        "words": len(study.report.split()),
-        "right base": study.image[40:50, 10:20].mean() - study.image[20:30, 10:20].mean(),
-        "right effusion": any(right_effusion),
+    plan = plan_study(CONFIG, index)
+    row = {
+        "findings": plan.truth.findings,
+        "device": bool(plan.nuisance.devices),
+        "characters": len(plan.report),
+        "words": len(plan.report.split()),
+        "right effusion": any(at.finding == "pleural effusion" and at.side == "right" for at in plan.truth.lesions),
     }
+    if index >= FILMS:
+        return row
+    image = generate_study(CONFIG, index).image
+    return row | {"brightness": image.mean(), "right base": image[40:50, 10:20].mean() - image[20:30, 10:20].mean()}
 
 
 @pytest.mark.slow
@@ -295,13 +300,14 @@ def test_trivial_shortcuts_fail() -> None:
     # Brightness, devices and report length know nothing; the control, the grey of the lung base, knows effusions.
     # A fresh interpreter paints: it is without the type checks of this one, and several times as fast.
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
-        rows = list(pool.map(measure_shortcuts, range(1500), chunksize=100))
+        rows = list(pool.map(measure_shortcuts, range(1000), chunksize=100))
     truth = {finding: np.array([finding in row["findings"] for row in rows]) for finding in PHANTOM_FINDINGS}
     truth["none"] = np.array([not row["findings"] for row in rows])
     for finding, present in truth.items():
         assert present.mean() >= 0.08, finding
         for shortcut in ("brightness", "device", "characters", "words"):
-            scores = [row[shortcut] for row in rows]
-            assert 0.40 <= roc_auc_score(present, scores) <= 0.60, (finding, shortcut)
+            scores = [row[shortcut] for row in rows if shortcut in row]
+            assert 0.40 <= roc_auc_score(present[: len(scores)], scores) <= 0.60, (finding, shortcut)
     assert 0.15 <= truth["none"].mean() <= 0.20
-    assert roc_auc_score([row["right effusion"] for row in rows], [row["right base"] for row in rows]) > 0.65
+    painted = rows[:FILMS]
+    assert roc_auc_score([row["right effusion"] for row in painted], [row["right base"] for row in painted]) > 0.65

@@ -71,7 +71,7 @@ def load(root: Path, uncertain: str = "keep", val_fraction: float = 0.025, seed:
     films = exclusions.drop(films, films["Frontal/Lateral"] != "Frontal", "lateral film")
     films = _without_sets(films, root, exclusions)
     missing = f"no film of train.csv or valid.csv under {root}; unpack the images there"
-    films, images = film_table(films, root, exclusions, missing=missing)
+    films, images = film_table(located(films, root), root, exclusions, missing=missing)
     studies = films.drop_duplicates("study_id")
     return Corpus(
         name="chexpert",
@@ -94,8 +94,8 @@ def release_folder(root: Path) -> Path:
 def read_films(path: Path, columns: tuple[str, ...] = FILM_COLUMNS) -> pd.DataFrame:
     """Rows of a table of films as text, with patient_id, study_id, image_id, view, the table's name, and `file`.
 
-    `file` is the end of the path, from the folder of the patients on, or the whole path where only that is a file:
-    releases and mirrors begin it differently. View is "unknown" where no column AP/PA says it.
+    `file` is the end of the path, from the folder of the patients on: releases and mirrors begin it differently. View
+    is "unknown" where no column AP/PA says it.
 
     Args:
         path: of the table.
@@ -107,13 +107,17 @@ def read_films(path: Path, columns: tuple[str, ...] = FILM_COLUMNS) -> pd.DataFr
     rows = Layout(columns=("Path", *columns), key="Path", cells=(IN_PLACE,)).read(path)
     parts = rows["Path"].str.extract(PATH)
     study = parts["patient"] + "_" + parts["study"]
-    root = path.parent
-    file = [
-        first_file(root / end, root / whole).relative_to(root) if stays_inside(whole) else end
-        for end, whole in zip(parts["file"], rows["Path"], strict=True)
-    ]
     ids = {"patient_id": parts["patient"], "study_id": study, "image_id": study + "_" + parts["view"]}
-    return rows.assign(**ids, file=file, view=rows.get("AP/PA", "unknown"), table=path.name)
+    return rows.assign(**ids, file=parts["file"], view=rows.get("AP/PA", "unknown"), table=path.name)
+
+
+def located(films: pd.DataFrame, root: Path) -> pd.DataFrame:
+    """Films of `read_films` with the whole Path as `file` where only that is one."""
+    file = [
+        first_file(root / end, root / whole).relative_to(root).as_posix() if stays_inside(whole) else end
+        for end, whole in zip(films["file"], films["Path"], strict=True)
+    ]
+    return films.assign(file=file)
 
 
 def _without_sets(films: pd.DataFrame, root: Path, exclusions: Exclusions) -> pd.DataFrame:

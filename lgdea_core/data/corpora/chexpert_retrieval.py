@@ -27,7 +27,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lgdea_core.data.corpora.chexpert import read_films, release_folder
+from lgdea_core.data.corpora.chexpert import located, read_films, release_folder
 from lgdea_core.data.corpora.tables import (
     CHEXPERT_LABELS,
     Cells,
@@ -146,7 +146,7 @@ def _load(root: Path, name: str) -> Corpus:
     exclusions = Exclusions()
     films = pd.concat([_read(root, name, role) for role in ROLES[name]], ignore_index=True)
     missing = f"no film of {set_path(root, name, '').stem} under {root}; unpack the images there"
-    films, images = film_table(films, root, exclusions, missing=missing)
+    films, images = film_table(located(films, root), root, exclusions, missing=missing)
     studies = [films.drop_duplicates("study_id")]
     if set_path(root, name, TEXT_QUERY).is_file():
         studies.append(_read_texts(root, name))

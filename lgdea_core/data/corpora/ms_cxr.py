@@ -185,8 +185,8 @@ def _from_json(table: Path) -> pd.DataFrame:
     content = read_json(table)
     content = content if isinstance(content, dict) else {}
 
-    def part(name: str, **keys: type | tuple[type, ...]) -> list[dict[str, Any]]:
-        return json_rows(f"{table.name}, {name}", content.get(name), **keys)
+    def part(of: str, **keys: type | tuple[type, ...]) -> list[dict[str, Any]]:
+        return json_rows(f"{table.name}, {of}", content.get(of), **keys)
 
     images = {image["id"]: image for image in part("images", id=(int, str), path=str)}
     names = {category["id"]: category["name"] for category in part("categories", id=(int, str), name=str)}
