@@ -220,9 +220,7 @@ def test_convirts_own_queries_name_their_class(chexpert: Path) -> None:
     trained = load_corpus("chexpert", chexpert).split("train", "val").studies["patient_id"]
     assert set(trained) == {"patient00003"}
     small_set(chexpert, f"Hernia,{TRAIN[3].split(',')[0]}", name="chexpert_8x200_query.csv", header="Variable,Path")
-    with pytest.raises(
-        ValueError, match=r"query\.csv, line 2, film '.*': shown must be one class of .*got 6 char"
-    ):
+    with pytest.raises(ValueError, match=r"query\.csv, line 2, film '.*': shown must be one class of .*got 6 char"):
         load_corpus("chexpert_8x200", chexpert)
 
 

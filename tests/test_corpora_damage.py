@@ -358,6 +358,8 @@ ROW_DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
      r"split\.csv\.gz, line 3, film 'aa-3': split must be one of \('test', 'train', 'validate'\), got 5 ch"),
     ("mimic_cxr", change("mimic-cxr-2.0.0-chexpert.csv.gz", "50414267,1.0", "50414267,2.0"),
      r"chexpert\.csv\.gz, line 2, study '50414267': No Finding must be 1, 0, -1 or blank, got '2\.0'"),
+    ("mimic_cxr", change("mimic-cxr-2.0.0-chexpert.csv.gz", "12000012,50000002", "10000032,50414267"),
+     r"chexpert\.csv\.gz, line 4, study '50414267': study_id must be listed once"),
     ("mimic_cxr", lambda root: (root / TABLES["mimic_cxr"]).write_bytes((root / TABLES["mimic_cxr"]).read_bytes()[:60]),
      r"metadata\.csv\.gz cannot be read as a table, fetch it again"),
     ("mimic_cxr", lines("mimic-cxr-2.0.0-split.csv.gz", "dicom_id,split", "aa-1,train", "aa-3,test"),
@@ -473,6 +475,9 @@ COUNTED: list[tuple[str, Callable[[Path], object], list[str]]] = [
     ("padchest", padchest_cell(ImageDir="../.."), [rf"{TABLE}, line 7, study 'c': film outside the corpus's folder"]),
     ("chexpert", change("valid.csv", "/valid/", "/../"), [
         r"valid\.csv, line 2, film '.*': film outside the corpus's folder",
+    ]),
+    ("openi", add("openi_gld_std14.csv", "CXR2" + ",1" * 15), [
+        r"openi_gld_std14\.csv, line 6, report 'CXR2': labels listed again",
     ]),
     ("openi", change("ecgen-radiology/2.xml", '"INDICATION"', '"IMPRESSION"'), [
         r"2\.xml, study 'CXR2': report with two sections of one name, left out",

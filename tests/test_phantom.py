@@ -87,7 +87,7 @@ def test_truth_and_report_are_the_same_at_every_size(studies: list[PhantomStudy]
 def test_boxes_hold_what_a_lesion_changes_and_it_changes_visibly(studies: list[PhantomStudy]) -> None:
     # The control: the same box, mirrored to the other lung, holds hardly any of the change.
     shares, mirrored, strongest = [], [], []
-    for index, study in enumerate(studies):
+    for index, study in enumerate(studies[:16]):
         for number, (x_min, y_min, x_max, y_max) in enumerate(study.boxes_xyxy.astype(int)):
             without = render_study(CONFIG, index, [number])
             difference = np.abs(study.image.astype(int) - without.astype(int))
@@ -97,7 +97,7 @@ def test_boxes_hold_what_a_lesion_changes_and_it_changes_visibly(studies: list[P
             strongest.append(difference[study.masks[number]].max())
             if study.lesions[number].side:
                 mirrored.append(changed[rows, max(63 - x_max, 0) : 65 - x_min].sum() / max(changed.sum(), 1))
-    assert len(shares) > 40
+    assert len(shares) > 20
     assert min(shares) > 0.95
     assert min(strongest) > 6
     assert np.quantile(strongest, 0.05) > 20
@@ -198,7 +198,7 @@ def test_from_lung_boxes_maps_lungs_onto_their_boxes() -> None:
 
 def test_lungs_are_found_on_films_where_they_are_known() -> None:
     overlaps, agreements = [], []
-    for index in range(4):
+    for index in range(2):
         study = generate_study(replace(CONFIG, image_size=128), index)
         fit = fit_lungs(study.image.astype(np.float32) / 255)
         overlaps += [iou(fit.right, study.regions["right lung"]), iou(fit.left, study.regions["left lung"])]
@@ -253,16 +253,16 @@ def test_an_index_is_not_negative() -> None:
 
 def test_prevalence_can_be_shifted_and_findings_left_out() -> None:
     config = replace(CONFIG, findings=("nodule", "edema"), prevalence={"nodule": 0.9})
-    truths = [plan_study(config, index).truth.findings for index in range(300)]
+    truths = [plan_study(config, index).truth.findings for index in range(150)]
     assert 0.84 < np.mean(["nodule" in truth for truth in truths]) < 0.96
     assert 0.1 < np.mean(["edema" in truth for truth in truths]) < 0.22
     assert {finding for truth in truths for finding in truth} == {"nodule", "edema"}
 
 
 def test_patients_share_a_chest() -> None:
-    plans = [plan_study(CONFIG, index) for index in range(200)]
+    plans = [plan_study(CONFIG, index) for index in range(100)]
     pairs = [(a, b) for a, b in zip(plans[::2], plans[1::2], strict=True) if a.patient_id == b.patient_id]
-    assert 10 < len(pairs) < 45
+    assert 5 < len(pairs) < 23
     assert all(a.habitus == b.habitus and a.report != b.report for a, b in pairs)
     assert plans[0].habitus != plans[2].habitus
 

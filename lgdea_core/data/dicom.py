@@ -1,10 +1,11 @@
 """DICOM films as grey arrays: modality LUT or rescale, VOI LUT or window, padding, palettes, compression."""
 
+import io
 import os
 import pickle
+import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from pydicom.uid import (
 )
 
 DICOM_SUFFIXES = (".dcm", ".dicom")
-FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
-"""first bytes of a file without preamble: group 0002 or 0008, little or big endian"""
+STARTS = (b"DICM", b"\x02\x00", b"\x08\x00", b"\x00\x08")
+"""first bytes of a file without preamble: its mark, or group 0002 or 0008, little or big endian"""
 LUMA = np.array([0.299, 0.587, 0.114])
 """Grey of red, green and blue (ITU-R BT.601)."""
 GREY, COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
@@ -51,7 +52,7 @@ def is_dicom(path: Path) -> bool:
         return True
     with path.open("rb") as file:
         head = file.read(132)
-    return head[128:] == b"DICM" or head[:2] in FIRST_GROUPS
+    return head[128:] == b"DICM" or head.startswith(STARTS)
 
 
 def read_dicom_size(path: Path) -> tuple[int, int]:
@@ -60,25 +61,26 @@ def read_dicom_size(path: Path) -> tuple[int, int]:
     return int(header.Rows), int(header.Columns)
 
 
-def read_dicom(path: Path) -> Float[np.ndarray, "height width"]:
+def read_dicom(path: Path, *, isolate: bool = True) -> Float[np.ndarray, "height width"]:
     """Grey image in [0, 1] as `lgdea_core.data.images.read_image` describes it; raises what pydicom raises.
+
+    Args:
+        path: of the file.
+        isolate: decode compressed films in a process of their own, which may crash (see `_read_elsewhere`).
 
     Raises:
         UnfitFilmError: the pixels are compressed in a way that no installed package knows, they are several frames, or
             they show nothing.
     """
-    syntax = _transfer_syntax(_read(path, stop_before_pixels=True))
-    return _read_elsewhere(path) if syntax.is_compressed and syntax != RLELossless else read_dicom_here(path)
-
-
-def read_dicom_here(path: Path) -> Float[np.ndarray, "height width"]:
-    """As `read_dicom`, in this process whatever the compression is."""
     dicom = _read(path)
+    syntax = _transfer_syntax(dicom)
+    if isolate and syntax.is_compressed and syntax != RLELossless:
+        return _read_elsewhere(path)
     kind = dicom.PhotometricInterpretation
     if kind not in (*GREY, *COLOUR, "PALETTE COLOR"):
         known = ", ".join((*GREY, *COLOUR, "PALETTE COLOR"))
         raise UnfitFilmError(f"PhotometricInterpretation must be one of {known}, got {kind!r}")
-    pixels = _decode(dicom)
+    pixels = _decode(dicom, syntax)
     if pixels.ndim != 2 + (kind in COLOUR):
         raise UnfitFilmError(f"expected one frame of pixels, got an array of shape {pixels.shape}")
     if kind in GREY:
@@ -96,7 +98,10 @@ def _read(path: Path, *, stop_before_pixels: bool = False) -> Any:
     Raises:
         ValueError: it is no film, or its encoding cannot be known.
     """
-    dicom = pydicom.dcmread(path, force=True, stop_before_pixels=stop_before_pixels)
+    with path.open("rb") as file:
+        bare = file.read(4) == b"DICM"
+        source = io.BytesIO(file.read()) if bare else path
+    dicom = pydicom.dcmread(source, force=True, stop_before_pixels=stop_before_pixels)
     needed = ("Rows", "Columns") if stop_before_pixels else ("Rows", "Columns", "BitsStored", "PixelData")
     missing = [name for name in needed if dicom.get(name) is None]
     if missing:
@@ -119,7 +124,7 @@ def _transfer_syntax(dicom: Any) -> UID:
     Raises:
         UnfitFilmError: they cannot; the message says what is missing.
     """
-    syntax = UID(dicom.file_meta.get("TransferSyntaxUID") or ImplicitVRLittleEndian)
+    syntax = UID(dicom.file_meta.TransferSyntaxUID)
     if not syntax.is_transfer_syntax or syntax.is_private:
         raise UnfitFilmError(f"transfer syntax {syntax} is none of the standard's; convert the file")
     if not syntax.is_compressed:
@@ -141,9 +146,8 @@ def _needs(syntax: UID) -> str:
     return f"transfer syntax {syntax.name} ({syntax}) needs a decoder: pip install {package}"
 
 
-def _decode(dicom: Any) -> np.ndarray:
+def _decode(dicom: Any, syntax: UID) -> np.ndarray:
     """The stored pixels, of colour films as red, green and blue."""
-    syntax = _transfer_syntax(dicom)
     try:
         return pixel_array(dicom)
     except RuntimeError as error:  # every plugin's reason, which may be that it was never made for such pixels
@@ -207,8 +211,11 @@ def _padding(dicom: Any, pixels: np.ndarray) -> np.ndarray:
     if value is None:
         return np.zeros(pixels.shape, dtype=bool)
     limit = dicom.get("PixelPaddingRangeLimit")
-    # Written as signed or not, whatever the pixels are: the same bits count.
-    ends = np.array([value, value if limit is None else limit], dtype=np.int64).astype(pixels.dtype)
+    ends = np.array([value, value if limit is None else limit], dtype=np.int64)
+    width = 8 * pixels.itemsize
+    if (ends < -(2 ** (width - 1))).any() or (ends >= 2**width).any():  # no pixel can be that
+        return np.zeros(pixels.shape, dtype=bool)
+    ends = ends.astype(pixels.dtype)  # written as signed or not, whatever the pixels are: the same bits count
     return (pixels >= ends.min()) & (pixels <= ends.max())
 
 
@@ -263,37 +270,34 @@ def _has_window(dicom: Any) -> bool:
     return width >= 1 if dicom.VOILUTFunction.upper() == "LINEAR" else width > 0
 
 
-# Decoders of compressed films are C++ and end the process at some damaged ones (gdcm: "terminate called"), so that they
-# run in processes of their own: this file as a script, which reads paths and answers with arrays or reasons.
 _IDLE: list[subprocess.Popen[bytes]] = []
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_IDLE.clear)
 
 
 def _read_elsewhere(path: Path) -> np.ndarray:
+    """`read_dicom` in another process, which is this file run as a script and waits for the next film afterwards.
+
+    Decoders of compressed films are C++, and some damaged ones end the process (gdcm: "terminate called").
+    """
     try:
         worker = _IDLE.pop()
     except IndexError:
-        worker = subprocess.Popen(
-            [sys.executable, "-P", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
+        command = [sys.executable, "-P", __file__]
+        worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert worker.stdin is not None
     assert worker.stdout is not None
-    alarm = threading.Timer(PATIENCE, worker.kill)
-    alarm.start()
     try:
-        pickle.dump(str(path.absolute()), worker.stdin)
+        pickle.dump((str(path.absolute()), PATIENCE), worker.stdin)
         worker.stdin.flush()
         answer = pickle.load(worker.stdout)
     except (EOFError, OSError, pickle.UnpicklingError):
         worker.kill()
         worker.wait()
-        raise ValueError(f"its decoder crashes or takes more than {PATIENCE} seconds") from None
+        raise ValueError(f"its decoder crashes or takes more than {PATIENCE:g} seconds") from None
     except BaseException:  # interrupted: the answer to come is nobody's
         worker.kill()
         raise
-    finally:
-        alarm.cancel()
     _IDLE.append(worker)
     if isinstance(answer, np.ndarray):
         return answer
@@ -302,21 +306,28 @@ def _read_elsewhere(path: Path) -> np.ndarray:
 
 
 def _serve() -> None:
+    """Answer paths with arrays or reasons, until the process that asks has ended."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what decoders print is no answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     while True:
         try:
-            path = Path(pickle.load(sys.stdin.buffer))
-        except EOFError:  # the process that asks has ended
+            path, patience = pickle.load(sys.stdin.buffer)
+        except EOFError:
             return
+        answer: Any
+        if hasattr(signal, "setitimer"):  # not on Windows; the alarm ends the process, in C++ too
+            signal.setitimer(signal.ITIMER_REAL, patience)
         try:
-            answer: Any = read_dicom_here(path)
+            answer = read_dicom(Path(path), isolate=False)
         except UnfitFilmError as error:
             answer = ("unfit", str(error))
         except MemoryError as error:
             answer = ("memory", str(error))
         except Exception as error:
             answer = ("broken", f"{type(error).__name__}: {error}")
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
         pickle.dump(answer, answers)
         answers.flush()
 

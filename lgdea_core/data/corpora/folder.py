@@ -137,6 +137,7 @@ def _image(row: dict[str, Any], root: Path, allow_outside: bool) -> dict[str, An
 
 def _read_labels(root: Path, tables: Tables) -> Iterator[Exception]:
     known = {study["study_id"] for study in tables["studies"]}
+    labelled: set[tuple[str, str]] = set()
     for row in LABELS.read(root / "labels.csv").to_dict("records"):
         where, value = row["where"], LABEL_VALUES.get(row["value"])
         if row["study_id"] not in known:
@@ -145,7 +146,10 @@ def _read_labels(root: Path, tables: Tables) -> Iterator[Exception]:
             yield ValueError(f"{where}: finding is empty; name one or drop the row")
         elif value is None:
             yield ValueError(f"{where}: value must be 1, 0, -1 or empty, got {quoted(row['value'])}")
+        elif (row["study_id"], row["finding"].lower()) in labelled:
+            yield ValueError(f"{where}: the study has a label of this finding already; keep one of them")
         else:
+            labelled.add((row["study_id"], row["finding"].lower()))
             tables["labels"].append({"study_id": row["study_id"], "finding": row["finding"].lower(), "value": value})
 
 

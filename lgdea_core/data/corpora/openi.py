@@ -193,6 +193,7 @@ def _labels(root: Path, known: set[str], exclusions: Exclusions) -> pd.DataFrame
         exclusions.add(f"no {LABEL_FILE}, so no labels", LABEL_FILE)
         return empty_table("labels")
     rows = LABELS.read(root / LABEL_FILE)
+    rows = exclusions.drop(rows, rows.duplicated("filename"), "labels listed again", defect=True)
     exclusions.count("report without labels", len(known - set(rows["filename"])))
     rows = exclusions.drop(rows, ~rows["filename"].isin(known), "labels of a report that is not here")
     labels = [

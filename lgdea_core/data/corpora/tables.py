@@ -351,8 +351,9 @@ def melt_labels(rows: pd.DataFrame, findings: Mapping[str, str], source: str) ->
         source: what the column of that name says.
 
     Raises:
-        ValueError: a cell is none of 1, 0, -1 and blank.
+        ValueError: a cell is none of 1, 0, -1 and blank, or a study is listed twice.
     """
+    refuse(rows, rows["study_id"].duplicated(), "study_id", "listed once")
     for column in findings:
         refuse(rows, ~rows[column].isin(LABEL_VALUES), column, "1, 0, -1 or blank")
     long = rows.melt("study_id", list(findings), var_name="finding", value_name="value")
