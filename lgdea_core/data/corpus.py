@@ -52,8 +52,9 @@ has a column `role`, films show one class each, for retrieval by class: `QUERY`,
 NO_PATIENT = ("", "nan", "none", "null", "na", "n/a", "<na>")
 """what a table says in place of a patient it does not know"""
 FILE_WORDS = {
-    "case", "chexpert", "cxr", "dcm", "dicom", "film", "films", "files", "frontal", "image", "images", "jpeg", "jpg",
-    "lateral", "patient", "pdf", "png", "small", "study", "test", "train", "txt", "val", "valid", "view", "xml",
+    "case", "chexpert", "covid", "covidx", "dcm", "dicom", "film", "films", "files", "folder", "frontal", "image",
+    "images", "jpeg", "jpg", "lateral", "mimic", "openi", "padchest", "patient", "phantom", "png", "rsna", "siim",
+    "small", "study", "test", "train", "txt", "val", "valid", "view", "vindr", "xml",
 }  # fmt: skip
 """words of published names and paths, which `quoted` shows"""
 QUERY, TEXT_QUERY = "query", "text_query"
@@ -145,12 +146,13 @@ class Corpus:
 def quoted(cell: object) -> str:
     """A cell as a message may show it: an id as it is, all else as in "23 characters, letters and spaces".
 
-    In a shifted row any cell may be a report's. An id has no blank and no three letters in a row, but those of a
-    checksum and of `FILE_WORDS`.
+    In a shifted row any cell may be a report's. An id has no blank and no word: no three letters in a row, beside a
+    digit no four, but those of a checksum and of `FILE_WORDS`.
     """
     if not isinstance(cell, str):
         return "nothing" if cell is None else repr(cell) if isinstance(cell, int | float) else type(cell).__name__
-    words = {word.lower() for word in re.findall(r"[^\W\d_]{3,}", cell)}
+    letters = r"[^\W\d_]{4,}" if re.search(r"\d", cell) else r"[^\W\d_]{3,}"
+    words = {word.lower() for word in re.findall(letters, cell)}
     if re.fullmatch(r"[\w.:/\\+-]{0,120}", cell) and (words <= FILE_WORDS or re.fullmatch("[0-9a-f-]{16,}", cell)):
         return repr(cell)
     kinds = {"letters": r"[^\W\d_]", "digits": r"\d", "spaces": r"\s", "signs": r"[^\w\s]|_"}
