@@ -14,6 +14,7 @@ from lgdea_core.data.corpora import assemble, load_corpus
 from lgdea_core.data.corpora.covid_chestxray import merge_patients
 from lgdea_core.data.corpora.nih import label_sentences
 from lgdea_core.data.corpora.tables import Layout, parse_box, read_table, refuse
+from lgdea_core.data.corpus import quoted
 from lgdea_core.data.pairing import limit_pairs
 
 
@@ -312,6 +313,21 @@ def test_lines_are_right_below_blank_ones_and_below_line_breaks(names: tuple[str
     assert table["id"].tolist() == ["a", "b", "c"]
     assert table["line"].tolist() == ([2, 6, 9] if len(names) == 2 else [2, 5, 8])
     assert table.index.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("cell", "shown"),
+    [
+        ("s1", "'s1'"), ("00000003_000.png", "'00000003_000.png'"), ("", "''"), ("-1", "'-1'"), ("aa", "'aa'"),
+        ("a0b1cdefabcdefab-1", "'a0b1cdefabcdefab-1'"), ("nih/p0", "'nih/p0'"), (None, "nothing"), (2.5, "2.5"),
+        ("valid/patient00001/study1/view1_frontal.jpg", "'valid/patient00001/study1/view1_frontal.jpg'"),
+        ("Severe edema, left base", "23 characters, letters, spaces and signs"),
+        ("worse than the one before", "25 characters, letters and spaces"), ("HIV", "3 characters, letters"),
+        ("mass7", "5 characters, letters and digits"), (["x"], "list"), ("\n", "1 characters, spaces"),
+    ],
+)  # fmt: skip
+def test_a_cell_is_quoted_where_it_is_an_id_and_else_by_its_shape(cell: object, shown: str) -> None:
+    assert quoted(cell) == shown
 
 
 def test_errors_quote_an_id_and_no_word(tmp_path: Path) -> None:
