@@ -213,5 +213,5 @@ def test_real_normal_films_can_be_painted(tmp_path: Path) -> None:
     assert normal == len(corpus.studies) > 8
     assert corpus.exclusions.get("normal film without clear lungs", 0) < 0.1 * normal
     assert corpus.images[["width", "height"]].min(axis=None) == FILM_SIDE
-    assert {"train", "test"} <= set(corpus.studies["split"])
+    assert len(set(corpus.studies["split"])) > 1  # NIH's lists
     assert json.loads((corpus.root / "config.json").read_text())["kind"] == NAME
