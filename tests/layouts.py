@@ -20,10 +20,15 @@ from lgdea_core.data.corpora.tables import CHEXPERT_LABELS
 from lgdea_core.data.corpus import Corpus
 
 
+def grey(height: int = 48, width: int = 48, dtype: type = np.uint8) -> np.ndarray:
+    """Grey levels that rise evenly from row to row."""
+    return np.repeat(np.arange(height)[:, None] % 200 + 20, width, axis=1).astype(dtype)
+
+
 def film(path: Path, height: int = 48, width: int = 48) -> None:
-    """A flat grey film."""
+    """A film of these levels."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((height, width), 100, dtype=np.uint8)).save(path)
+    Image.fromarray(grey(height, width)).save(path)
 
 
 def write(path: Path, *lines: str) -> None:
@@ -170,6 +175,24 @@ def openi(data: Path) -> Path:
     return root
 
 
+def openi_kaggle(data: Path) -> Path:
+    """The first three of these reports as Kaggle's copy has them; the lateral film of the first is listed first."""
+    root = data / FOLDERS["openi"]
+    write(
+        root / "indiana_reports.csv",
+        "uid,MeSH,Problems,image,indication,comparison,findings,impression",
+        "1,Opacity/lung/base/left;Cardiomegaly/mild,Opacity,Xray Chest PA,Chest pain,None.,Heart is big.,A & B.",
+        "2,normal,normal,Xray Chest PA,,,,Normal chest.",
+        "3,normal,normal,Xray Chest PA,Cough,XXXX,,",
+    )
+    films = {"1_IM-0001-2001": "Lateral", "1_IM-0001-1001": "Frontal", "2_IM-0001-1001": "Frontal"}
+    rows = [f"{name.split('_')[0]},{name}.dcm.png,{projection}" for name, projection in films.items()]
+    write(root / "indiana_projections.csv", "uid,filename,projection", *rows)
+    for name in films:
+        film(root / "images/images_normalized" / f"{name}.dcm.png")
+    return root
+
+
 COVID_COLUMNS = "patientid,finding,view,modality,folder,filename,license,clinical_notes"
 
 
@@ -216,7 +239,7 @@ def rsna(data: Path) -> Path:
     classes = ["aa,Lung Opacity", "aa,Lung Opacity", "bb,Normal", "cc,No Lung Opacity / Not Normal", "dd,Lung Opacity"]
     write(root / "stage_2_detailed_class_info.csv", "patientId,class", *classes)
     for name in ("aa", "bb", "cc", "dd"):
-        write_dicom(root / f"stage_2_train_images/{name}.dcm", np.full((48, 48), 9, dtype=np.uint8))
+        write_dicom(root / f"stage_2_train_images/{name}.dcm", grey())
     return root
 
 
@@ -230,7 +253,7 @@ def siim(data: Path) -> Path:
     write(root / "train-rle.csv", "ImageId, EncodedPixels", *SIIM_ROWS)
     for number in (1, 2, 3):
         folder = root / f"dicom-images-train/study{number}/series{number}"
-        write_dicom(folder / f"a.{number}.dcm", np.zeros((SIDE, SIDE), dtype=np.uint8))
+        write_dicom(folder / f"a.{number}.dcm", grey(SIDE, SIDE))
     return root
 
 
@@ -338,7 +361,7 @@ def vindr_films(root: Path, **folders: tuple[str, ...]) -> None:
     """12-bit films of these folders."""
     for folder, names in folders.items():
         for name in names:
-            write_dicom(root / folder / f"{name}.dicom", np.zeros((48, 64), dtype=np.uint16), BitsStored=12)
+            write_dicom(root / folder / f"{name}.dicom", grey(48, 64, np.uint16), BitsStored=12)
 
 
 def vindr(data: Path) -> Path:
@@ -543,7 +566,7 @@ def padchest_films(root: Path, rows: list[dict[str, str]], place: str = "{ImageD
     for cells in rows:
         path = root / place.format_map(cells) / cells["ImageID"]
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((40, 48), 2048, dtype=np.uint16)).save(path)
+        Image.fromarray(np.tile([2047, 2049], (40, 24)).astype(np.uint16)).save(path)
 
 
 def padchest(data: Path) -> Path:

@@ -64,10 +64,6 @@ def test_rsna_films_outside_the_mapping_are_counted(rsna: Path) -> None:
     path = rsna / "pneumonia-challenge-dataset-mappings_2018.json"
     path.write_text(json.dumps([{"subset_img_id": "aa", "img_id": "00000007_000.png"}]))
     assert load_corpus("rsna", rsna).exclusions == {"film not in the mapping to NIH, so it counts as a patient": 3}
-    path.write_bytes(b'[{"img_id": "secret \xff"}]')
-    with pytest.raises(ValueError, match=r"mappings_2018\.json: not UTF-8 \(") as caught:
-        load_corpus("rsna", rsna)
-    assert "secret" not in str(caught.value)
 
 
 def test_rsna_keeps_its_split_though_all_it_shows_is_boxed(rsna: Path) -> None:
@@ -75,10 +71,8 @@ def test_rsna_keeps_its_split_though_all_it_shows_is_boxed(rsna: Path) -> None:
 
 
 def test_rsna_films_of_mirrors_may_be_png(rsna: Path) -> None:
-    from PIL import Image
-
     (rsna / "stage_2_train_images/bb.dcm").unlink()
-    Image.fromarray(np.full((64, 64), 9, dtype=np.uint8)).save(rsna / "stage_2_train_images/bb.png")
+    layouts.film(rsna / "stage_2_train_images/bb.png")
     images = load_corpus("rsna", rsna).images.set_index("image_id")
     assert images.loc["bb", "path"] == "stage_2_train_images/bb.png"
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+from functools import cache
 from pathlib import Path
 
 import layouts
@@ -59,8 +61,45 @@ def test_an_unknown_policy_is_refused(chexpert: Path) -> None:
         load_corpus("chexpert", chexpert, uncertain="ones")
 
 
+@pytest.mark.parametrize(
+    ("moved", "prefix"),
+    [
+        ("CheXpert-v1.0-small", "CheXpert-v1.0-small/"),  # the root is one level up, tables and films
+        ("", "CheXpert-v1.0/"),
+        ("", ""),
+        ("", "/data/chexpert/CheXpert-v1.0-small/"),
+        ("films only", "films only/"),
+    ],
+)
+def test_the_release_may_lie_deeper_and_its_paths_begin_otherwise(chexpert: Path, moved: str, prefix: str) -> None:
+    expected = load_corpus("chexpert", chexpert)
+    for name in ("train.csv", "valid.csv"):
+        path = chexpert / name
+        path.write_text(path.read_text().replace("CheXpert-v1.0-small/", prefix))
+    if moved:
+        (chexpert / moved).mkdir()
+        for name in ("train", "valid", *(("train.csv", "valid.csv") if "only" not in moved else ())):
+            (chexpert / name).rename(chexpert / moved / name)
+    corpus = load_corpus("chexpert", chexpert)
+    pd.testing.assert_frame_equal(corpus.studies, expected.studies)
+    assert all(corpus.image_path(image_id).is_file() for image_id in expected.images["image_id"])
+
+
+def test_without_films_the_first_path_tried_is_named(chexpert: Path) -> None:
+    (chexpert / "train").rename(chexpert / "moved")
+    (chexpert / "valid").rename(chexpert / "moved too")
+    tried = chexpert / "'train/patient00001/study1/view1_frontal.jpg'"
+    with pytest.raises(FileNotFoundError, match=f"; the first path tried is {re.escape(str(tried))}$"):
+        load_corpus("chexpert", chexpert)
+
+
 def many(root: Path, alone: int = 230) -> None:
     """A train.csv with `alone` films of every class alone, and as many that only seem to be of it."""
+    write_chexpert(root, many_rows(alone))
+
+
+@cache
+def many_rows(alone: int) -> list[str]:
     columns = list(dict.fromkeys(column for classes in retrieval.CLASSES.values() for column in classes))
     rows, number = [], 0
     for column in columns:
@@ -74,7 +113,7 @@ def many(root: Path, alone: int = 230) -> None:
             ):
                 number += 1
                 rows.append(row(f"train/patient{number:05}/study1/view1_{view.lower()}.jpg", view, **labels))
-    write_chexpert(root, rows)
+    return rows
 
 
 def test_5x200_holds_films_of_one_finding_alone(tmp_path: Path) -> None:
@@ -181,7 +220,7 @@ def test_convirts_own_queries_name_their_class(chexpert: Path) -> None:
     trained = load_corpus("chexpert", chexpert).split("train", "val").studies["patient_id"]
     assert set(trained) == {"patient00003"}
     small_set(chexpert, f"Hernia,{TRAIN[3].split(',')[0]}", name="chexpert_8x200_query.csv", header="Variable,Path")
-    with pytest.raises(ValueError, match=r"query\.csv, line 2, film '.*': shown must be one class of .*got 'Hernia'"):
+    with pytest.raises(ValueError, match=r"query\.csv, line 2, film '.*': shown must be one class of .*got 6 char"):
         load_corpus("chexpert_8x200", chexpert)
 
 

@@ -1,10 +1,12 @@
 """What is wrong with a download is named by file and line, for every corpus: one table of damages over all layouts."""
 
+import csv
 import gzip
+import io
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -119,6 +121,16 @@ TABLE_DAMAGES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] 
         ValueError,
         r"^{name}, line \d+: a double quote is never closed; fetch the file again$",
     ),
+    "a column twice": (
+        lambda path: save(path, re.sub(",([^,\n]*)", r",\1,\1", text_of(path), count=1).encode()),
+        ValueError,
+        r"^{name}, line 1: 2 columns are named .*; keep one of them$",
+    ),
+    "an open quote before a long text": (
+        lambda path: save(path, text_of(path).encode() + b'x,"Severe edema\n' + b"worse " * 25_000),
+        ValueError,
+        r"^{name}, line \d+: field larger than field limit \(131072\); a double quote may never be closed",
+    ),
     "in another encoding": (
         lambda path: save(path, text_of(path).encode() + "Severe ed\xeame".encode("latin-1")),
         ValueError,
@@ -143,12 +155,70 @@ def test_a_damaged_table_is_named_and_not_quoted(fresh: Callable[[str], Path], c
     assert not re.search("edema,|Severe|worse", str(caught.value))
 
 
+PLANTED = "Zebrafinch"
+
+
+def with_a_planted_word(path: Path, everywhere: bool) -> Iterator[bytes]:
+    """A table whose last row is shifted by a report's word, or has it in one column, each in turn."""
+    listing = path.suffix == ".txt"
+    rows = (
+        [line.split() for line in text_of(path).splitlines()] if listing else [*csv.reader(io.StringIO(text_of(path)))]
+    )
+    last = rows[-1]
+    changed = [[PLANTED, *last[:-1]], [PLANTED] * len(last), [f"{PLANTED} " * 30, *last[:-1]]]
+    if everywhere:
+        changed = [[*last[:at], (PLANTED, PLANTED * 30)[at % 2], *last[at + 1 :]] for at in range(len(last))]
+    for row in changed:
+        text = io.StringIO()
+        if listing:
+            text.writelines(" ".join(each) + "\n" for each in (*rows[:-1], row))
+        else:
+            csv.writer(text).writerows([*rows[:-1], row])
+        yield text.getvalue().encode()
+
+
+@pytest.mark.parametrize("everywhere", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("corpus", LAYOUTS)
+def test_no_message_quotes_a_word_of_a_report_wherever_it_stands(
+    fresh: Callable[[str], Path], corpus: str, everywhere: bool
+) -> None:
+    root, said = fresh(corpus), 0
+    tables = sorted(path for path in root.rglob("*") if path.name.endswith((".csv", ".csv.gz", ".txt")))
+    for path in tables:
+        if path.parent.name.startswith("p1"):  # MIMIC's reports
+            continue
+        whole = path.read_bytes()
+        for data in with_a_planted_word(path, everywhere):
+            save(path, data)
+            text = "\n".join(check_corpus(corpus, root, headers_only=True, progress=False).lines())
+            assert PLANTED.lower() not in text.lower()
+            said += "PROBLEM" in text
+        path.write_bytes(whole)
+    assert said
+
+
+def test_no_message_quotes_a_word_of_an_open_i_file(fresh: Callable[[str], Path]) -> None:
+    root = fresh("openi")
+    (root / "NLMCXR_png").mkdir()
+    for damage in (
+        change("ecgen-radiology/1.xml", "CXR1", PLANTED),
+        change("ecgen-radiology/1.xml", f"{PLANTED}_IM", f"../{PLANTED}"),
+        lines("annotation.json", json.dumps({PLANTED: [{"id": PLANTED, "image_path": [PLANTED], "report": PLANTED}]})),
+    ):
+        damage(root)
+        report = check_corpus("openi", root, headers_only=True, progress=False)
+        assert report.problems
+        assert PLANTED.lower() not in "\n".join(report.lines()).lower()
+
+
 @pytest.mark.parametrize("corpus", FILMS)
 def test_without_any_film_the_place_to_unpack_them_is_named(fresh: Callable[[str], Path], corpus: str) -> None:
     root = fresh(corpus)
     for number, folder in enumerate(FILMS[corpus]):
         shutil.move(root / folder, root / f"moved-{number}")
-    with pytest.raises(FileNotFoundError, match=r"^no (frontal )?film of .* under .*; unpack "):
+    with pytest.raises(
+        FileNotFoundError, match=r"^no (frontal )?film of .* under .*; unpack .*; the first path tried is /"
+    ):
         load_corpus(corpus, root)
 
 
@@ -163,12 +233,8 @@ def test_a_missing_and_a_broken_film_are_problems_with_file_and_line(fresh: Call
     name = r"(\w[\w.-]*\.(csv|csv\.gz|txt))"
     assert len(report.problems) == 2
     assert any(re.fullmatch(rf"{name}, line \d+, \w+ '.*': row without a film", each) for each in report.problems)
-    assert any(
-        re.fullmatch(
-            rf"{name}, line \d+, \w+ '.*': .* cannot be read as an image, fetch it again: .*: unreadable film", each
-        )
-        for each in report.problems
-    )
+    broken = rf"{name}, line \d+, \w+ '.*': .* cannot be read as an image, fetch it again: .*: unreadable film"
+    assert any(re.fullmatch(broken, each) for each in report.problems)
     assert report.exclusions["row without a film"] == report.exclusions["unreadable film"] == 1
     assert report.counts["images"] == len(sound.images) - 2
 
@@ -188,8 +254,11 @@ def rsna_classes(*rows: str) -> Callable[[Path], None]:
     return lambda root: write(root / "stage_2_detailed_class_info.csv", "patientId,class", *rows)
 
 
+RSNA_MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
+
+
 def rsna_mapping(text: str) -> Callable[[Path], None]:
-    return lambda root: write(root / "pneumonia-challenge-dataset-mappings_2018.json", text)
+    return lambda root: write(root / RSNA_MAPPING, text)
 
 
 def siim_row(row: str) -> Callable[[Path], None]:
@@ -235,17 +304,31 @@ ROW_DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
     ("rsna", rsna_classes("bb,Normal", "bb,No Lung Opacity / Not Normal"),
      r"line 3, patientId 'bb': class must be the same in all"),
     ("rsna", rsna_classes("aa,Opaque"),
-     r"class_info\.csv, line 2, patientId 'aa': class must be one of .* got 'Opaque'"),
+     r"class_info\.csv, line 2, patientId 'aa': class must be one of .* got 6 characters, letters$"),
     ("rsna", rsna_mapping('[{"img_id": "1_0.png"}]'),
-     r"mappings_2018\.json: not in RSNA's layout, .* \(KeyError\); fetch"),
+     r"mappings_2018\.json, entry 0: no key 'subset_img_id' of type str; fetch"),
+    ("rsna", lambda root: (root / RSNA_MAPPING).write_bytes(b'[{"img_id": "\xff"}]'),
+     r"mappings_2018\.json: not UTF-8 \(invalid"),
+    ("rsna", rsna_mapping("{}"), r"mappings_2018\.json: expected a list of entries, got dict; fetch"),
+    ("rsna", rsna_mapping("[" * 200_000), r"mappings_2018\.json: no JSON that can be read \(RecursionError\)"),
+    ("rsna", rsna_mapping("[" + "9" * 5000 + "]"), r"mappings_2018\.json: no JSON that can be read \(ValueError\)"),
+    ("rsna", rsna_mapping('[{"img_id": "1_0.png", "subset_img_id": "\\ud800"}]'),
+     r"mappings_2018\.json: a text holds half a character"),
+    ("rsna", rsna_rows("../aa,,,,,0"), r"line 2, patientId '\.\./aa': patientId must be one name, no path"),
     ("rsna", rsna_mapping('[{"subset_img_id": "aa", "img_id": "a_0.png"}]'),
-     r"not in RSNA's layout, .* \(ValueError\)"),
+     r"mappings_2018\.json, entry 0: img_id must be a film of NIH"),
     ("siim", siim_row("a.3,1048576 1"),
      r"^train-rle\.csv, line 4, film 'a\.3': run lengths end 1 pixels behind the 1024 x 1024 film"),
     ("siim", siim_row("a.3,5 5 5"),
      r"line 4, film 'a\.3': run lengths must be pairs of non-negative integers, got 3 numbers"),
     ("siim", siim_row("a.3,5 -5"), r"line 4, film 'a\.3': run lengths must be pairs of non-negative"),
     ("siim", siim_row("a.3,"), r"line 4, film 'a\.3': run lengths must be pairs"),
+    ("siim", siim_row(f"a.3,{2**63} {2**63} {2**64} 1"), r"line 4, film 'a\.3': run lengths end \d+ pixels behind"),
+    ("siim", siim_row(f"a.3,{2**62} {2**62} {2**62} {2**62}"), r"line 4, film 'a\.3': run lengths end \d+ pixels"),
+    ("siim", siim_row(f"a.3,{'9' * 5000} 1"), r"line 4, film 'a\.3': run lengths must be integers"),
+    ("siim", siim_row("../a.3,5 5"), r"line 4, film '\.\./a\.3': ImageId must be one name, no path"),
+    ("siim", siim_row("C:\\a.3,5 5"), r"line 4, film .*: ImageId must be one name, no path"),
+    ("siim", siim_row("..,5 5"), r"line 4, film '\.\.': ImageId must be one name, no path"),
     ("siim", siim_row("a.3,5 x"), r"line 4, film 'a\.3': run lengths must be integers"),
     ("siim", siim_row("a.1,-1"),
      r"line 4, film 'a\.1': EncodedPixels must be runs, as in another row of the film, got '-1'"),
@@ -258,7 +341,7 @@ ROW_DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
     ("chexpert_5x200", lines("chexpert_5x200.csv", CHEXPERT_HEADER, CHEXPERT_TRAIN[3], CHEXPERT_TRAIN[0]),
      r"^chexpert_5x200\.csv, line 3, film '.*patient00001/study1/.*': shown must be one class of"),
     ("covidx", lambda root: covidx_lists(root, train=[*COVIDX_TRAIN, "12 z.png norma rsna"]),
-     r"^train_COVIDx9A\.txt, line 7: a line must be patient, file, class and source, the class one of"),
+     r"^train_COVIDx9A\.txt, line 7: a line must be patient, file, class and source, the file one name"),
     ("covidx", lambda root: covidx_lists(root, train=["12 z.png normal"]), r"^train_COVIDx9A\.txt, line 1: a line"),
     ("covidx", lambda root: covidx_lists(root, train=[*COVIDX_TRAIN, "12 z.png positive rsna"]),
      r"classes must be of one kind, got \['COVID-19', 'normal', 'pneumonia', 'positive'\]"),
@@ -268,30 +351,38 @@ ROW_DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
     ("vindr", lines("annotations/image_labels_train.csv", *VINDR_LABELS["train"][:2], "im1,R2,1,2,0"),
      r"^image_labels_train\.csv, line 3, image 'im1': Pulmonary fibrosis must be 0 or 1, got '2'"),
     ("vindr", lines("annotations/image_labels_test.csv", "image_id,Lung Opacty", "im3,0"),
-     r"^image_labels_test\.csv, line 1: column\(s\) \['Lung Opacty'\] are none of VinDr's 28 labels"),
+     r"^image_labels_test\.csv, line 1: column\(s\) 11 characters, letters and spaces are none of"),
     ("vindr", change("annotations/annotations_train.csv", "im2,R3,Lung Opacity,5", "im2,R3,Lung Opacty,5"),
      r"^annotations_train\.csv, line 8, image 'im2': class_name must be one of VinDr's 28"),
     ("mimic_cxr", lines("mimic-cxr-2.0.0-split.csv.gz", "dicom_id,split", "aa-1,train", "aa-3,trian"),
-     r"split\.csv\.gz, line 3, film 'aa-3': split must be one of \('test', 'train', 'validate'\), got 'trian'"),
+     r"split\.csv\.gz, line 3, film 'aa-3': split must be one of \('test', 'train', 'validate'\), got 5 ch"),
     ("mimic_cxr", change("mimic-cxr-2.0.0-chexpert.csv.gz", "50414267,1.0", "50414267,2.0"),
      r"chexpert\.csv\.gz, line 2, study '50414267': No Finding must be 1, 0, -1 or blank, got '2\.0'"),
+    ("mimic_cxr", change("mimic-cxr-2.0.0-chexpert.csv.gz", "12000012,50000002", "10000032,50414267"),
+     r"chexpert\.csv\.gz, line 4, study '50414267': study_id must be listed once"),
     ("mimic_cxr", lambda root: (root / TABLES["mimic_cxr"]).write_bytes((root / TABLES["mimic_cxr"]).read_bytes()[:60]),
      r"metadata\.csv\.gz cannot be read as a table, fetch it again"),
     ("mimic_cxr", lines("mimic-cxr-2.0.0-split.csv.gz", "dicom_id,split", "aa-1,train", "aa-3,test"),
      r"^corpus 'mimic_cxr': patient 'p10000032' is in more than one split \(1 such patients\); split by patient$"),
     ("ms_cxr", change(MS_CXR, "dd-1,Lung Opacity", "dd-1,Opacity"),
-     r"v1\.0\.0\.csv, line 4, film 'dd-1': category_name must be one of .*, which the cell is not; fetch the table"),
+     r"v1\.0\.0\.csv, line 4, film 'dd-1': category_name must be one of .*, got 7 characters, letters$"),
     ("ms_cxr", change(MS_CXR, "files/p12", "film/p12"),
-     r"line 4, film 'dd-1': path must be files/p10/.*, which the cell is not; fetch"),
+     r"line 4, film 'dd-1': path must be files/p10/.*, got 'film/p12/.*'$"),
     ("ms_cxr", change(MS_CXR, "dd-1,Lung", "bb-1,Lung"),
-     r"line 4, film 'bb-1': dicom_id must be that of the film in column path, which"),
+     r"line 4, film 'bb-1': dicom_id must be that of the film in column path, got"),
     ("ms_cxr", change(MS_CXR, ",opacity,", ", ,"),
-     r"line 4, film 'dd-1': label_text must be a phrase, which the cell is not"),
+     r"line 4, film 'dd-1': label_text must be a phrase, got ''$"),
     ("ms_cxr", lambda root: (root / MS_CXR).write_text(text_of(root / MS_CXR).splitlines()[0]),
      r"v1\.0\.0\.csv: no rows; fetch the table again"),
     ("chest_imagenome", lines(GRAPH, "{", '"objects": ['), r"^aa-1_SceneGraph\.json, line 3: not JSON; fetch"),
-    ("chest_imagenome", lines(GRAPH, "{}"), r"^aa-1_SceneGraph\.json: no key 'objects'; it is not a scene graph"),
-    ("chest_imagenome", change(GRAPH, "original_x1", "x0"), r"^aa-1_SceneGraph\.json, object 0: no key 'original_x1'"),
+    ("chest_imagenome", lines(GRAPH, "{}"),
+     r"^aa-1_SceneGraph\.json, objects: expected a list of entries, got NoneType"),
+    ("chest_imagenome", lines(GRAPH, "[]"),
+     r"^aa-1_SceneGraph\.json, objects: expected a list of entries, got NoneType"),
+    ("chest_imagenome", lines(GRAPH, '{"objects": [5]}'),
+     r"^aa-1_SceneGraph\.json, objects, entry 0: no key 'bbox_name'"),
+    ("chest_imagenome", change(GRAPH, "original_x1", "x0"),
+     r"^aa-1_SceneGraph\.json, objects, entry 0: no key 'original_x1'"),
     ("chest_imagenome", lines("silver_dataset/splits/valid.csv", "dicom_id,subject_id,study_id", "zz-1,1,2"),
      r"^valid\.csv, line 2, film 'zz-1': the film is not in MIMIC's metadata \(1 such\); fetch"),
     ("padchest", padchest_cell(Labels=PADCHEST_REPORT),
@@ -300,9 +391,28 @@ ROW_DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
     ("padchest", padchest_cell(MethodLabel=PADCHEST_REPORT),
      r"line 7, study 'c': MethodLabel must be Physician or RNN_model"),
     ("padchest", padchest_cell(ImageID="../c_pa.png"),
-     r"line 7, study 'c': ImageID must be the name of a PNG file, which the cell is not; fetch the table again$"),
+     r"line 7, study 'c': ImageID must be one name, no path, got '\.\./c_pa\.png'$"),
     ("padchest", padchest_cell(ImageID=""), r"line 7, study 'c': ImageID must be given"),
-    ("padchest", padchest_cell(PatientID=""), r"line 7, study 'c': PatientID must be given"),
+    ("covidx", lambda root: covidx_lists(root, train=["12 ../z.png normal rsna"]),
+     r"^train_COVIDx9A\.txt, line 1: a line"),
+    ("covidx", lambda root: covidx_lists(root, train=[], test=[]),
+     r"^lists train_COVIDx9A\.txt, .*: no lines; fetch them"),
+    ("openi", lines("annotation.json", "{}"),
+     r"^annotation\.json: expected entries under train, val and test, found none"),
+    ("openi", lines("annotation.json", "[]"), r"^annotation\.json: expected entries under train"),
+    ("openi", lines("annotation.json", '{"train": [], "test": []}'),
+     r"^annotation\.json: expected entries under train"),
+    ("openi", lines("annotation.json", '{"train": {"id": 1}}'),
+     r"^annotation\.json, split 'train': expected a list of"),
+    ("openi", lines("annotation.json", '{"train": [{"id": "a", "image_path": [1], "report": ""}]}'),
+     r"^annotation\.json, split 'train', entry 0: image_path must be a list of paths"),
+    ("openi", lines("annotation.json", '{"train": [{"id": "a", "image_path": [], "report": null}]}'),
+     r"^annotation\.json, split 'train', entry 0: no key 'report' of type str"),
+    ("openi", lines("annotation.json", '{"train": [{"id": "_1", "image_path": [], "report": "x"}]}'),
+     r"^corpus 'openi', study '_1': patient_id must name a patient"),
+    ("openi", change("ecgen-radiology/2.xml", "utf-8", "klingon-8"), r"^2\.xml, line 1: .* encoding"),
+    ("openi", change("ecgen-radiology/2.xml", "utf-8", "utf-7"), r"^2\.xml, line 1: .* encoding"),
+    ("openi", change("ecgen-radiology/2.xml", "Normal chest", "&#xD800;"), r"^2\.xml, line 8: not XML"),
     ("padchest", padchest_cell(StudyID=""), r"line 7, study '': StudyID must be given"),
     ("padchest", padchest_cell(StudyID="a"), r"line 7, study 'a': PatientID must be the same in all rows of a study"),
     ("padchest", padchest_cell(ImageID="a_pa.png"),
@@ -334,7 +444,7 @@ COUNTED: list[tuple[str, Callable[[Path], object], list[str]]] = [
         r"BBox_List_2017\.csv, line 4, film '00000003_000\.png': box with an unknown finding",
     ]),
     ("nih", change("Data_Entry_2017_v2020.csv", "png,Infiltration,", "png,Infiltration|Opacity,"), [
-        r"Data_Entry_2017_v2020\.csv, line 4, film '00000002_000\.png': unknown label 'Opacity'",
+        r"Data_Entry_2017_v2020\.csv, line 4, film '00000002_000\.png', label 7 characters, letters: unknown label",
     ]),
     ("nih", change("Data_Entry_2017_v2020.csv", "png,Pneumonia,", "png,No Finding|Mass,"), [
         r"Data_Entry_2017_v2020\.csv, line 5, film '00000003_000\.png': No Finding beside other labels, which count",
@@ -347,6 +457,30 @@ COUNTED: list[tuple[str, Callable[[Path], object], list[str]]] = [
     ]),
     ("nih", lambda root: (root / "BBox_List_2017.csv").unlink(), [
         r"BBox_List_2017\.csv: no BBox_List_2017\.csv, so no boxes",
+    ]),
+    ("nih", change("Data_Entry_2017_v2020.csv", "0,2,81", "0,nan,81"), [
+        r"Data_Entry_2017_v2020\.csv, line 4, film '00000002_000\.png': row that names no patient",
+        r"Data_Entry_2017_v2020\.csv: film '00000002_000\.png': film without a row",
+    ]),
+    ("nih", add("Data_Entry_2017_v2020.csv", "00000001_000.png,Mass,0,1,58,M,PA,2682,2749,0.143,0.143"), [
+        r"Data_Entry_2017_v2020\.csv, line 7, film '00000001_000\.png': film listed again",
+    ]),
+    ("mimic_cxr", change("mimic-cxr-2.0.0-metadata.csv.gz", "dd-1,12000012", "dd-1,"), [
+        r"mimic-cxr-2\.0\.0-metadata\.csv\.gz, line 7, film 'dd-1': row that names no patient",
+    ]),
+    ("covidx", add("train_COVIDx9A.txt", "NaN h.png normal rsna"), [
+        r"train_COVIDx9A\.txt, line 7, film 'h\.png': row that names no patient",
+    ]),
+    ("padchest", padchest_cell(PatientID=""), [rf"{TABLE}, line 7, study 'c': row that names no patient"]),
+    ("padchest", padchest_cell(ImageDir="../.."), [rf"{TABLE}, line 7, study 'c': film outside the corpus's folder"]),
+    ("chexpert", change("valid.csv", "/valid/", "/../"), [
+        r"valid\.csv, line 2, film '.*': film outside the corpus's folder",
+    ]),
+    ("openi", add("openi_gld_std14.csv", "CXR2" + ",1" * 15), [
+        r"openi_gld_std14\.csv, line 6, report 'CXR2': labels listed again",
+    ]),
+    ("openi", change("ecgen-radiology/2.xml", '"INDICATION"', '"IMPRESSION"'), [
+        r"2\.xml, study 'CXR2': report with two sections of one name, left out",
     ]),
     ("rsna", add(RSNA_LABELS, "dd,1000,1,100,9,1", "dd,,,,,1"), [
         r"stage_2_train_labels\.csv, line 7, patientId 'dd': box \(1000, 1, 1100, 10\) reaches outside its .*: bad box",
@@ -370,7 +504,7 @@ COUNTED: list[tuple[str, Callable[[Path], object], list[str]]] = [
         r"mimic-cxr-2\.0\.0-metadata\.csv\.gz, line 7, film 'dd-1': film in no split",
     ]),
     ("mimic_cxr", lambda root: (root / "files/p10/p10000032/s53189527.txt").write_bytes(b"\n FINDINGS: caf\xe9\n"), [
-        r"s53189527\.txt, study 's53189527': report that is not UTF-8",
+        r"report of study 's53189527': report that is not UTF-8",
     ]),
     ("covidx", add("train_COVIDx9A.txt", "7 b.png COVID-19 rsna", ""), [
         r"train_COVIDx9A\.txt, line 7, film 'b\.png': another class than in the film's first line, which counts",
@@ -417,14 +551,14 @@ def first_of(part: str, **cells: object) -> Callable[[dict], object]:
     ("damage", "message"),
     [
         (lambda content: content.update(annotations=[]), r"v1\.0\.0\.json: no rows; fetch the table again"),
-        (lambda content: content.update(images=None), r"v1\.0\.0\.json: not in MS-CXR's layout \('NoneType'"),
-        (lambda content: content["annotations"].insert(1, 5), r"json, annotation 1: not in MS-CXR's layout"),
-        (lambda content: content["annotations"][1].update(image_id=77), r"annotation 1: key 77 is missing or refers"),
-        (first_of("annotations", label_text=None), r"annotation 0: .*label_text must be text"),
+        (lambda content: content.update(images=None), r"json, images: expected a list of entries, got NoneType"),
+        (lambda content: content["annotations"].insert(1, 5), r"json, annotations, entry 1: no key 'image_id' of type"),
+        (lambda content: content["annotations"][1].update(image_id=77), r"annotation 1: image_id and category_id must"),
+        (first_of("annotations", label_text=None), r"annotations, entry 0: no key 'label_text' of type str"),
         (first_of("annotations", label_text=" "), r"annotation 0, film 'bb-1': label_text must be a phrase"),
-        (first_of("annotations", bbox=[1, 2, 3]), r"annotation 0: .*four numbers, not 3"),
-        (first_of("annotations", bbox=None), r"annotation 0: not in MS-CXR's layout"),
-        (first_of("images", path=None), r"annotation 0: .*path must be text, not NoneType"),
+        (first_of("annotations", bbox=[1, 2, 3]), r"annotation 0: image_id .* bbox four numbers; fetch"),
+        (first_of("annotations", bbox=None), r"annotations, entry 0: no key 'bbox' of type list"),
+        (first_of("images", path=None), r"json, images, entry 0: no key 'path' of type str"),
         (first_of("annotations", bbox=[1, 2, 3, None]), r"annotation 0, film 'bb-1': box \(1, 2, 4, nan\) .*: bad box"),
         (first_of("images", width=None), r"annotation 0, film 'bb-1': width and height of its frame .*: bad box"),
     ],

@@ -86,16 +86,6 @@ def test_covidx_of_several_versions_is_the_newest_unless_named(covidx: Path, cap
     assert set(load_corpus("covidx", covidx, lists="").studies["covidx_class"]) == {"positive", "negative"}
 
 
-def test_covidx_counts_repeated_lines_and_missing_films(covidx: Path) -> None:
-    covidx_lists(covidx, train=[*TRAIN, TRAIN[0], "", "12 z.png normal rsna", "7 b.png COVID-19 rsna"])
-    report = check_corpus("covidx", covidx, progress=False)
-    assert report.exclusions["further line of the same film"] == 1
-    assert report.problems == [
-        "train_COVIDx9A.txt, line 10, film 'b.png': another class than in the film's first line, which counts",
-        "train_COVIDx9A.txt, line 9, film 'z.png': row without a film",
-    ]
-
-
 @pytest.mark.parametrize("layout", ["vindr", "kaggle"])
 def test_vindr_labels_are_the_majority_of_the_readers(layout: str, request: pytest.FixtureRequest) -> None:
     corpus = load_corpus("vindr", request.getfixturevalue(layout))
@@ -118,6 +108,26 @@ def test_vindr_boxes_are_every_readers_own(layout: str, request: pytest.FixtureR
         10, 20, 30, 40, 64, 48,
     ]  # fmt: skip
     assert check_corpus("vindr", root, progress=False).problems == []
+
+
+@pytest.mark.parametrize("told", ["train_meta.csv", "train.csv", ""])
+def test_vindr_of_kaggle_may_be_smaller_png(kaggle: Path, told: str) -> None:
+    for path in (kaggle / "train").glob("*.dicom"):
+        film(path.with_suffix(".png"), 24 * 2, 32 * 2 if not told else 48)
+        path.unlink()
+    if told == "train_meta.csv":
+        write(kaggle / told, "image_id,dim0,dim1", "im1,480,640", "im2,480,640")
+    elif told:
+        head, *rows = (kaggle / told).read_text().splitlines()
+        write(kaggle / told, f"{head},width,height", *(f"{row},640,480" for row in rows))
+    report = check_corpus("vindr", kaggle, progress=False)
+    assert report.problems == []
+    copies = {} if told else {"film that is a copy: its boxes are taken in its own pixels": 2}
+    assert report.exclusions == copies
+    corpus = load_corpus("vindr", kaggle)
+    assert corpus.image_path("im1") == kaggle / "train/im1.png"
+    frame = corpus.boxes[["frame_width", "frame_height"]].astype(float).drop_duplicates().to_numpy().tolist()
+    assert frame == [[640, 480] if told else [64, 48]]
 
 
 def test_vindr_test_films_are_the_publishers_and_agreed(vindr: Path) -> None:

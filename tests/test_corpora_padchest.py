@@ -14,7 +14,7 @@ from layouts import write_padchest as write_table
 from PIL import Image
 from planted import PlantedWorld, config
 
-from lgdea_core.data.check import check_corpus, main
+from lgdea_core.data.check import check_corpus
 from lgdea_core.data.corpora import assemble, load_corpus
 from lgdea_core.data.corpora.padchest import BROKEN, RENAMED, TABLE, parse_labels
 from lgdea_core.data.corpus import label_table
@@ -149,26 +149,6 @@ def test_films_known_to_be_broken_and_listed_twice_are_no_problem(padchest: Path
     assert report.problems == []
     assert report.exclusions["film known to be broken or missing"] == 1
     assert report.exclusions["film listed again"] == 1
-
-
-def test_lines_are_right_below_cells_with_line_breaks_and_missing_films_are_problems(padchest: Path) -> None:
-    (padchest / "0/c_pa.png").unlink()
-    (padchest / "0/g_pa.png").write_bytes(b"no PNG")
-    problems = check_corpus("padchest", padchest, progress=False).problems
-    assert problems[0] == f"{TABLE}, line 7, study 'c': row without a film"  # rows 1 and 2 take two lines each
-    assert problems[1].startswith(f"{TABLE}, line 12, study 'g': ")
-    assert len(problems) == 2
-    (padchest / TABLE).unlink()
-    assert "no table at" in check_corpus("padchest", padchest, progress=False).problems[0]
-
-
-def test_the_command_checks_a_folder(padchest: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["padchest", str(padchest)]) == 0
-    output = "".join(capsys.readouterr())
-    assert {"images: 6", "labels: 12", "reports: 0", "studies of test: 3", "no problem found"} <= set(
-        output.splitlines()
-    )
-    assert "cardiomediastin" not in output
 
 
 def test_no_two_findings_become_one() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layouts import write_dicom
+from layouts import grey, write_dicom
 
 from lgdea_core.crops import boxes_to_frame
 from lgdea_core.data.check import check_corpus
@@ -111,7 +111,7 @@ def test_siim_sample_with_stand_ins_for_its_films(tmp_path: Path) -> None:
         pytest.skip(f"LGDEA_DATA has no {FOLDERS['siim']}/train-rle.csv")
     (tmp_path / "train-rle.csv").symlink_to(table)
     rows = RUNS.read(table)
-    film = write_dicom(tmp_path / "film.dcm", np.zeros((SIDE, SIDE), dtype=np.uint8))
+    film = write_dicom(tmp_path / "film.dcm", grey(SIDE, SIDE))
     for image_id in rows["ImageId"].unique():
         path = tmp_path / f"dicom-images-train/study/series/{image_id}.dcm"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,7 @@ def test_real_samples_pass_the_check(name: str) -> None:
 def test_the_check_of_openi_lists_the_films_that_are_not_there_and_nothing_else() -> None:
     """A sample with frontal films lacks all lateral ones, and 20 that the list of projections does not know either."""
     root = real("openi").root
-    problems = check_corpus("openi", root, progress=False).problems
+    problems = check_corpus("openi", root, headers_only=True, progress=False).problems
     if not (root / "indiana_projections.csv").is_file():
         assert problems == []  # the publisher's own download is whole
         return

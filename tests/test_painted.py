@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -32,8 +33,9 @@ ROWS = (
     ("00000002_000.png", "No Finding", "2", "AP"),
     ("00000003_000.png", "No Finding", "3", "PA"),
     ("00000004_000.png", "No Finding", "4", "PA"),
+    ("00000004_001.png", "No Finding", "4", "PA"),
 )
-"""Film, labels, patient and view; the last film has no lungs."""
+"""Film, labels, patient and view; the last but one has no lungs, the last is cut off."""
 
 
 def normal_chest(index: int) -> np.ndarray:
@@ -50,7 +52,9 @@ def nih(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "images").mkdir()
     for index, (film, *_) in enumerate(ROWS):
         cv2.imwrite(str(root / "images" / film), normal_chest(index))
-    cv2.imwrite(str(root / "images" / ROWS[-1][0]), np.random.default_rng(0).integers(0, 255, (200, 200), np.uint8))
+    broken = root / "images" / ROWS[-1][0]
+    broken.write_bytes(broken.read_bytes()[:200])
+    cv2.imwrite(str(root / "images" / ROWS[-2][0]), np.random.default_rng(0).integers(0, 255, (200, 200), np.uint8))
     with (root / "Data_Entry_2017_v2020.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["Image Index", "Finding Labels", "Patient ID", "View Position"])
@@ -62,7 +66,7 @@ def nih(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def corpus(nih: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return load_corpus("painted_nih", nih, seed=SEED, per_film=5, folder=tmp_path_factory.mktemp("data") / "painted")
+    return load_corpus("painted_nih", nih, seed=SEED, per_film=3, folder=tmp_path_factory.mktemp("data") / "painted")
 
 
 def test_only_normal_films_with_lungs_are_painted_and_every_table_says_so(corpus: Corpus) -> None:
@@ -71,19 +75,23 @@ def test_only_normal_films_with_lungs_are_painted_and_every_table_says_so(corpus
     assert set(corpus.boxes["source"]) == {"painted"}
     assert "painted_nih" in OWN_SPLITS  # all its films have boxes: withholding them would leave nothing to train on
     assert set(corpus.studies["film"]) == {"00000001_000", "00000002_000", "00000003_000"}
-    assert len(corpus.studies) == 15
-    assert corpus.exclusions == {"film with a finding": 1, "normal film without clear lungs": 1}
+    assert len(corpus.studies) == 9
+    assert corpus.exclusions == {
+        "film with a finding": 1,
+        "normal film without clear lungs": 1,
+        "normal film that cannot be read": 1,
+    }
     assert set(corpus.images["view"]) == {"PA", "AP"}
 
 
 def test_studies_stay_with_nih_patients_and_lists(corpus: Corpus, nih: Path) -> None:
     split_of = corpus.studies.groupby("patient_id")["split"].agg(set).to_dict()
     assert split_of == {"1": {"train"}, "2": {"test"}, "3": {"test"}}
-    everything = load_corpus("painted_nih", nih, seed=SEED, per_film=5, folder=corpus.root, splits="test")
+    everything = load_corpus("painted_nih", nih, seed=SEED, per_film=3, folder=corpus.root, splits="test")
     assert set(everything.studies["split"]) == {"test"}
     assert everything.studies.drop(columns="split").equals(corpus.studies.drop(columns="split"))
     pools = limit_pairs(corpus, 0.4, seed=0)
-    assert (len(pools.seed_pairs), len(pools.hidden_pairs)) == (2, 3)
+    assert (len(pools.seed_pairs), len(pools.hidden_pairs)) == (1, 2)
 
 
 def test_truth_lies_where_the_film_was_changed(corpus: Corpus, nih: Path) -> None:
@@ -102,7 +110,7 @@ def test_truth_lies_where_the_film_was_changed(corpus: Corpus, nih: Path) -> Non
         for box in corpus.boxes[corpus.boxes["study_id"] == study.study_id].itertuples():
             inside = change[int(box.y_min) : int(box.y_max), int(box.x_min) : int(box.x_max)]
             assert inside.max() > 0.03
-    assert len(shares) > 6
+    assert len(shares) > 3
     assert np.mean(shares) > 0.75
 
 
@@ -124,10 +132,11 @@ def test_experiments_train_on_it_in_a_folder_of_its_own(
     (tmp_path / "nih-chestxray14").symlink_to(nih)
     monkeypatch.setenv("LGDEA_DATA", str(tmp_path))
     monkeypatch.setattr(painted_nih, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(painted_nih, "load", partial(painted_nih.load, per_film=1))
     cell = limited_pairing(world="painted", seeds=(SEED,), preset="ci")[0]
     world = build_world("painted", cell.config)
     assert world.name == NAME
-    assert world.root == tmp_path / "data" / f"painted-nih-20-seed{SEED}"
+    assert world.root == tmp_path / "data" / f"painted-nih-1-seed{SEED}"
     assert world.studies.groupby("patient_id")["split"].agg(set).to_dict() == {
         "1": {"train"}, "2": {"test"}, "3": {"test"},
     }  # fmt: skip
@@ -135,17 +144,17 @@ def test_experiments_train_on_it_in_a_folder_of_its_own(
 
 @pytest.mark.slow
 def test_it_is_written_once_and_the_same_each_time(corpus: Corpus, nih: Path, tmp_path: Path) -> None:
-    again = load_corpus("painted_nih", nih, seed=SEED, per_film=5, folder=tmp_path / "again")
+    again = load_corpus("painted_nih", nih, seed=SEED, per_film=3, folder=tmp_path / "again")
     assert again.studies.equals(corpus.studies)
     for path in corpus.images["path"]:
         assert (again.root / path).read_bytes() == (corpus.root / path).read_bytes()
     (nih / "images" / "00000003_000.png").rename(tmp_path / "aside.png")
     try:
         with pytest.raises(ValueError, match="another configuration, which differs in films"):
-            load_corpus("painted_nih", nih, seed=SEED, per_film=5, folder=corpus.root)
+            load_corpus("painted_nih", nih, seed=SEED, per_film=3, folder=corpus.root)
     finally:
         (tmp_path / "aside.png").rename(nih / "images" / "00000003_000.png")
-    other = load_corpus("painted_nih", nih, seed=SEED + 1, per_film=5, folder=tmp_path / "other")
+    other = load_corpus("painted_nih", nih, seed=SEED + 1, per_film=1, folder=tmp_path / "other")
     assert set(other.studies["report"]) != set(corpus.studies["report"])
 
 
@@ -172,7 +181,7 @@ def test_lungs_are_found_on_real_films_with_lung_masks() -> None:
     if not root.is_dir():
         pytest.skip("LGDEA_DATA has no covid-chestxray-dataset")
     covid = load_corpus("covid_chestxray", root)
-    masks = covid.masks[covid.masks["path"].str.contains("lungs_vae")].iloc[::3]
+    masks = covid.masks[covid.masks["path"].str.contains("lungs_vae")].iloc[::6]
     overlaps = []
     for row in masks.itertuples():
         fit = fit_lungs(read_image(covid.image_path(row.image_id)))
@@ -182,7 +191,7 @@ def test_lungs_are_found_on_real_films_with_lung_masks() -> None:
             low, high = np.maximum(box[:2], (x, y)), np.minimum(box[2:], (x + width, y + height))
             shared = np.prod(np.maximum(high - low, 0))
             overlaps.append(shared / ((box[2] - box[0]) * (box[3] - box[1]) + width * height - shared))
-    assert len(overlaps) >= 16
+    assert len(overlaps) >= 8
     assert np.median(overlaps) > 0.6
 
 
@@ -192,10 +201,17 @@ def test_real_normal_films_can_be_painted(tmp_path: Path) -> None:
     root = Path(str(DATA)) / "nih-chestxray14"
     if not root.is_dir():
         pytest.skip("LGDEA_DATA has no nih-chestxray14")
-    corpus = load_corpus("painted_nih", root, per_film=1, folder=tmp_path / "painted")
+    part = tmp_path / "nih"
+    (part / "images").mkdir(parents=True)
+    header, *rows = (root / "Data_Entry_2017_v2020.csv").read_text().splitlines()
+    rows = [row for row in rows if ",No Finding," in row][::8]
+    (part / "Data_Entry_2017_v2020.csv").write_text("\n".join([header, *rows]) + "\n")
+    for name in ("train_val_list.txt", "test_list.txt", *(f"images/{row.split(',')[0]}" for row in rows)):
+        (part / name).symlink_to(root / name)
+    corpus = load_corpus("painted_nih", part, per_film=1, folder=tmp_path / "painted")
     normal = corpus.studies["film"].nunique()
-    assert normal == len(corpus.studies) > 90
-    assert corpus.exclusions["normal film without clear lungs"] < 0.05 * normal
+    assert normal == len(corpus.studies) > 8
+    assert corpus.exclusions.get("normal film without clear lungs", 0) < 0.1 * normal
     assert corpus.images[["width", "height"]].min(axis=None) == FILM_SIDE
-    assert set(corpus.studies["split"]) == {"train", "val", "test"}
+    assert len(set(corpus.studies["split"])) > 1  # NIH's lists
     assert json.loads((corpus.root / "config.json").read_text())["kind"] == NAME

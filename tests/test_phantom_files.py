@@ -25,7 +25,7 @@ from lgdea_core.data.phantom import (
 )
 from lgdea_core.vocabulary import REGIONS
 
-CONFIG = PhantomConfig(studies=220, image_size=32, seed=5)
+CONFIG = PhantomConfig(studies=150, image_size=32, seed=5)
 SHIFTED = replace(CONFIG, prevalence=SHIFTED_PREVALENCE)
 
 
@@ -124,6 +124,7 @@ def build_at_the_same_time(root: Path, ready: Any, results: Any) -> None:
         results.put(repr(error))
 
 
+@pytest.mark.slow
 def test_two_processes_may_build_the_same_folder_at_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     ready, results = context.Barrier(2), context.Queue()

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from lgdea_core.data.corpora import CORPORA, load_corpus
 from lgdea_core.data.corpora.folder import read_folder
-from lgdea_core.data.corpus import COLUMNS, Corpus
+from lgdea_core.data.corpus import COLUMNS, Corpus, quoted
 from lgdea_core.data.images import read_image, read_mask
 from lgdea_core.vocabulary import SPLITS
 
@@ -57,7 +57,10 @@ def check_corpus(name: str, root: Path, *, headers_only: bool = False, progress:
                 corpus, errors = read_folder(root)
                 problems = [str(error) for error in errors]
             else:
-                corpus = load_corpus(name, root, **({"mask_root": Path(scratch)} if name == "siim" else {}))
+                # what these two make goes to a folder that is removed
+                written = {"siim": "mask_root", "painted_nih": "folder"}
+                options = {written[name]: Path(scratch) / "made"} if name in written else {}
+                corpus = load_corpus(name, root, **options)
                 problems = list(getattr(corpus.exclusions, "defects", []))
         except (ValueError, OSError) as error:
             return CheckReport(problems=[str(error)])
@@ -80,7 +83,7 @@ def _box_problems(corpus: Corpus) -> Iterator[str]:
     bad |= (boxes["y_min"] < 0) | (boxes["y_max"] > boxes["frame_height"])
     for number, row in boxes[bad.astype(bool)].iterrows():
         box = tuple(float(row[side]) for side in ("x_min", "y_min", "x_max", "y_max"))
-        yield f"table boxes, row {number}, image {row['image_id']!r}: box {box} has no area or leaves its frame"
+        yield f"table boxes, row {number}, image {quoted(row['image_id'])}: box {box} has no area or leaves its frame"
 
 
 def _image_problems(corpus: Corpus, progress: bool) -> Iterator[str]:
@@ -88,9 +91,9 @@ def _image_problems(corpus: Corpus, progress: bool) -> Iterator[str]:
         try:
             height, width = read_image(corpus.root / row.path).shape
         except (ValueError, OSError) as error:
-            return f"image {row.image_id!r}: {error}"
+            return f"image {quoted(row.image_id)}: {error}"
         if (height, width) != (row.height, row.width):
-            return f"image {row.image_id!r}: {height} x {width} pixels, the table says {row.height} x {row.width}"
+            return f"image {quoted(row.image_id)}: {height} x {width} pixels, the table says {row.height} x {row.width}"
         return None
 
     rows = list(corpus.images.itertuples())
@@ -105,10 +108,11 @@ def _mask_problems(corpus: Corpus) -> Iterator[str]:
         try:
             shape = read_mask(corpus.root / row.path).shape
         except (ValueError, OSError) as error:
-            yield f"mask of image {row.image_id!r}: {error}"
+            yield f"mask of image {quoted(row.image_id)}: {error}"
             continue
         if shape != size_of[row.image_id]:
-            yield f"mask {row.path}: {shape[0]} x {shape[1]} pixels, its image has {size_of[row.image_id]}"
+            sizes = f"{shape[0]} x {shape[1]} pixels, its image has {size_of[row.image_id]}"
+            yield f"mask of image {quoted(row.image_id)}: {sizes}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """A corpus: six tables and a root folder, whatever the publisher's layout was."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -48,6 +49,14 @@ frame, non-zero inside. `regions` are boxes of anatomy, counted as `boxes` are, 
 one without area lies outside the film. Finding and region names are those of `lgdea_core.vocabulary`. Where `studies`
 has a column `role`, films show one class each, for retrieval by class: `QUERY`, `TEXT_QUERY` or else searched.
 """
+NO_PATIENT = ("", "nan", "none", "null", "na", "n/a", "<na>")
+"""what a table says in place of a patient it does not know"""
+FILE_WORDS = {
+    "case", "chexpert", "covid", "covidx", "dcm", "dicom", "film", "films", "files", "folder", "frontal", "image",
+    "images", "jpeg", "jpg", "lateral", "mimic", "openi", "padchest", "patient", "phantom", "png", "rsna", "siim",
+    "small", "study", "test", "train", "txt", "val", "valid", "view", "vindr", "xml",
+}  # fmt: skip
+"""words of published names and paths, which `quoted` shows"""
 QUERY, TEXT_QUERY = "query", "text_query"
 """roles of studies that search a pool: by their film, or by their report, which has none"""
 
@@ -80,30 +89,37 @@ class Corpus:
             repeated = getattr(self, table).loc[lambda rows, key=key: rows[key].duplicated(), key]
             if len(repeated):
                 raise ValueError(
-                    f"corpus {self.name!r}, table {table}: {key} {repeated.iloc[0]!r} occurs twice "
+                    f"corpus {self.name!r}, table {table}: {key} {quoted(repeated.iloc[0])} occurs twice "
                     f"({len(repeated)} repeated in all); each must be unique"
                 )
         for table in ("images", "labels", "boxes", "masks", "regions"):
             unknown = set(getattr(self, table)["study_id"].unique()) - set(self.studies["study_id"])
             if unknown:
                 raise ValueError(
-                    f"corpus {self.name!r}, table {table}: study {min(unknown)!r} is not in table studies "
+                    f"corpus {self.name!r}, table {table}: study {quoted(min(unknown))} is not in table studies "
                     f"({len(unknown)} such)"
                 )
+        nobody = self.studies["patient_id"].map(lambda patient: str(patient).strip().lower() in NO_PATIENT).astype(bool)
+        if nobody.any():
+            raise ValueError(
+                f"corpus {self.name!r}, study {quoted(self.studies.loc[nobody, 'study_id'].iloc[0])}: patient_id must "
+                f"name a patient ({nobody.sum()} such studies); name one or drop the study"
+            )
 
     def _check_splits(self) -> None:
         wrong = self.studies.loc[~self.studies["split"].isin(SPLITS)]
         if len(wrong):
             row = wrong.iloc[0]
             raise ValueError(
-                f"corpus {self.name!r}, study {row['study_id']!r}: split must be one of {SPLITS}, got {row['split']!r}"
+                f"corpus {self.name!r}, study {quoted(row['study_id'])}: split must be one of {SPLITS}, got "
+                f"{quoted(row['split'])}"
             )
         splits_of_patient = self.studies.groupby("patient_id")["split"].nunique()
         shared = splits_of_patient.index[splits_of_patient > 1]
         if len(shared):
             raise ValueError(
-                f"corpus {self.name!r}: patient {shared[0]!r} is in more than one split ({len(shared)} such patients); "
-                "split by patient"
+                f"corpus {self.name!r}: patient {quoted(shared[0])} is in more than one split ({len(shared)} such "
+                "patients); split by patient"
             )
 
     def subset(self, study_ids: Iterable[str]) -> "Corpus":
@@ -125,6 +141,23 @@ class Corpus:
         if paths.empty:
             raise KeyError(f"corpus {self.name!r} has no image {image_id!r}")
         return self.root / paths.iloc[0]
+
+
+def quoted(cell: object) -> str:
+    """A cell as a message may show it: an id as it is, all else as in "23 characters, letters and spaces".
+
+    In a shifted row any cell may be a report's. An id has no blank and no word: no three letters in a row, beside a
+    digit no four, but those of a checksum and of `FILE_WORDS`.
+    """
+    if not isinstance(cell, str):
+        return "nothing" if cell is None else repr(cell) if isinstance(cell, int | float) else type(cell).__name__
+    letters = r"[^\W\d_]{4,}" if re.search(r"\d", cell) else r"[^\W\d_]{3,}"
+    words = {word.lower() for word in re.findall(letters, cell)}
+    if re.fullmatch(r"[\w.:/\\+-]{0,120}", cell) and (words <= FILE_WORDS or re.fullmatch("[0-9a-f-]{16,}", cell)):
+        return repr(cell)
+    kinds = {"letters": r"[^\W\d_]", "digits": r"\d", "spaces": r"\s", "signs": r"[^\w\s]|_"}
+    shape = [kind for kind, pattern in kinds.items() if re.search(pattern, cell)]
+    return f"{len(cell):,} characters, {', '.join(shape[:-1])}{' and ' * (len(shape) > 1)}{shape[-1]}"
 
 
 def empty_table(name: str) -> pd.DataFrame:

@@ -4,9 +4,7 @@ import hashlib
 import json
 import logging
 import os
-import struct
 import uuid
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,24 +15,20 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
-from pydicom.errors import InvalidDicomError
 from tqdm.auto import tqdm
 
 from lgdea_core.crops import crop_image
-from lgdea_core.data.corpus import Corpus
-from lgdea_core.data.dicom import MissingDecoderError, is_dicom, read_dicom, read_dicom_size
+from lgdea_core.data.corpus import Corpus, quoted
+from lgdea_core.data.dicom import UnfitFilmError, is_dicom, read_dicom, read_dicom_size
 
 logger = logging.getLogger("lgdea")
 
 MIN_SIDE = 32
 """shortest side, in pixels, that is still taken for a radiograph"""
-CACHE_VERSION = 1
-"""part of a cache's name; raise it when reading or cropping changes"""
-_BROKEN = (
-    OSError, ValueError, SyntaxError, EOFError, AttributeError, KeyError, RuntimeError, struct.error, zlib.error,
-    Image.DecompressionBombError, InvalidDicomError,
-)  # fmt: skip
-"""what decoders raise at a broken file"""
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
+"""what is opened besides DICOM; Pillow knows more, some of which run programs (EPS)"""
+CACHE_VERSION = 2
+"""part of a cache's name; raise it when reading or cropping changes (2: DICOM's padding and tables; constants out)"""
 
 
 def read_image(path: Path) -> Float[np.ndarray, "height width"]:
@@ -42,20 +36,23 @@ def read_image(path: Path) -> Float[np.ndarray, "height width"]:
 
     Colour and palette images become luminance; an alpha channel is dropped, not blended. A 16-bit file is divided by
     4095 where no value exceeds that (12 bits in a 16-bit container: detectors deliver 12) and by 65535 otherwise; never
-    by its own maximum, so that exposure stays what it was. DICOM: rescale slope, then the VOI window or LUT, scaled by
-    the window's own range; without a window, 8-bit pixels are divided by 255 and deeper ones run from their minimum to
-    their maximum (a constant image is 0). MONOCHROME1 is inverted. Compressed DICOM needs pylibjpeg's plugins.
+    by its own maximum, so that exposure stays what it was. DICOM: rescale slope or modality LUT, then the VOI LUT or
+    window, scaled by its own range; a window of width 0 is none. Without any, 8-bit pixels keep their range and deeper
+    ones run from their minimum to their maximum. MONOCHROME1 is inverted; padding (PixelPaddingValue) does not count
+    and is black. Compressed DICOM needs a decoder, which the error names.
 
     Args:
-        path: the file; `.dcm`, `.dicom` or a `DICM` preamble make it DICOM.
+        path: the file; `.dcm`, `.dicom`, a `DICM` preamble or a first element of group 0002 or 0008 make it DICOM.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated or no image, its pixel format or compression is unknown, or a side is under
-            `MIN_SIDE`.
+        ValueError: whatever a decoder finds wrong; a value is not finite; all pixels have the same value; or a side is
+            under `MIN_SIDE`.
     """
     with _named_errors(path):
         image = read_dicom(path) if is_dicom(path) else _read_raster(path)
+        if image.min() == image.max() or not np.isfinite(image).all():
+            raise UnfitFilmError("all its pixels have the same value, or one is not finite")
     _check_sides(path, *image.shape)
     return image
 
@@ -71,7 +68,7 @@ def read_image_size(path: Path) -> tuple[int, int]:
         if is_dicom(path):
             height, width = read_dicom_size(path)
         else:
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 width, height = image.size
     _check_sides(path, height, width)
     return height, width
@@ -84,20 +81,22 @@ def read_mask(path: Path) -> Bool[np.ndarray, "height width"]:
         FileNotFoundError: there is no such file.
         ValueError: the file is truncated or no image.
     """
-    with _named_errors(path), Image.open(path) as image:
+    with _named_errors(path), Image.open(path, formats=FORMATS) as image:
         return np.asarray(image if image.mode in ("1", "L", "I;16", "I", "F") else image.convert("L")) != 0
 
 
 @contextmanager
 def _named_errors(path: Path) -> Iterator[None]:
-    """Turn whatever a decoder raises into an error that names the file."""
-    if not path.is_file():
+    """Turn whatever a decoder raises into an error that names the file: one bad file never ends a corpus."""
+    if not os.path.isfile(path):  # unlike Path.is_file, also False for a name that no file can have
         raise FileNotFoundError(f"no image at {path}")
     try:
         yield
-    except MissingDecoderError as error:  # nothing is wrong with the file
+    except MemoryError:  # of the machine, not of the file
+        raise
+    except UnfitFilmError as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from error
-    except _BROKEN as error:
+    except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split()).replace(str(path), path.name)}"[:300]
         raise ValueError(f"{path} cannot be read as an image, fetch it again: {reason}") from error
 
@@ -108,15 +107,15 @@ def _check_sides(path: Path, height: int, width: int) -> None:
 
 
 def _read_raster(path: Path) -> Float[np.ndarray, "height width"]:
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         if image.mode in ("I;16", "I;16B", "I;16L", "I"):
             values = np.asarray(image).astype(np.int64)
             low, high = int(values.min()), int(values.max())
             if low < 0 or high > 65535:
-                raise ValueError(f"values must fit 16 bits without sign, got {low} to {high}")
+                raise UnfitFilmError(f"values must fit 16 bits without sign, got {low} to {high}")
             return (values / (4095 if high <= 4095 else 65535)).astype(np.float32)
         if image.mode == "F":
-            raise ValueError("pixel format F (32-bit float) has no agreed range; store 8 or 16 bits")
+            raise UnfitFilmError("pixel format F (32-bit float) has no agreed range; store 8 or 16 bits")
         if image.mode in ("RGBA", "PA", "RGBa"):
             image = image.convert("RGBA").convert("RGB")  # RGB as stored: transparent pixels keep their grey
         elif image.mode == "P":
@@ -170,7 +169,7 @@ def load_images(
     cache_dir.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(f"{CACHE_VERSION} {size}".encode())
     for image_id, path in zip(image_ids, paths, strict=True):
-        stat = path.stat() if path.is_file() else None
+        stat = path.stat() if os.path.isfile(path) else None
         digest.update(repr((image_id, stat and (stat.st_size, stat.st_mtime_ns))).encode())
     crops = cache_dir / f"images-{digest.hexdigest()[:24]}.npy"
     listing, part = crops.with_suffix(".json"), crops.with_name(f"{crops.stem}-{uuid.uuid4().hex}.part")
@@ -229,5 +228,5 @@ def _checked(corpus: Corpus, store: ImageStore) -> ImageStore:
     if store.excluded:
         logger.warning("corpus %s: %d images left out as unreadable", corpus.name, len(store.excluded))
         for image_id, reason in list(store.excluded.items())[:5]:
-            logger.warning("image %s: %s", image_id, reason)
+            logger.warning("image %s: %s", quoted(image_id), reason)
     return store

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lgdea_core.data.corpus import COLUMNS, Corpus, empty_table
+from lgdea_core.data.corpus import COLUMNS, Corpus, empty_table, quoted
 from lgdea_core.vocabulary import SPLITS
 
 logger = logging.getLogger("lgdea")
@@ -255,8 +255,14 @@ def check_leaks(
     """
     shared = sorted(set(train_patients) & set(test_patients))
     if shared:
-        named = ", ".join(repr(patient) for patient in shared[:5])
+        named = ", ".join(map(_shown, shared[:5]))
         raise ValueError(f"{len(shared)} patient(s) are in training and in {evaluation}: {named}; {remedy}")
+
+
+def _shown(patient: str) -> str:
+    """A patient as a message may show it; the corpus or folder before the last slash is a name of ours."""
+    own = patient.rpartition("/")[2]
+    return repr(patient) if quoted(own) == repr(own) else f"{patient.removesuffix(own)}{quoted(own)}"
 
 
 def write_split(corpus: Corpus, pools: Pools, path: Path, *, seed: int) -> str:

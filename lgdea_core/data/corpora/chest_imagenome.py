@@ -16,6 +16,7 @@ Reasoning", NeurIPS Datasets and Benchmarks 2021.
 """
 
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +26,15 @@ from tqdm.auto import tqdm
 
 from lgdea_core.data.corpora.mimic_cxr import read_metadata
 from lgdea_core.data.corpora.ms_cxr import mimic_root, withhold_patients
-from lgdea_core.data.corpora.tables import Exclusions, Layout, film_table, parse_box, read_json, read_table
+from lgdea_core.data.corpora.tables import (
+    Exclusions,
+    Layout,
+    film_table,
+    json_rows,
+    parse_box,
+    read_json,
+    read_table,
+)
 from lgdea_core.data.corpus import COLUMNS, Corpus
 from lgdea_core.vocabulary import REGIONS
 
@@ -33,6 +42,7 @@ FOLDER = "chest-imagenome"
 """name of the folder that holds `silver_dataset/`"""
 SPLITS = {"train": "train", "valid": "val", "test": "test"}
 LIST = Layout(columns=("dicom_id", "subject_id", "study_id"), key="dicom_id")
+SIDES = ("original_x1", "original_y1", "original_x2", "original_y2")
 
 
 def load(root: Path, images: Path | None = None, ms_cxr_table: Path | Literal["beside"] | None = "beside") -> Corpus:
@@ -48,7 +58,7 @@ def load(root: Path, images: Path | None = None, ms_cxr_table: Path | Literal["b
         ValueError: a table lacks a column, a scene graph is not in the layout.
     """
     exclusions, films_root = Exclusions(), mimic_root(root, images)
-    films = _films(root, films_root, exclusions)
+    films = exclusions.drop_nobody(_films(root, films_root, exclusions), "subject_id")
     films = withhold_patients(films, root, ms_cxr_table, exclusions)
     missing = f"no film of {root.name}'s splits under {films_root / 'files'}; unpack MIMIC-CXR-JPG"
     films, table = film_table(films, films_root, exclusions, missing=missing)
@@ -99,8 +109,8 @@ def _regions(films: pd.DataFrame, root: Path, exclusions: Exclusions) -> Iterato
     folder = nested if nested.is_dir() else folder
     for film in tqdm(films.itertuples(), total=len(films), unit="film", desc="scene graphs", delay=3):
         path = folder / f"{film.dicom_id}_SceneGraph.json"
-        if not path.is_file():  # a few published films have none
-            exclusions.add("film without a scene graph", path.name)
+        if not os.path.isfile(path):  # a few published films have none
+            exclusions.count("film without a scene graph", 1)
             continue
         frame = (float(film.width), float(film.height))
         for region, corners in _boxes(path).items():
@@ -114,15 +124,13 @@ def _regions(films: pd.DataFrame, root: Path, exclusions: Exclusions) -> Iterato
 
 def _boxes(path: Path) -> dict[str, list[Any]]:
     """Corners of each region in original pixels; of a region named twice the last, as in ttanida/rgrg."""
+    content = read_json(path)
+    objects = content.get("objects") if isinstance(content, dict) else None
     boxes = {}
-    for number, each in enumerate(_key(read_json(path), "objects", path.name)):
-        where = f"{path.name}, object {number}"
-        if _key(each, "bbox_name", where) in REGIONS:
-            boxes[each["bbox_name"]] = [_key(each, f"original_{side}", where) for side in ("x1", "y1", "x2", "y2")]
+    for number, each in enumerate(json_rows(f"{path.name}, objects", objects, bbox_name=str)):
+        if each["bbox_name"] in REGIONS:
+            missing = [side for side in SIDES if side not in each]
+            if missing:
+                raise ValueError(f"{path.name}, objects, entry {number}: no key {missing[0]!r}; fetch the file again")
+            boxes[each["bbox_name"]] = [each[side] for side in SIDES]
     return boxes
-
-
-def _key(content: dict[str, Any], name: str, where: str) -> Any:
-    if name not in content:
-        raise ValueError(f"{where}: no key {name!r}; it is not a scene graph of Chest ImaGenome, fetch it again")
-    return content[name]

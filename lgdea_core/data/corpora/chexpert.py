@@ -2,7 +2,8 @@
 
     train.csv   223,414 rows: Path, Sex, Age, Frontal/Lateral, AP/PA, and a column for each label
     valid.csv   234 rows of 200 patients, labelled by three radiologists
-    train/patient00001/study1/view1_frontal.jpg     (a Path begins with the release's folder, CheXpert-v1.0-small/)
+    train/patient00001/study1/view1_frontal.jpg     (a Path begins with the release's folder, CheXpert-v1.0-small/, or
+                                                    another; all may lie one folder deeper)
 
 Labels of `train.csv` were mined from reports: 1 present, 0 denied, -1 uncertain, NaN (blank) not mentioned; `uncertain`
 names what becomes of -1. A label belongs to a study, all films of which share it. As in GLoRIA and MGCA, `valid.csv` is
@@ -19,7 +20,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from lgdea_core.data.corpora.tables import CHEXPERT_LABELS, Cells, Exclusions, Layout, film_table, melt_labels
+from lgdea_core.data.corpora.tables import (
+    CHEXPERT_LABELS,
+    Cells,
+    Exclusions,
+    Layout,
+    film_table,
+    first_file,
+    melt_labels,
+    stays_inside,
+)
 from lgdea_core.data.corpus import TEXT_QUERY, Corpus
 from lgdea_core.data.pairing import hold_out
 
@@ -33,7 +43,7 @@ UNCERTAIN: dict[str, dict[str, float]] = {
 mgca: GLoRIA's and MGCA's mix on the five competition findings)"""
 FILM_COLUMNS = ("Frontal/Lateral", "AP/PA", *CHEXPERT_LABELS)
 """columns of `train.csv` and `valid.csv` beside Path, Sex and Age"""
-PATH = r"/(?P<patient>patient\d+)/(?P<study>study\d+)/(?P<view>[^/]+)\.jpg$"
+PATH = r"(?P<file>[^/]+/(?P<patient>patient\d+)/(?P<study>study\d+)/(?P<view>[^/]+)\.jpg)$"
 IN_PLACE = Cells(
     "Path",
     "a path that ends in /patient00001/study1/view1_frontal.jpg",
@@ -45,7 +55,7 @@ def load(root: Path, uncertain: str = "keep", val_fraction: float = 0.025, seed:
     """Load frontal films with their labels.
 
     Args:
-        root: holds `train.csv`, `valid.csv`, `train/` and `valid/`.
+        root: holds `train.csv`, `valid.csv`, `train/` and `valid/`, or the release's folder that does.
         uncertain: policy for the label -1, one of `UNCERTAIN`.
         val_fraction: share of train's patients that becomes val.
         seed: of that choice.
@@ -56,12 +66,12 @@ def load(root: Path, uncertain: str = "keep", val_fraction: float = 0.025, seed:
     """
     if uncertain not in UNCERTAIN:
         raise ValueError(f"uncertain must be one of {tuple(UNCERTAIN)}, got {uncertain!r}")
-    exclusions = Exclusions()
+    exclusions, root = Exclusions(), release_folder(root)
     films = pd.concat([read_films(root / name) for name in ("train.csv", "valid.csv")], ignore_index=True)
     films = exclusions.drop(films, films["Frontal/Lateral"] != "Frontal", "lateral film")
     films = _without_sets(films, root, exclusions)
     missing = f"no film of train.csv or valid.csv under {root}; unpack the images there"
-    films, images = film_table(films, root, exclusions, missing=missing)
+    films, images = film_table(located(films, root), root, exclusions, missing=missing)
     studies = films.drop_duplicates("study_id")
     return Corpus(
         name="chexpert",
@@ -75,11 +85,17 @@ def load(root: Path, uncertain: str = "keep", val_fraction: float = 0.025, seed:
     )
 
 
+def release_folder(root: Path) -> Path:
+    """`root`, or the one folder in it that holds `train.csv`."""
+    inside = list(root.glob("*/train.csv"))
+    return root if (root / "train.csv").is_file() or len(inside) != 1 else inside[0].parent
+
+
 def read_films(path: Path, columns: tuple[str, ...] = FILM_COLUMNS) -> pd.DataFrame:
     """Rows of a table of films as text, with patient_id, study_id, image_id, view, the table's name, and `file`.
 
-    `file` is the path without the release's folder, relative to the corpus's own; view is "unknown" where no column
-    AP/PA says it.
+    `file` is the end of the path, from the folder of the patients on: releases and mirrors begin it differently. View
+    is "unknown" where no column AP/PA says it.
 
     Args:
         path: of the table.
@@ -91,9 +107,17 @@ def read_films(path: Path, columns: tuple[str, ...] = FILM_COLUMNS) -> pd.DataFr
     rows = Layout(columns=("Path", *columns), key="Path", cells=(IN_PLACE,)).read(path)
     parts = rows["Path"].str.extract(PATH)
     study = parts["patient"] + "_" + parts["study"]
-    file = rows["Path"].str.split("/", n=1).str[1]  # without the release's folder
     ids = {"patient_id": parts["patient"], "study_id": study, "image_id": study + "_" + parts["view"]}
-    return rows.assign(**ids, file=file, view=rows.get("AP/PA", "unknown"), table=path.name)
+    return rows.assign(**ids, file=parts["file"], view=rows.get("AP/PA", "unknown"), table=path.name)
+
+
+def located(films: pd.DataFrame, root: Path) -> pd.DataFrame:
+    """Films of `read_films` with the whole Path as `file` where only that is one."""
+    file = [
+        first_file(root / end, root / whole).relative_to(root).as_posix() if stays_inside(whole) else end
+        for end, whole in zip(films["file"], films["Path"], strict=True)
+    ]
+    return films.assign(file=file)
 
 
 def _without_sets(films: pd.DataFrame, root: Path, exclusions: Exclusions) -> pd.DataFrame:

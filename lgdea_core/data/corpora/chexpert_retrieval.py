@@ -27,7 +27,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lgdea_core.data.corpora.chexpert import read_films
+from lgdea_core.data.corpora.chexpert import located, read_films, release_folder
 from lgdea_core.data.corpora.tables import (
     CHEXPERT_LABELS,
     Cells,
@@ -97,6 +97,7 @@ def write_set(root: Path, name: str, seed: int) -> list[Path]:
         FileExistsError: one of them is there: a set is drawn once.
         ValueError: a class has too few films.
     """
+    root = release_folder(root)
     paths = {role: set_path(root, name, role) for role in ROLES[name]}
     record = set_path(root, name, "").with_suffix(".json")
     for path in paths.values():
@@ -135,6 +136,7 @@ def _load(root: Path, name: str) -> Corpus:
         FileNotFoundError: a file of the set is missing, or no film is there.
         ValueError: a row has not exactly one class; named by file and line.
     """
+    root = release_folder(root)
     for role in ROLES[name]:
         if not set_path(root, name, role).is_file():
             module = "lgdea_core.data.corpora.chexpert_retrieval"
@@ -144,7 +146,7 @@ def _load(root: Path, name: str) -> Corpus:
     exclusions = Exclusions()
     films = pd.concat([_read(root, name, role) for role in ROLES[name]], ignore_index=True)
     missing = f"no film of {set_path(root, name, '').stem} under {root}; unpack the images there"
-    films, images = film_table(films, root, exclusions, missing=missing)
+    films, images = film_table(located(films, root), root, exclusions, missing=missing)
     studies = [films.drop_duplicates("study_id")]
     if set_path(root, name, TEXT_QUERY).is_file():
         studies.append(_read_texts(root, name))

@@ -10,14 +10,23 @@ Licence: per film in column `license` of metadata.csv, or CC BY / CC BY-NC-SA; a
 "COVID-19 Image Data Collection: Prospective Predictions Are the Future", MELBA 2020.
 """
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
-from lgdea_core.data.corpora.tables import CORNERS, Exclusions, Layout, box_table, film_table, make_table
-from lgdea_core.data.corpus import Corpus
+from lgdea_core.data.corpora.tables import (
+    CORNERS,
+    Exclusions,
+    Layout,
+    box_table,
+    film_table,
+    is_name,
+    make_table,
+)
+from lgdea_core.data.corpus import Corpus, quoted
 from lgdea_core.data.pairing import split_by_patient
 from lgdea_core.vocabulary import NO_FINDING
 
@@ -79,7 +88,7 @@ def _films(root: Path, exclusions: Exclusions) -> tuple[pd.DataFrame, pd.DataFra
 
     Films of one patient with the same text are one study, named after the first of them; a film without text is one.
     """
-    rows = METADATA.read(root / "metadata.csv")
+    rows = exclusions.drop_nobody(METADATA.read(root / "metadata.csv"), "patientid")
     frontal = (rows["modality"] == "X-ray") & rows["view"].isin(FRONTAL)
     rows = exclusions.drop(rows, ~frontal, "no frontal radiograph")
     rows = rows.assign(image_id=[Path(name).stem for name in rows["filename"]])
@@ -142,9 +151,10 @@ def _annotations(root: Path, films: pd.DataFrame, images: pd.DataFrame) -> pd.Da
 
 def _boxes(rows: pd.DataFrame, exclusions: Exclusions) -> pd.DataFrame:
     rows = rows[rows["x_min"] != ""]  # the others are masks without a box
-    for kind in rows["kind"].unique():
-        if kind != "pathology":
-            exclusions.count(f"box of {kind}", int((rows["kind"] == kind).sum()))
+    for kind in ("anatomy", "device"):
+        exclusions.count(f"box of {kind}", int((rows["kind"] == kind).sum()))
+    other = ~rows["kind"].isin(("pathology", "anatomy", "device"))
+    rows = exclusions.drop(rows, other, "box that is none of pathology, anatomy and device", defect=True)
     return box_table(rows[rows["kind"] == "pathology"], exclusions)
 
 
@@ -155,8 +165,8 @@ def _masks(rows: pd.DataFrame, root: Path, exclusions: Exclusions) -> list[dict[
         path = root / "annotations" / "masks" / row["mask"]
         if row["mask"] in masks:
             continue
-        if not path.is_file():
-            exclusions.add("mask without a file", f"{row['where']}: {row['mask']}", defect=True)
+        if not is_name(row["mask"]) or not os.path.isfile(path):
+            exclusions.add("mask without a file", f"{row['where']}, mask {quoted(row['mask'])}", defect=True)
             continue
         masks[row["mask"]] = {
             "image_id": row["image_id"],

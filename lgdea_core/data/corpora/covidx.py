@@ -22,8 +22,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from lgdea_core.data.corpora.tables import Exclusions, film_table, make_table, read_text
-from lgdea_core.data.corpus import Corpus
+from lgdea_core.data.corpora.tables import Exclusions, film_table, is_name, make_table, read_text
+from lgdea_core.data.corpus import Corpus, quoted
 from lgdea_core.data.pairing import hold_out
 from lgdea_core.vocabulary import NO_FINDING
 
@@ -58,6 +58,7 @@ def load(root: Path, lists: str | None = None, val_fraction: float = 0.1, seed: 
     rows = _rows(root, _newest(root, exclusions) if lists is None else lists and f"_COVIDx{lists}")
     if (rows["split"] == "val").any():
         val_fraction = 0.0  # the lists say which, even where none of these films is here
+    rows = exclusions.drop_nobody(rows, "name")
     first = rows.groupby("image_id")["covidx_class"].transform("first")
     other = "another class than in the film's first line, which counts"
     films = exclusions.drop(rows, rows["covidx_class"] != first, other, defect=True)
@@ -109,22 +110,21 @@ def _rows(root: Path, suffix: str) -> pd.DataFrame:
             parts = line.strip().rsplit(maxsplit=3)
             if not parts:
                 continue
-            if len(parts) != 4 or parts[2] not in LABELS:
+            where = f"{path.name}, line {number}"
+            if len(parts) != 4 or parts[2] not in LABELS or not is_name(parts[1]):
                 raise ValueError(
-                    f"{path.name}, line {number}: a line must be patient, file, class and source, the class one of "
-                    f"{tuple(LABELS)}; got {line!r}"
+                    f"{where}: a line must be patient, file, class and source, the file one name, the class one of "
+                    f"{tuple(LABELS)}; got {quoted(line)}"
                 )
             patient, file, covidx_class, source = parts
             ids = {"image_id": f"{split}_{file}", "study_id": f"{split}_{file}", "patient_id": f"{source}:{patient}"}
-            place = {
-                "file": f"{split}/{file}",
-                "view": "unknown",
-                "where": f"{path.name}, line {number}, film {file!r}",
-            }
-            rows.append({**ids, **place, "split": split, "covidx_class": covidx_class})
+            place = {"file": f"{split}/{file}", "view": "unknown", "where": f"{where}, film {quoted(file)}"}
+            rows.append({**ids, **place, "name": patient, "split": split, "covidx_class": covidx_class})
     classes = {row["covidx_class"] for row in rows}
     if not any(classes <= allowed for allowed in CLASS_SETS):
         raise ValueError(
             f"lists train{suffix}.txt, test{suffix}.txt: classes must be of one kind, got {sorted(classes)}"
         )
+    if not rows:
+        raise ValueError(f"lists train{suffix}.txt, test{suffix}.txt: no lines; fetch them again")
     return pd.DataFrame(rows)

@@ -4,9 +4,9 @@
     labels.csv    study_id, finding, value (1, 0, -1 for uncertain, empty for not mentioned)
     boxes.csv     study_id, finding, x_min, y_min, x_max, y_max; phrase; frame_width, frame_height (default: the image)
 
-A study has at most one film, whose path counts from the folder. A study without report or without film says so by the
-word `none` in that cell; an empty cell is taken for an accident. Everything here is the user's own, so whatever is
-wrong is an error with file and line, and nothing is left out.
+A study has at most one film, whose path counts from the folder and stays in it (`allow_outside` lifts that). A study
+without report or without film says so by the word `none` in that cell; an empty cell is taken for an accident.
+Everything here is the user's own, so whatever is wrong is an error with file and line, and nothing is left out.
 """
 
 from collections.abc import Iterator
@@ -21,9 +21,9 @@ from lgdea_core.data.corpora.tables import (
     make_table,
     parse_box,
     parse_frame,
-    quoted,
+    stays_inside,
 )
-from lgdea_core.data.corpus import COLUMNS, Corpus
+from lgdea_core.data.corpus import COLUMNS, NO_PATIENT, Corpus, quoted
 from lgdea_core.vocabulary import SPLITS
 
 NONE = "none"
@@ -35,20 +35,24 @@ BOXES = Layout(columns=("study_id", "finding", *CORNERS), key="study_id", noun="
 Tables = dict[str, list[dict[str, Any]]]
 
 
-def load(root: Path) -> Corpus:
+def load(root: Path, allow_outside: bool = False) -> Corpus:
     """Load the folder, or refuse it.
+
+    Args:
+        root: the folder.
+        allow_outside: the table is your own and may name films anywhere.
 
     Raises:
         FileNotFoundError: `studies.csv` or a film is missing.
         ValueError: a row is wrong; the message names file, line and study.
     """
-    corpus, problems = read_folder(root)
+    corpus, problems = read_folder(root, allow_outside)
     for problem in problems:
         raise problem
     return corpus
 
 
-def read_folder(root: Path) -> tuple[Corpus, list[Exception]]:
+def read_folder(root: Path, allow_outside: bool = False) -> tuple[Corpus, list[Exception]]:
     """All good rows of the folder, and an error for each bad one.
 
     Raises:
@@ -56,7 +60,7 @@ def read_folder(root: Path) -> tuple[Corpus, list[Exception]]:
         ValueError: a table lacks a column.
     """
     tables: Tables = {"studies": [], "images": [], "labels": [], "boxes": []}
-    problems = [*_read_studies(root, tables)]
+    problems = [*_read_studies(root, tables, allow_outside)]
     if (root / "labels.csv").is_file():
         problems += _read_labels(root, tables)
     if (root / "boxes.csv").is_file():
@@ -64,7 +68,7 @@ def read_folder(root: Path) -> tuple[Corpus, list[Exception]]:
     return Corpus(name="folder", root=root, **{name: make_table(name, rows) for name, rows in tables.items()}), problems
 
 
-def _read_studies(root: Path, tables: Tables) -> Iterator[Exception]:
+def _read_studies(root: Path, tables: Tables, allow_outside: bool) -> Iterator[Exception]:
     rows = STUDIES.read(root / "studies.csv")
     if rows.empty:
         yield ValueError("studies.csv: no rows; it needs one line per study")
@@ -78,7 +82,7 @@ def _read_studies(root: Path, tables: Tables) -> Iterator[Exception]:
             _check_study(row, seen, split_of)
             image = row.get("image", NONE)
             if image.lower() != NONE:
-                tables["images"].append(_image(row, root))
+                tables["images"].append(_image(row, root, allow_outside))
         except (ValueError, FileNotFoundError) as error:
             yield error
             continue
@@ -91,9 +95,10 @@ def _read_studies(root: Path, tables: Tables) -> Iterator[Exception]:
 def _check_study(row: dict[str, Any], seen: dict[str, int], split_of: dict[str, tuple[str, int]]) -> None:
     """Refuse a row by itself, or because of an earlier one."""
     where = row["where"]
-    for column in ("study_id", "patient_id"):
-        if not row[column]:
-            raise ValueError(f"{where}: {column} is empty; every study needs one")
+    if not row["study_id"]:
+        raise ValueError(f"{where}: study_id is empty; every study needs one")
+    if row["patient_id"].lower() in NO_PATIENT:
+        raise ValueError(f"{where}: patient_id names no patient, got {row['patient_id']!r}; every study needs one")
     if row["study_id"] in seen:
         raise ValueError(f"{where}: the study is already in line {seen[row['study_id']]}; each study_id must be unique")
     seen[row["study_id"]] = row["line"]
@@ -116,15 +121,23 @@ def _check_study(row: dict[str, Any], seen: dict[str, int], split_of: dict[str, 
         raise ValueError(f"{where}: neither report nor image; drop the row")
 
 
-def _image(row: dict[str, Any], root: Path) -> dict[str, Any]:
+def _image(row: dict[str, Any], root: Path, allow_outside: bool) -> dict[str, Any]:
+    if not (allow_outside or stays_inside(row["image"])):
+        raise ValueError(
+            f"{row['where']}: the image's path leaves {root}; move the film into the folder, or load it with "
+            "allow_outside=True"
+        )
     try:
         return image_row(row["study_id"], row["study_id"], root, root / row["image"], row.get("view") or "unknown")
-    except (ValueError, FileNotFoundError) as error:
-        raise type(error)(f"{row['where']}: {error}") from error
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{row['where']}: no image {quoted(row['image'])} in {root}") from None
+    except ValueError as error:
+        raise ValueError(f"{row['where']}: {error}") from error
 
 
 def _read_labels(root: Path, tables: Tables) -> Iterator[Exception]:
     known = {study["study_id"] for study in tables["studies"]}
+    labelled: set[tuple[str, str]] = set()
     for row in LABELS.read(root / "labels.csv").to_dict("records"):
         where, value = row["where"], LABEL_VALUES.get(row["value"])
         if row["study_id"] not in known:
@@ -133,7 +146,10 @@ def _read_labels(root: Path, tables: Tables) -> Iterator[Exception]:
             yield ValueError(f"{where}: finding is empty; name one or drop the row")
         elif value is None:
             yield ValueError(f"{where}: value must be 1, 0, -1 or empty, got {quoted(row['value'])}")
+        elif (row["study_id"], row["finding"].lower()) in labelled:
+            yield ValueError(f"{where}: the study has a label of this finding already; keep one of them")
         else:
+            labelled.add((row["study_id"], row["finding"].lower()))
             tables["labels"].append({"study_id": row["study_id"], "finding": row["finding"].lower(), "value": value})
 
 

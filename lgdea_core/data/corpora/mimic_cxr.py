@@ -41,8 +41,9 @@ from lgdea_core.data.corpora.tables import (
     join_sections,
     melt_labels,
     one_of,
+    plain_name,
 )
-from lgdea_core.data.corpus import Corpus, empty_table
+from lgdea_core.data.corpus import Corpus, empty_table, quoted
 
 STEM = "mimic-cxr-2.0.0-"
 RADIOLOGIST_LABELS = "mimic-cxr-2.1.0-test-set-labeled.csv"
@@ -51,7 +52,11 @@ RENAMED = {"Lung Opacity": "Airspace Opacity"}
 SECTIONED = "mimic_cxr_sectioned.csv"
 FRONTAL = ("PA", "AP")
 SPLITS = {"train": "train", "validate": "val", "test": "test"}
-METADATA = Layout(columns=("dicom_id", "subject_id", "study_id", "ViewPosition", "Rows", "Columns"), key="dicom_id")
+METADATA = Layout(
+    columns=("dicom_id", "subject_id", "study_id", "ViewPosition", "Rows", "Columns"),
+    key="dicom_id",
+    cells=tuple(plain_name(column) for column in ("dicom_id", "study_id")),
+)
 SPLIT = Layout(columns=("dicom_id", "split"), key="dicom_id", cells=(one_of("split", sorted(SPLITS)),))
 LABELS = Layout(columns=("study_id", *CHEXPERT_LABELS), key="study_id", noun="study")
 READ_LABELS = Layout(
@@ -88,7 +93,7 @@ def load(
         ValueError: a table lacks a column, or a row has an unknown split or label; named by file and line.
     """
     exclusions = Exclusions()
-    films = read_metadata(root)
+    films = exclusions.drop_nobody(read_metadata(root), "subject_id")
     films = exclusions.drop(films, ~films["view"].isin(views), f"film of a view other than {', '.join(views)}")
     split_of = SPLIT.read(_table(root, "split")).set_index("dicom_id")["split"].map(SPLITS)
     films = films.assign(split=films["dicom_id"].map(split_of.to_dict()))
@@ -145,7 +150,9 @@ def _cut_reports(root: Path, studies: pd.DataFrame, exclusions: Exclusions) -> I
         except FileNotFoundError:
             continue
         except UnicodeDecodeError:
-            exclusions.add("report that is not UTF-8", f"{path.name}, study {study.study_id!r}", defect=True)
+            exclusions.add("report that is not UTF-8", f"report of study {quoted(study.study_id)}", defect=True)
+        except OSError:
+            exclusions.add("report that cannot be read", f"report of study {quoted(study.study_id)}", defect=True)
 
 
 def report_sections(text: str) -> dict[str, str]:

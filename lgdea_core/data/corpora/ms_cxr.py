@@ -20,8 +20,16 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from lgdea_core.data.corpora.tables import Cells, Exclusions, Layout, box_table, film_table, quoted, read_json
-from lgdea_core.data.corpus import Corpus
+from lgdea_core.data.corpora.tables import (
+    Cells,
+    Exclusions,
+    Layout,
+    box_table,
+    film_table,
+    json_rows,
+    read_json,
+)
+from lgdea_core.data.corpus import Corpus, quoted
 from lgdea_core.vocabulary import MS_CXR_FINDINGS
 
 logger = logging.getLogger("lgdea")
@@ -50,7 +58,6 @@ ALIGNMENT = Layout(
         ),
         Cells("label_text", "a phrase", lambda rows: rows["label_text"].str.strip() != ""),
     ),
-    quotes=False,
 )  # fmt: skip
 FOLDER, MIMIC_FOLDER = "ms-cxr", "mimic-cxr-jpg"
 """names of this corpus's folder and of the films' one"""
@@ -165,7 +172,7 @@ def read_alignment(table: Path) -> pd.DataFrame:
 
     Raises:
         ValueError: there is no row, or one has an unknown category or path, another film's id or no phrase; an
-            annotation of the json lacks a key. No cell is quoted: in a shifted row it is a report's.
+            annotation of the json lacks a key.
     """
     rows = _from_json(table) if table.suffix == ".json" else ALIGNMENT.read(table)
     if rows.empty:
@@ -175,42 +182,37 @@ def read_alignment(table: Path) -> pd.DataFrame:
 
 
 def _from_json(table: Path) -> pd.DataFrame:
-    content, rows, where = read_json(table), [], table.name
-    try:
-        images = {image["id"]: image for image in content["images"]}
-        names = {category["id"]: category["name"] for category in content["categories"]}
-        for number, annotation in enumerate(content["annotations"]):
-            where = f"{table.name}, annotation {number}"
-            row = _flat(annotation, images, names)
-            rows.append({**row, "where": f"{where}, film {quoted(row['dicom_id'])}"})
-    except KeyError as error:
-        raise ValueError(f"{where}: key {error} is missing or refers to nothing; fetch the file again") from error
-    except (TypeError, ValueError) as error:  # a list, number or null in place of something else
-        raise ValueError(f"{where}: not in MS-CXR's layout ({error}); fetch the file again") from error
+    content = read_json(table)
+    content = content if isinstance(content, dict) else {}
+
+    def part(of: str, **keys: type | tuple[type, ...]) -> list[dict[str, Any]]:
+        return json_rows(f"{table.name}, {of}", content.get(of), **keys)
+
+    images = {image["id"]: image for image in part("images", id=(int, str), path=str)}
+    names = {category["id"]: category["name"] for category in part("categories", id=(int, str), name=str)}
+    rows = []
+    for number, each in enumerate(
+        part("annotations", image_id=(int, str), category_id=(int, str), label_text=str, bbox=list)
+    ):
+        where = f"{table.name}, annotation {number}"
+        if each["image_id"] not in images or each["category_id"] not in names or len(each["bbox"]) != 4:
+            raise ValueError(
+                f"{where}: image_id and category_id must be those of an image and a category, bbox four numbers; fetch "
+                "the file again"
+            )
+        image = images[each["image_id"]]
+        row = {
+            "dicom_id": Path(image["path"]).stem,
+            "category_name": names[each["category_id"]],
+            "label_text": each["label_text"],
+            "path": image["path"],
+            **dict(zip("xywh", each["bbox"], strict=True)),
+            "image_width": image.get("width"),
+            "image_height": image.get("height"),
+            "split": each.get("split", image.get("split")),
+        }
+        rows.append({**row, "where": f"{where}, film {quoted(row['dicom_id'])}"})
     table_rows = pd.DataFrame(rows)
     if rows:
         ALIGNMENT.check(table_rows)
     return table_rows
-
-
-def _flat(annotation: dict[str, Any], images: dict[int, Any], names: dict[int, str]) -> dict[str, Any]:
-    """One annotation with the columns of the csv."""
-    image = images[annotation["image_id"]]
-    texts = {
-        "category_name": names[annotation["category_id"]],
-        "label_text": annotation["label_text"],
-        "path": image["path"],
-    }
-    for key, text in texts.items():
-        if not isinstance(text, str):
-            raise TypeError(f"{key} must be text, not {type(text).__name__}")
-    if len(annotation["bbox"]) != 4:
-        raise ValueError(f"bbox must be four numbers, not {len(annotation['bbox'])}")
-    return {
-        "dicom_id": Path(image["path"]).stem,
-        **texts,
-        **dict(zip("xywh", annotation["bbox"], strict=True)),
-        "image_width": image["width"],
-        "image_height": image["height"],
-        "split": annotation.get("split", image.get("split")),
-    }

@@ -30,7 +30,7 @@ from lgdea_core.data.corpora.tables import (
     make_table,
     read_text,
 )
-from lgdea_core.data.corpus import Corpus
+from lgdea_core.data.corpus import Corpus, quoted
 from lgdea_core.data.pairing import hold_out
 from lgdea_core.vocabulary import NIH_FINDINGS, NO_FINDING
 
@@ -101,17 +101,18 @@ def load(root: Path, label_reports: bool = False, val_fraction: float = 0.1, see
 
 def _films(table: Path, root: Path, exclusions: Exclusions) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows of the entry table that have a readable film, and table images."""
-    films = ENTRIES.read(table)
+    films = exclusions.drop_nobody(ENTRIES.read(table), "Patient ID")
+    films = exclusions.drop(films, films.duplicated("Image Index"), "film listed again", defect=True)
     files = {
         path.name: path.relative_to(root) for each in ("*.png", "images/*.png") for path in root.glob(f"images*/{each}")
     }
     image_ids = [Path(name).stem for name in films["Image Index"]]
-    found = [str(files.pop(name, "")) for name in films["Image Index"]]
+    found = [str(files.pop(name, f"images/{name}")) for name in films["Image Index"]]
     films = films.assign(image_id=image_ids, study_id=image_ids, file=found, view=films["View Position"])
     missing = f"no film of {table.name} under {root / 'images'}; unpack the images there"
     films, images = film_table(films, root, exclusions, missing=missing)
     for name in files:
-        exclusions.add("film without a row", f"{table.name}: film {name!r}", defect=True)
+        exclusions.add("film without a row", f"{table.name}: film {quoted(name)}", defect=True)
     return films, images
 
 
@@ -144,7 +145,7 @@ def _labels(films: pd.DataFrame, exclusions: Exclusions) -> list[dict[str, objec
     for study_id, cell, where in zip(films["study_id"], films["Finding Labels"], films["where"], strict=True):
         named = set(cell.split("|"))
         for label in sorted(named - set(NIH_FINDINGS) - {"No Finding"}):
-            exclusions.add(f"unknown label {label!r}", where, defect=True)
+            exclusions.add("unknown label", f"{where}, label {quoted(label)}", defect=True)
         if "No Finding" in named and len(named) > 1:
             exclusions.add("No Finding beside other labels, which count", where, defect=True)
         values = {finding: label in named for label, finding in NIH_FINDINGS.items()}

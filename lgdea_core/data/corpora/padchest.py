@@ -36,24 +36,32 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lgdea_core.data.corpora.tables import Cells, Exclusions, Layout, film_table, first_file, refuse, same_within
+from lgdea_core.data.corpora.tables import (
+    Cells,
+    Exclusions,
+    Layout,
+    film_table,
+    first_file,
+    plain_name,
+    refuse,
+    same_within,
+)
 from lgdea_core.data.corpus import Corpus, empty_table
 from lgdea_core.data.pairing import hold_out
 from lgdea_core.vocabulary import NO_FINDING
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
-IDS = ("ImageID", "StudyID", "PatientID")
 FILMS = Layout(
-    columns=(*IDS, "ImageDir", "Projection", "MethodLabel", "Labels"),
+    columns=("ImageID", "StudyID", "PatientID", "ImageDir", "Projection", "MethodLabel", "Labels"),
     key="StudyID",
     noun="study",
     cells=(
-        *(Cells(column, "given", lambda rows, column=column: rows[column] != "") for column in IDS),
-        Cells("ImageID", "the name of a PNG file", lambda rows: rows["ImageID"].str.fullmatch(r"[^/\\]+\.png")),
+        *(Cells(column, "given", lambda rows, column=column: rows[column] != "") for column in ("ImageID", "StudyID")),
+        Cells("ImageID", "the name of a PNG file", lambda rows: rows["ImageID"].str.endswith(".png")),
+        plain_name("ImageID"),
         same_within("StudyID", "ImageID", "the same wherever a film is listed"),
         same_within("PatientID", "StudyID", "the same in all rows of a study"),
     ),
-    quotes=False,
 )
 VIEWS = {"PA": "PA", "AP": "AP", "AP_horizontal": "AP"}
 """frontal projection -> view; AP_horizontal is a patient lying"""
@@ -114,6 +122,7 @@ def load(root: Path, rnn_labels: bool = False, val_fraction: float = 0.025, seed
     """
     exclusions = Exclusions()
     rows = FILMS.read(first_file(root / TABLE, root / f"{TABLE}.gz"))[[*FILMS.columns, "where"]]
+    rows = exclusions.drop_nobody(rows, "PatientID")
     by_physician = rows["MethodLabel"].str.lower() == "physician"
     rows = rows.assign(tested=rows["PatientID"].isin(set(rows.loc[by_physician, "PatientID"])))  # whatever the view
     rows = exclusions.drop(rows, ~rows["Projection"].isin(VIEWS), "film that is not frontal")
@@ -151,14 +160,14 @@ def _labelled(rows: pd.DataFrame, exclusions: Exclusions) -> pd.DataFrame:
     names = {cell: parse_labels(cell) for cell in rows["Labels"].unique()}
     listed = pd.Series([names[cell] for cell in rows["Labels"]], index=rows.index, dtype=object)
     expected = "the text of a list of names, such as ['normal'], or blank"
-    refuse(rows, listed.isna(), "Labels", expected, quotes=False)
+    refuse(rows, listed.isna(), "Labels", expected)
     findings = listed.map(lambda labels: {RENAMED.get(name, name) for name in labels - SILENT})
     rows = rows.assign(findings=findings, source=rows["MethodLabel"].str.lower().map(SOURCES))
     excluded = listed.map(lambda labels: EXCLUDED in labels).astype(bool)
     rows = exclusions.drop(rows, excluded, "film of a report to be excluded")
     blank = ~rows["findings"].astype(bool)
     rows = exclusions.drop(rows, blank, "film without a label that names a finding or none")
-    refuse(rows, rows["source"].isna(), "MethodLabel", "Physician or RNN_model", quotes=False)
+    refuse(rows, rows["source"].isna(), "MethodLabel", "Physician or RNN_model")
     silver = rows["tested"] & (rows["source"] == "rnn")
     return exclusions.drop(rows, silver, "film labelled by the network, of a patient who is tested")
 

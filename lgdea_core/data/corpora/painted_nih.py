@@ -182,9 +182,14 @@ def _shows(change: Float32[np.ndarray, " pixels"]) -> bool:
 def read_films(
     source: Corpus, normal: pd.DataFrame, exclusions: dict[str, int], progress: bool
 ) -> Iterator[NormalFilm]:
-    """The films in which lungs are found, one by one; the others are counted in `exclusions`."""
+    """The readable films in which lungs are found, one by one; the others are counted in `exclusions`."""
     for row in tqdm(normal.itertuples(), total=len(normal), unit="film", desc="painting", disable=not progress):
-        image = _shrunken(read_image(source.root / row.path))
+        try:
+            image = _shrunken(read_image(source.root / row.path))
+        except (ValueError, FileNotFoundError) as error:
+            logger.warning("painted_nih: %s", error)
+            exclusions["normal film that cannot be read"] = exclusions.get("normal film that cannot be read", 0) + 1
+            continue
         lungs = fit_lungs(image)
         if lungs.agreement < MIN_AGREEMENT:
             exclusions["normal film without clear lungs"] = exclusions.get("normal film without clear lungs", 0) + 1

@@ -16,6 +16,7 @@ the National Institutes of Health Chest Radiograph Dataset with Expert Annotatio
 Artificial Intelligence 2019, and Wang et al., CVPR 2017.
 """
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -27,8 +28,10 @@ from lgdea_core.data.corpora.tables import (
     box_table,
     film_table,
     first_file,
+    json_rows,
     label_table,
     one_of,
+    plain_name,
     read_json,
     refuse,
     same_within,
@@ -46,6 +49,7 @@ LABELS = Layout(
     key="patientId",
     noun="patientId",
     cells=(
+        plain_name("patientId"),
         one_of("Target", ("0", "1"), "0 or 1"),
         same_within("Target", "patientId", "the same in all rows of a film"),
         Cells(
@@ -127,14 +131,11 @@ def _patients(root: Path, films: pd.DataFrame, exclusions: Exclusions) -> dict[s
     if not path.is_file():
         exclusions.add("no mapping to NIH, so the split goes by film", MAPPING_FILE)
         return {}
-    content = read_json(path)
-    try:
-        patient_of = {each["subset_img_id"]: str(int(each["img_id"].split("_")[0])) for each in content}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path.name}: not in RSNA's layout, entries of img_id and subset_img_id ({type(error).__name__}); fetch "
-            "it again"
-        ) from error
+    patient_of = {}
+    for number, each in enumerate(json_rows(path.name, read_json(path), subset_img_id=str, img_id=str)):
+        if not re.fullmatch(r"\d+_.*", each["img_id"]):
+            raise ValueError(f"{path.name}, entry {number}: img_id must be a film of NIH, as 00000001_000.png")
+        patient_of[each["subset_img_id"]] = str(int(each["img_id"].split("_")[0]))
     unmapped = set(films["image_id"]) - set(patient_of)
     exclusions.count("film not in the mapping to NIH, so it counts as a patient", len(unmapped))
     return patient_of

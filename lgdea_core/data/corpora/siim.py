@@ -24,7 +24,16 @@ import pandas as pd
 from jaxtyping import Bool
 from PIL import Image
 
-from lgdea_core.data.corpora.tables import Cells, Exclusions, Layout, film_table, first_file, label_table, make_table
+from lgdea_core.data.corpora.tables import (
+    Cells,
+    Exclusions,
+    Layout,
+    film_table,
+    first_file,
+    label_table,
+    make_table,
+    plain_name,
+)
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.pairing import split_by_patient
 
@@ -38,6 +47,7 @@ RUNS = Layout(
     columns=("ImageId", "EncodedPixels"),
     key="ImageId",
     cells=(
+        plain_name("ImageId"),
         Cells(
             "EncodedPixels",
             "runs, as in another row of the film",
@@ -74,7 +84,12 @@ def load(
     films = rows.drop_duplicates("ImageId")
     names = films["ImageId"]
     films, images = film_table(
-        films.assign(image_id=names, study_id=names, view="unknown", file=[paths.get(name, "") for name in names]),
+        films.assign(
+            image_id=names,
+            study_id=names,
+            view="unknown",
+            file=[str(paths.get(name, f"{FOLDER}/*/*/{name}.dcm")) for name in names],
+        ),
         root,
         exclusions,
         missing=f"no film of {table.name} under {root / FOLDER}; unpack the images there",
@@ -111,15 +126,15 @@ def decode_runs(runs: str) -> Bool[np.ndarray, "1024 1024"]:
 def _counts(runs: str) -> np.ndarray:
     """Lengths of background and mask in turn, which fill the film."""
     try:
-        counts = np.array(runs.split(), dtype=np.int64)
+        counts = [int(count) for count in runs.split()]  # of any size: numpy's would overflow
     except ValueError:
         raise ValueError("run lengths must be integers") from None
-    if len(counts) == 0 or len(counts) % 2 or counts.min() < 0:
+    if not counts or len(counts) % 2 or min(counts) < 0:
         raise ValueError(f"run lengths must be pairs of non-negative integers, got {len(counts)} numbers")
-    rest = SIDE * SIDE - int(counts.sum())
+    rest = SIDE * SIDE - sum(counts)
     if rest < 0:
         raise ValueError(f"run lengths end {-rest} pixels behind the {SIDE} x {SIDE} film")
-    return np.append(counts, rest)
+    return np.array([*counts, rest])
 
 
 def _masks(rows: pd.DataFrame, root: Path, folder: Path) -> list[dict[str, str]]:

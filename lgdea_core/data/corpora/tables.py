@@ -4,16 +4,18 @@ import csv
 import gzip
 import json
 import math
+import os
+import re
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from lgdea_core.data.corpus import COLUMNS, empty_table
+from lgdea_core.data.corpus import COLUMNS, NO_PATIENT, empty_table, quoted
 from lgdea_core.data.images import read_image_size
 from lgdea_core.vocabulary import CHEXPERT_FINDINGS
 
@@ -60,6 +62,10 @@ class Exclusions(dict[str, int]):
             self.defects += [f"{where}: {reason}" for where in rows.loc[out, "where"]]
         return rows[~out]
 
+    def drop_nobody(self, rows: pd.DataFrame, column: str) -> pd.DataFrame:
+        """The rows that name a patient: two without are not one."""
+        return self.drop(rows, rows[column].str.lower().isin(NO_PATIENT), "row that names no patient", defect=True)
+
 
 class Cells(NamedTuple):
     """What the cells of a column must be."""
@@ -81,6 +87,22 @@ def same_within(column: str, group: str, expected: str) -> Cells:
     return Cells(column, expected, lambda rows: rows[column] == rows.groupby(group)[column].transform("first"))
 
 
+def plain_name(column: str) -> Cells:
+    """Cells that become part of a path: one name, and no way out of its folder."""
+    return Cells(column, "one name, no path", lambda rows: rows[column].map(is_name).astype(bool))
+
+
+def is_name(cell: str) -> bool:
+    """Whether a cell can name a file of one folder."""
+    return stays_inside(cell) and PureWindowsPath(cell).name == cell
+
+
+def stays_inside(file: str) -> bool:
+    """Whether a path from a table stays under the folder it counts from, on any system."""
+    path = PureWindowsPath(file)
+    return not path.anchor and ".." not in path.parts
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """A published table as its loader expects it."""
@@ -93,8 +115,6 @@ class Layout:
     """what that is"""
     cells: tuple[Cells, ...] = ()
     """what is refused otherwise, in this order"""
-    quotes: bool = True
-    """whether an error may show the cell it refuses (see `quoted`)"""
 
     def read(self, path: Path) -> pd.DataFrame:
         """Rows of a file, see `read_table`, with a column `where` that names file, line and key for errors.
@@ -115,10 +135,10 @@ class Layout:
     def check(self, rows: pd.DataFrame) -> None:
         """Refuse rows whose cells are not what they must be; they have a column `where`."""
         for column, expected, sound in self.cells:
-            refuse(rows, ~sound(rows), column, expected, quotes=self.quotes)
+            refuse(rows, ~sound(rows), column, expected)
 
 
-def refuse(rows: pd.DataFrame, wrong: pd.Series, column: str, expected: str, *, quotes: bool = True) -> None:
+def refuse(rows: pd.DataFrame, wrong: pd.Series, column: str, expected: str) -> None:
     """Nothing where no cell of a column is wrong.
 
     Args:
@@ -126,27 +146,18 @@ def refuse(rows: pd.DataFrame, wrong: pd.Series, column: str, expected: str, *, 
         wrong: True where the cell is.
         column: whose cells.
         expected: what they must be.
-        quotes: show the cell. In a shifted row it may be a report's, which `quoted` shows as a number of words; where a
-            single word is too much, or nothing but a shift explains the cell, do not.
 
     Raises:
         ValueError: of the first wrong cell.
     """
     if wrong.any():
         row = rows[wrong].iloc[0]
-        came = f"got {quoted(row[column])}" if quotes else "which the cell is not; fetch the table again"
-        raise ValueError(f"{row['where']}: {column} must be {expected}, {came}")
-
-
-def quoted(cell: object) -> str:
-    """A cell as an error may show it: a single word; of more their number, for in a shifted row they are a report's."""
-    words = len(str(cell).split())
-    return repr(cell) if words <= 1 else f"{words} words"
+        raise ValueError(f"{row['where']}: {column} must be {expected}, got {quoted(row[column])}")
 
 
 def first_file(*paths: Path) -> Path:
     """The first of these that is a file; the first at all where none is."""
-    return next((path for path in paths if path.is_file()), paths[0])
+    return next((path for path in paths if os.path.isfile(path)), paths[0])  # False for a name no file can have
 
 
 def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -156,12 +167,13 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a column is missing, a row has too many cells, a quote stays open, the file is empty, truncated or
-            not UTF-8.
+        ValueError: a column is missing or named twice, a row has too many cells, a cell is longer than `csv` reads
+            (131,072 characters), a quote stays open, the file is empty, truncated or not UTF-8.
     """
     _check_there(path)
     rows: list[list[str]] = []
     lines: list[int] = []
+    line = 1
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(chain(file, [END]))
@@ -182,10 +194,13 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
                 raise ValueError(f"{path.name}, line {begin}: a double quote is never closed; fetch the file again")
     except UnicodeDecodeError as error:
         raise _foreign(path, error) from None
-    except (csv.Error, OSError, EOFError, zlib.error) as error:
+    except csv.Error as error:
+        raise ValueError(
+            f"{path.name}, line {line}: {error}; a double quote may never be closed, or the cell is no table's"
+        ) from error
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path.name} cannot be read as a table, fetch it again: {error}") from error
-    table = pd.DataFrame(rows, columns=names, dtype=str)
-    return table.loc[:, ~table.columns.duplicated(keep="last")].assign(line=lines)
+    return pd.DataFrame(rows, columns=names, dtype=str).drop(columns="", errors="ignore").assign(line=lines)
 
 
 def _check_there(path: Path) -> None:
@@ -207,6 +222,10 @@ def _check_columns(path: Path, header: Iterable[str], columns: Sequence[str]) ->
             f"{path.name}: missing column(s) {missing}; its first line must name the columns, of its "
             f"{len(names)} cells {there} do"
         )
+    for name in names:
+        if name and names.count(name) > 1:
+            shown = repr(name) if name in columns else quoted(name)
+            raise ValueError(f"{path.name}, line 1: {names.count(name)} columns are named {shown}; keep one of them")
     return names
 
 
@@ -229,11 +248,41 @@ def _foreign(path: Path, error: UnicodeDecodeError) -> ValueError:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds; raises as `read_text` does, and `ValueError` with file and line where it is not JSON."""
+    """What a JSON file holds.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not UTF-8, not JSON, nested too deep, or holds half a character (a lone surrogate), which no
+            file can hold again; the message names the file and none of its text.
+    """
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
+        content = json.loads(text)
+        if re.search(r"\\u[dD]", text):
+            json.dumps(content, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise ValueError(f"{path.name}, line {error.lineno}: not JSON; fetch the file again") from error
+    except UnicodeEncodeError:
+        raise ValueError(f"{path.name}: a text holds half a character (a lone surrogate); fetch it again") from None
+    except (ValueError, RecursionError) as error:  # a number of 4,300 digits; lists in lists in lists
+        raise ValueError(f"{path.name}: no JSON that can be read ({type(error).__name__}); fetch it again") from None
+    return content
+
+
+def json_rows(where: str, rows: Any, **keys: type | tuple[type, ...]) -> list[dict[str, Any]]:
+    """Entries of a list in a JSON file, all of them objects with these keys.
+
+    Raises:
+        ValueError: it is no list, or an entry lacks a key or has something else there.
+    """
+    if not isinstance(rows, list):
+        raise ValueError(f"{where}: expected a list of entries, got {type(rows).__name__}; fetch the file again")
+    for number, row in enumerate(rows):
+        for key, kind in keys.items():
+            if not isinstance(row, dict) or not isinstance(row.get(key), kind):
+                kinds = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
+                raise ValueError(f"{where}, entry {number}: no key {key!r} of type {kinds}; fetch the file again")
+    return rows
 
 
 def make_table(name: str, rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -257,10 +306,10 @@ def image_row(image_id: str, study_id: str, root: Path, path: Path, view: str) -
 def film_table(
     films: pd.DataFrame, root: Path, exclusions: Exclusions, *, missing: str = "", absent: str = "row without a film"
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The films that are there and readable, and their table images; the others are counted as defects.
+    """The films that are there, readable and under `root`, and their table images; the others are counted as defects.
 
     Args:
-        films: columns image_id, study_id, view, where, and file (from `root`; "" where none was found).
+        films: columns image_id, study_id, view, where, and file (from `root`; where it should be, if it is not there).
         root: of the corpus.
         exclusions: counted in.
         missing: where not one film is there, this error; "" for a corpus that may be without.
@@ -272,6 +321,9 @@ def film_table(
     columns = ("image_id", "study_id", "file", "view", "where")
     images = []
     for image_id, study_id, file, view, where in zip(*(films[column] for column in columns), strict=True):
+        if not stays_inside(str(file)):
+            exclusions.add("film outside the corpus's folder", where, defect=True)
+            continue
         try:
             images.append(image_row(image_id, study_id, root, root / file, view))
         except FileNotFoundError:
@@ -279,7 +331,8 @@ def film_table(
         except ValueError as error:
             exclusions.add("unreadable film", f"{where}: {error}", defect=True)
     if missing and not images:
-        raise FileNotFoundError(missing)
+        tried = f"; the first path tried is {root}/{quoted(str(films['file'].iloc[0]))}" if len(films) else ""
+        raise FileNotFoundError(f"{missing}{tried}")
     table = make_table("images", images)
     return films[films["image_id"].isin(set(table["image_id"]))], table
 
@@ -298,8 +351,9 @@ def melt_labels(rows: pd.DataFrame, findings: Mapping[str, str], source: str) ->
         source: what the column of that name says.
 
     Raises:
-        ValueError: a cell is none of 1, 0, -1 and blank.
+        ValueError: a cell is none of 1, 0, -1 and blank, or a study is listed twice.
     """
+    refuse(rows, rows["study_id"].duplicated(), "study_id", "listed once")
     for column in findings:
         refuse(rows, ~rows[column].isin(LABEL_VALUES), column, "1, 0, -1 or blank")
     long = rows.melt("study_id", list(findings), var_name="finding", value_name="value")

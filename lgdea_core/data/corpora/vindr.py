@@ -5,11 +5,15 @@
                      train/<image_id>.dicom, test/<image_id>.dicom
     Kaggle           train.csv                                  image_id, class_name, class_id, rad_id, x_min, ...
                      train/<image_id>.dicom                     (its test films have no labels)
+                     train/<image_id>.png                       (smaller copies; the size of the original stands in
+                                                                train.csv, width and height, or in train_meta.csv,
+                                                                image_id, dim0 (rows), dim1 (columns))
 
 Each of the 15,000 training films was read by three radiologists on their own, the 3,000 test films by five who agreed
 (no rad_id, reader "agreed"). A label is 1 where more than half of a film's readers give it and 0 elsewhere; column
 `share` is their share. Boxes are every reader's own (column `reader`): those of one film and finding are one sample.
-Kaggle's labels are its boxes' classes. Boxes count in the original film. Patients are not published: each film is one.
+Kaggle's labels are its boxes' classes. Boxes count in the original film; of a copy whose original's size is
+not told, in its own pixels, which is counted. Patients are not published: each film is one.
 Splits: PhysioNet's test, and a share of its train as val (BenchX: 12,000/3,000/3,000); of Kaggle's a second share is
 test.
 
@@ -22,8 +26,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from lgdea_core.data.corpora.tables import CORNERS, Cells, Exclusions, Layout, box_table, film_table, refuse
-from lgdea_core.data.corpus import Corpus
+from lgdea_core.data.corpora.tables import (
+    CORNERS,
+    Cells,
+    Exclusions,
+    Layout,
+    box_table,
+    film_table,
+    first_file,
+    plain_name,
+    refuse,
+)
+from lgdea_core.data.corpus import Corpus, quoted
 from lgdea_core.data.pairing import hold_out, split_by_patient
 from lgdea_core.vocabulary import NO_FINDING
 
@@ -43,10 +57,17 @@ BOXES = Layout(
     columns=("image_id", "class_name", *CORNERS),
     key="image_id",
     noun="image",
-    cells=(Cells("class_name", "one of VinDr's 28 labels", lambda rows: rows["class_name"].str.lower().isin(NAMES)),),
+    cells=(
+        plain_name("image_id"),
+        Cells("class_name", "one of VinDr's 28 labels", lambda rows: rows["class_name"].str.lower().isin(NAMES)),
+    ),
 )
 KAGGLE_BOXES = replace(BOXES, columns=("image_id", "class_name", "rad_id", *CORNERS))
-LABELS = Layout(columns=("image_id",), key="image_id", noun="image")
+LABELS = Layout(columns=("image_id",), key="image_id", noun="image", cells=(plain_name("image_id"),))
+SIZES_FILE = "train_meta.csv"
+SIZES = Layout(columns=("image_id", "dim0", "dim1"), key="image_id", noun="image")
+SUFFIXES = (".dicom", ".dcm", ".png", ".jpg")
+"""of films, the first that is there counts"""
 
 
 def load(root: Path, val_fraction: float = 0.2, seed: int = 0) -> Corpus:
@@ -67,9 +88,11 @@ def load(root: Path, val_fraction: float = 0.2, seed: int = 0) -> Corpus:
     unlisted = ~rows["image_id"].isin(set(votes["image_id"]))
     rows = exclusions.drop(rows, unlisted, "annotation of an image without labels", defect=True)
     films = votes.drop_duplicates("image_id")
-    films = films.assign(
-        study_id=films["image_id"], view="unknown", file=films["folder"] + "/" + films["image_id"] + ".dicom"
-    )
+    files = [
+        first_file(*(root / folder / f"{name}{suffix}" for suffix in SUFFIXES)).relative_to(root).as_posix()
+        for folder, name in zip(films["folder"], films["image_id"], strict=True)
+    ]
+    films = films.assign(study_id=films["image_id"], view="unknown", file=files)
     missing = f"no film of {root.name}'s tables under {root / 'train'}; unpack the images there"
     films, images = film_table(films, root, exclusions, missing=missing)
     studies = pd.DataFrame({"study_id": films["study_id"], "patient_id": films["study_id"], "report": None})
@@ -87,7 +110,7 @@ def load(root: Path, val_fraction: float = 0.2, seed: int = 0) -> Corpus:
         labels=labels.rename(columns={"image_id": "study_id"})
         .assign(value=(labels["share"] > 0.5).astype(float), source="vindr")
         .reset_index(drop=True),
-        boxes=box_table(_boxes(rows, images), exclusions, "reader"),
+        boxes=box_table(_boxes(rows, images, root, exclusions), exclusions, "reader"),
         exclusions=exclusions,
     )
 
@@ -105,7 +128,8 @@ def _votes_of_columns(path: Path, split: str) -> pd.DataFrame:
     names = [column for column in rows.columns if column not in ("image_id", "rad_id", "line", "where")]
     unknown = [name for name in names if name.lower() not in NAMES]
     if unknown:
-        raise ValueError(f"{path.name}, line 1: column(s) {unknown} are none of VinDr's 28 labels; fetch it again")
+        named = ", ".join(map(quoted, unknown))
+        raise ValueError(f"{path.name}, line 1: column(s) {named} are none of VinDr's 28 labels; fetch it again")
     for name in names:
         refuse(rows, ~rows[name].isin(("0", "1", "0.0", "1.0")), name, "0 or 1")
     shares = rows[names].astype(float).groupby(rows["image_id"], sort=False).mean()
@@ -132,7 +156,7 @@ def _finding(name: str) -> str:
     return RENAMED.get(name.lower(), name.lower())
 
 
-def _boxes(rows: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
+def _boxes(rows: pd.DataFrame, images: pd.DataFrame, root: Path, exclusions: Exclusions) -> pd.DataFrame:
     """Annotations of a finding on a film that is here, as `box_table` takes them."""
     rows = rows.assign(
         study_id=rows["image_id"],
@@ -141,6 +165,16 @@ def _boxes(rows: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
         source="vindr",
         reader=[reader or AGREED for reader in rows.get("rad_id", pd.Series("", index=rows.index)).fillna("")],
     )
-    sizes = images[["image_id", "width", "height"]]
-    sizes = sizes.rename(columns={"width": "frame_width", "height": "frame_height"})
-    return rows[rows["finding"] != NO_FINDING].merge(sizes, on="image_id")
+    rows = rows[(rows["finding"] != NO_FINDING) & rows["image_id"].isin(set(images["image_id"]))]
+    frames = images[["image_id", "width", "height"]]
+    if {"width", "height"} <= set(rows):
+        frames = rows[["image_id", "width", "height"]].drop_duplicates("image_id")
+    elif (root / SIZES_FILE).is_file():
+        frames = SIZES.read(root / SIZES_FILE).rename(columns={"dim1": "width", "dim0": "height"})
+    else:
+        copies = images.loc[~images["path"].str.endswith((".dicom", ".dcm")), "image_id"]
+        reason = "film that is a copy: its boxes are taken in its own pixels"
+        exclusions.count(reason, int(copies.isin(set(rows["image_id"])).sum()))
+    frames = frames.rename(columns={"width": "frame_width", "height": "frame_height"}).drop_duplicates("image_id")
+    frames = frames[["image_id", "frame_width", "frame_height"]]
+    return rows.drop(columns=["width", "height"], errors="ignore").merge(frames, on="image_id", how="left")
