@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lgdea_core.paths import read_json
+
 METHODS = {
     "clip": "lgdea_core.methods.clip",
     "gloria": "lgdea_core.methods.gloria",
@@ -299,7 +301,9 @@ class RunConfig:
     @classmethod
     def load(cls, path: Path) -> "RunConfig":
         """Read what `save` wrote; a field that is unknown here, as of another version, is a ValueError."""
-        values = json.loads(path.read_text())
+        values = read_json(path)
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}: expected an object of configuration fields, got {type(values).__name__}")
         parts = {entry.name: entry.default_factory for entry in fields(cls) if isinstance(values.get(entry.name), dict)}
         parts["objective"] = find_method(values.get("method", cls.method)).Config
         try:

@@ -23,6 +23,7 @@ from lgdea_core.inference import (
     ImageTextProcessor,
     best_device,
     evaluating,
+    finite,
     full_precision,
 )
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
@@ -154,7 +155,7 @@ def patch_grids(
             assign(model.method.patches(model, images), points, config.image_temperature).sqrt(),
         )
     side = math.isqrt(maps.shape[2])
-    grids = maps.unflatten(2, (side, side)).cpu().numpy()
+    grids = finite(maps.unflatten(2, (side, side)).cpu().numpy(), "maps", "similarities of phrases and patches")
     sigma = smoothing * side / 14 if scaled else smoothing
     return gaussian_filter(grids, sigma=(0, 0, sigma, sigma)) if sigma else grids
 
@@ -199,8 +200,10 @@ def gradcam(
     with full_precision(model), evaluating(model):
         with torch.no_grad():
             text = model.encode_texts(*(part.to(device) for part in processor.tokens([phrase])))[0]
+            finite(text.cpu().numpy(), "gradcam", "values of the phrase's embedding")
         with GradCAM(model=_ImageEmbed(model), target_layers=[model.image_tower.fuse]) as cam:
             heat = cam(input_tensor=processor.pixel_values(crop).to(device), targets=[_PhraseTarget(text)])[0]
+    heat = finite(heat, "gradcam", "values of the map")
     return crop_to_original(heat.astype(np.float32), crop_frame(*image.shape, processor.image_size))
 
 
@@ -213,12 +216,28 @@ def load(folder: Path | str, device: torch.device | str | None = None) -> tuple[
 
     Raises:
         FileNotFoundError: the folder is not there or holds no model.
+        ValueError: its files are cut or do not fit each other, a size is beyond any model here, a weight is not finite,
+            or there is no such device.
     """
-    if not (Path(folder) / "config.json").is_file():
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder}: no model there; give a folder written by `save_pretrained`")
-    model = LGDEAModel.from_pretrained(folder).eval().to(best_device() if device is None else device)
-    model.folder = Path(folder)
-    return model, LGDEAProcessor.from_pretrained(folder)
+    model = LGDEAModel.from_pretrained(folder).eval()
+    for name, weight in model.state_dict().items():
+        if not weight.isfinite().all():
+            raise ValueError(f"{folder}: weights {name} are not finite; the training went wrong, repeat it")
+    processor = LGDEAProcessor.from_pretrained(folder)
+    if processor.image_size != model.config.image_size:
+        raise ValueError(
+            f"{folder}: the processor makes images of {processor.image_size} pixels, the model reads "
+            f"{model.config.image_size}; the files are not of one model"
+        )
+    try:
+        model.to(best_device() if device is None else device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device}: {error}") from error
+    model.folder = folder
+    return model, processor
 
 
 if __name__ == "__main__":

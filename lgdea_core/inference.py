@@ -56,6 +56,17 @@ class ImageTextProcessor(Protocol):
     def tokens(self, texts: list[str]) -> tuple[Int[Tensor, "texts tokens"], Bool[Tensor, "texts tokens"]]: ...
 
 
+def finite(scores: np.ndarray, where: str, what: str = "scores") -> np.ndarray:
+    """The scores, all of which are numbers: of others every order is as good as any, so none may be measured.
+
+    Raises:
+        ValueError: some are NaN or infinite.
+    """
+    if wrong := int((~np.isfinite(scores)).sum()):
+        raise ValueError(f"{where}: {wrong} {what} are not finite; the training went wrong, repeat it")
+    return scores
+
+
 class ImagePool(NamedTuple):
     """What a pool of images yields, row by row."""
 

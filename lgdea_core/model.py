@@ -4,15 +4,16 @@ import json
 import logging
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Bool, Float, Int, UInt8
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from lgdea_core.config import Objective, RunConfig, find_method
 from lgdea_core.crops import pixel_values
@@ -26,6 +27,7 @@ from lgdea_core.encoders import (
     text_tower_config,
     train_tokenizer,
 )
+from lgdea_core.paths import read_json
 from lgdea_core.prototypes import (
     LesionQueries,
     assign,
@@ -39,6 +41,12 @@ logger = logging.getLogger("lgdea")
 MAX_LOGIT_SCALE = 100.0
 """CLIP's bound on the learned factor."""
 PROCESSOR_FILE = "processor_config.json"
+MOST, MOST_LAYERS, LARGEST_IMAGE = 2_000_000, 256, 4096
+"""Largest number of a model folder's configuration, such as its vocabulary; of what is built one by one; of pixels."""
+COUNTED = ("layer", "depth", "block", "stage", "repeat", "expert")
+"""Words in the names of fields that say how many modules there are."""
+COMMON_FIELDS = {"architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path"}
+"""What transformers may write into any configuration."""
 
 MODEL_CARD = """---
 {{ card_data }}
@@ -110,14 +118,20 @@ class LGDEAModel(
             self.add_module(name, module)
 
     @classmethod
+    def from_pretrained(cls, name: str | Path, **kwargs: Any) -> "LGDEAModel":
+        """Read what `save_pretrained` wrote, from a folder or a hub.
+
+        Raises:
+            ValueError: the folder's files are cut, do not fit each other, are of another version, or make a model
+                larger than any here; the message names the file. Nothing was built.
+        """
+        folder = Path(name)
+        if folder.is_dir():
+            _check_weights(folder, _checked_config(folder / "config.json"))
+        return super().from_pretrained(name, **kwargs)
+
+    @classmethod
     def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> "LGDEAModel":
-        there = Path(str(kwargs.get("model_id", ""))) / "config.json"
-        known = {entry.name for entry in fields(LGDEAConfig)}
-        if there.is_file() and (found := set(json.loads(there.read_text()))) != known:
-            raise ValueError(
-                f"{there}: written by another version; fields too many: {sorted(found - known)}, fields it lacks: "
-                f"{sorted(known - found)}. Train the model again"
-            )
         return super()._from_pretrained(strict=strict, **kwargs)
 
     @property
@@ -174,6 +188,102 @@ def _tower_config(values: dict[str, Any]) -> Any:
     return AutoConfig.for_model(values.pop("model_type"), **values)
 
 
+def _checked_config(path: Path) -> LGDEAConfig:
+    """What a model folder says its model is, where it is of this version and no larger than any model here.
+
+    Raises:
+        ValueError: it is not; the message names file and field.
+    """
+    values = read_fields(path, {entry.name for entry in fields(LGDEAConfig)})
+    check_sizes(path, "", values)
+    for entry in fields(LGDEAConfig):
+        kind = (int, float) if entry.type is float else get_origin(entry.type) or entry.type
+        if not isinstance(values[entry.name], kind) or isinstance(values[entry.name], bool):
+            raise ValueError(f"{path}: {entry.name} is {values[entry.name]!r}; train the model again")
+    for tower in ("image", "text"):
+        if values[tower].get("model_type") not in CONFIG_MAPPING:
+            raise ValueError(f"{path}: {tower} is no configuration of a transformers model; train the model again")
+        known = set(CONFIG_MAPPING[values[tower]["model_type"]]().to_dict()) | COMMON_FIELDS
+        if unknown := sorted(set(values[tower]) - known):
+            raise ValueError(f"{path}: unknown fields of {tower}: {', '.join(unknown)}; remove them")
+    known = {entry.name for entry in fields(find_method(values["method"]).Config)}
+    if unknown := sorted(set(values["objective"]) - known):
+        raise ValueError(
+            f"{path}: unknown fields of objective: {', '.join(unknown)}; there are {', '.join(sorted(known))}"
+        )
+    return LGDEAConfig(**values)
+
+
+def read_fields(path: Path, known: set[str]) -> dict[str, Any]:
+    """The fields of a JSON file, all of them and no others.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no JSON object of these fields.
+    """
+    values = read_json(path)
+    if not isinstance(values, dict) or set(values) != known:
+        found = set(values) if isinstance(values, dict) else set()
+        raise ValueError(
+            f"{path}: written by another version; fields too many: {sorted(found - known)}, fields it lacks: "
+            f"{sorted(known - found)}. Train the model again"
+        )
+    return values
+
+
+def check_sizes(path: Path | str, name: str, value: Any) -> None:
+    """Refuse a number that would make a model which no machine here can hold, or build in its lifetime.
+
+    Args:
+        path: of a configuration, for the message.
+        name: of the field; empty for the whole.
+        value: of the field, with all below.
+
+    Raises:
+        ValueError: a number is too large, or none.
+    """
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            check_sizes(path, f"{name}.{key}".lstrip("."), entry)
+    elif isinstance(value, list):
+        if len(value) > MOST_LAYERS:
+            raise ValueError(f"{path}: {name} lists {len(value)} values, {MOST_LAYERS} at most are read here")
+        for entry in value:
+            check_sizes(path, name, entry)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        last = name.rpartition(".")[2]
+        most = LARGEST_IMAGE if last.endswith("image_size") else MOST
+        most = MOST_LAYERS if any(word in last for word in COUNTED) else most
+        if not -most <= value <= most:  # which no NaN is
+            raise ValueError(f"{path}: {name} is {value}, at most {most} is read here; train the model again")
+
+
+def _check_weights(folder: Path, config: LGDEAConfig) -> None:
+    """Compare the weights' names and shapes with those of the model the configuration makes, before it is made.
+
+    Raises:
+        ValueError: they are others, or the file is cut; the message names it.
+    """
+    path = folder / "model.safetensors"
+    try:
+        with safe_open(path, "pt") as file:
+            there = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            shared = set(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: no whole safetensors file ({error}); copy the folder again") from error
+    try:
+        with torch.device("meta"):
+            wanted = {name: list(value.shape) for name, value in LGDEAModel(config).state_dict().items()}
+    except Exception as error:  # whatever transformers makes of sizes that contradict each other
+        raise ValueError(f"{folder / 'config.json'}: no model can be built from it: {error}") from error
+    for name in sorted(wanted.keys() | there.keys()):
+        if there.get(name, wanted.get(name) if name in shared else None) != wanted.get(name):
+            raise ValueError(
+                f"{path}: {name} has shape {there.get(name, 'none')}, config.json makes it {wanted.get(name, 'none')}; "
+                "the two files are not of one model"
+            )
+
+
 class LGDEAProcessor:
     """Turns grey images into standardised crops and texts into tokens."""
 
@@ -201,11 +311,20 @@ class LGDEAProcessor:
 
         Raises:
             FileNotFoundError: the folder holds no processor.
+            ValueError: its files are cut, or of another version.
         """
         path = Path(folder) / PROCESSOR_FILE
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no processor there; give a folder written by `save_pretrained`")
-        return cls(AutoTokenizer.from_pretrained(folder, trust_remote_code=False), **json.loads(path.read_text()))
+        values = read_fields(path, {"image_size", "max_tokens"})
+        check_sizes(path, "", values)
+        if not all(type(value) is int and value > 0 for value in values.values()):
+            raise ValueError(f"{path}: expected whole numbers above 0, got {values}; train the model again")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except Exception as error:  # the tokenizers package has no classes of errors
+            raise ValueError(f"{folder}: no tokenizer can be read there ({error}); copy the folder again") from error
+        return cls(tokenizer, **values)
 
 
 def build_model(config: RunConfig, texts: list[str]) -> tuple[LGDEAModel, LGDEAProcessor]:
@@ -222,7 +341,7 @@ def build_model(config: RunConfig, texts: list[str]) -> tuple[LGDEAModel, LGDEAP
     else:
         tokenizer = AutoTokenizer.from_pretrained(parts.text_tower, trust_remote_code=False)
         text_config = text_tower_config(parts.text_tower, parts.text_layers)
-    towers = (json.loads(tower.to_json_string()) for tower in (image_config, text_config))
+    towers = (_known_fields(tower) for tower in (image_config, text_config))
     model = LGDEAModel(model_config(config, *towers))
     if parts.image_tower not in BUILT_IMAGE_TOWERS:
         _load_backbone(model.image_tower.backbone, parts.image_tower)
@@ -258,6 +377,12 @@ def model_config(config: RunConfig, image: dict[str, Any], text: dict[str, Any])
         method=config.method,
         objective=asdict(config.objective),
     )
+
+
+def _known_fields(tower: PreTrainedConfig) -> dict[str, Any]:
+    """A tower's configuration as plain values, without what its publisher wrote beside it."""
+    known = set(type(tower)().to_dict()) | COMMON_FIELDS
+    return {name: value for name, value in json.loads(tower.to_json_string()).items() if name in known}
 
 
 def _load_backbone(backbone: nn.Module, name: str) -> None:

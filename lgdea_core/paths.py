@@ -1,15 +1,37 @@
 """Where runs and data lie, and how files are written whole: every room writes by these."""
 
+import errno
+import glob
 import hashlib
+import itertools
+import json
+import logging
 import os
+import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+logger = logging.getLogger("lgdea")
 
 RUNS_VARIABLE = "LGDEA_RUNS"
+DATA_VARIABLE = "LGDEA_DATA"
+"""Environment variable that names the folder with one sub-folder per corpus."""
+HOLDER_VARIABLE = "LGDEA_HOLDER"
+"""Environment variable by which a process lets those it starts write into the one folder it holds."""
+LOCK_FILE = ".lock"
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<host>[\w-]+)\.(?P<process>\d+)\.\d+\.part", re.DOTALL)
+_KEPT = 40
+"""Letters of a file's name that its temporary name begins with: file systems bound names by 255 bytes."""
+_numbers = itertools.count()
+_held: set[Path] = set()
 
 
 def project_root() -> Path:
@@ -53,24 +75,154 @@ def git_commit(root: Path) -> str:
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A temporary path beside the target that takes its place on leaving, or is removed after an error."""
-    part = target.with_name(f".{target.name}.part")
-    remove(part)  # left behind by a killed process
+    """A temporary path beside the target that takes its place on leaving, or is removed after an error.
+
+    The name is this process's own, so that two writers never share a half-written file. Of a folder the old one stands
+    beside the new one for a moment: see `recover`.
+
+    Raises:
+        OSError: the write failed, as on a full disk; the message names the target, which is as it was.
+    """
+    remove_leftovers(target.parent, target.name)
+    part = target.with_name(f".{target.name[:_KEPT]}.{_host()}.{os.getpid()}.{next(_numbers)}.part")
     try:
-        yield part
-        if target.is_dir():
-            remove(target)  # a folder cannot be renamed onto a full one
-        part.replace(target)
+        with _naming(target):
+            yield part
+            recover(target)
+            if target.is_dir():  # a folder cannot be renamed onto a full one
+                target.rename(_old(target))
+            part.replace(target)
     finally:
+        recover(target)
         remove(part)
 
 
+def write_text(target: Path, text: str) -> None:
+    """Replace a file whole."""
+    with replacing(target) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        ValueError: it is no JSON, as where it was cut; the message names it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON ({error}); it was cut or changed, make it again") from error
+
+
+def recover(target: Path) -> None:
+    """Take back a folder whose writer was killed between its two renames, or remove what a later kill left of it."""
+    old = _old(target)
+    if old.is_dir():
+        remove(old) if target.exists() else old.rename(target)
+
+
+def remove_leftovers(folder: Path, name: str) -> None:
+    """Remove what dead processes of this machine left of one file that they were writing."""
+    for path in folder.glob(f".{glob.escape(name[:_KEPT])}.*.part"):
+        match = _LEFTOVER.fullmatch(path.name)
+        if match and match["host"] == _host() and not _alive(match):
+            remove(path)
+
+
+def sweep(folder: Path) -> None:
+    """Remove all that was left half-written in a folder and below, by whomever: for its holder, before it writes.
+
+    What a living process of this machine writes stays: a notebook's holder writes beside it.
+    """
+    parts = (path for path in folder.rglob("*") if path.name.endswith((".part", ".tmp")))
+    left = [path for path in parts if not _alive(_LEFTOVER.fullmatch(path.name))]
+    for path in left:
+        remove(path)
+    if left:
+        logger.info("%s: removed %d half-written files of processes that are dead", folder, len(left))
+
+
+class FolderHeld(RuntimeError):
+    """Another process writes into a folder."""
+
+
+@contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Nobody else writes into the folder meanwhile: a lock of the operating system, which ends with its process.
+
+    A process may ask again for what it holds, and so may those it starts with `HOLDER_VARIABLE` set to the folder.
+
+    Raises:
+        FolderHeld: another process holds it; the message names host and process.
+    """
+    folder = folder.resolve()
+    if folder in _held or os.environ.get(HOLDER_VARIABLE) == str(folder):
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK_FILE
+    lock = FileLock(path, timeout=0.5, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        holder = (path.read_text().strip() if path.is_file() else "") or "a process that has just begun"
+        raise FolderHeld(
+            f"{folder} is being written by {holder}; wait until that ends, end it, or give this run a name of its own"
+        ) from None
+    try:
+        with _naming(path):
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+        _held.add(folder)
+        yield
+    finally:
+        _held.discard(folder)
+        path.unlink(missing_ok=True)  # one who got hold of the file that is gone tries again (filelock)
+        lock.release()
+
+
 def remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
-DATA_VARIABLE = "LGDEA_DATA"
-"""Environment variable that names the folder with one sub-folder per corpus."""
+def _old(target: Path) -> Path:
+    return target.with_name(f"{target.name}.old")
+
+
+def _host() -> str:
+    return re.sub(r"[^\w-]", "-", socket.gethostname())
+
+
+def _alive(name: re.Match[str] | None) -> bool:
+    """Whether the process that a temporary file is named after is one of this machine and lives."""
+    if name is None or name["host"] != _host():
+        return False
+    try:
+        os.kill(int(name["process"]), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@contextmanager
+def _naming(target: Path) -> Iterator[None]:
+    """A write that a disk refuses names the file that was to be written, which those who raise seldom do."""
+    try:
+        yield
+    except Exception as error:
+        if not _write_failed(error):
+            raise
+        reason = f"{error.strerror if isinstance(error, OSError) else error}; nothing was replaced"
+        raise OSError(getattr(error, "errno", None) or errno.EIO, reason, str(target)) from error
+
+
+def _write_failed(error: Exception) -> bool:
+    """Whether a disk refused; those who write by C++ or Rust say so in words alone."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
+    return any(words in str(error) for words in ("os error 27", "os error 28", "os error 122", "PytorchStreamWriter"))

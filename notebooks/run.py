@@ -6,31 +6,41 @@ import contextlib
 import itertools
 import json
 import logging
-import multiprocessing
 import os
-import resource
+import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import papermill
-from papermill.exceptions import PapermillExecutionError
-from papermill.iorw import load_notebook_node
+# Notebooks need no check of internationalised links, whose grammar takes jsonschema seconds to build at import.
+sys.modules.setdefault("rfc3987_syntax", None)
+
+import papermill  # noqa: E402
+import psutil  # noqa: E402
+from papermill.exceptions import PapermillExecutionError  # noqa: E402
+from papermill.iorw import LocalHandler, load_notebook_node, papermill_io  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from lgdea_core.command import Command, ending_mistakes  # noqa: E402
 from lgdea_core.config import PRESETS, RunConfig  # noqa: E402
-from lgdea_core.paths import runs_folder  # noqa: E402
-from lgdea_core.runs.artifacts import default_run_name  # noqa: E402
+from lgdea_core.paths import HOLDER_VARIABLE, holding, runs_folder, sweep, write_text  # noqa: E402
+from lgdea_core.runs.artifacts import check_run_name, default_run_name, plain_name  # noqa: E402
 
 CONFIG_FIELDS = {"corpus": "corpus", "data": "root"} | {name: name for name in ("method", "seed", "paired_ratio")}
 """notebook parameter -> field of the configuration: the ones every notebook has, besides `preset` and `run`"""
+
+STOPS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+"""Signals that ask to end: from the keyboard, `timeout` or a scheduler, and a terminal that is closed."""
+GRACE = 3.0
+"""Seconds that a kernel has to end after them."""
+END_WITH_PARENT = "__import__('ctypes').CDLL(None).prctl(1, 9)" if sys.platform == "linux" else ""
+"""What a kernel begins with: PR_SET_PDEATHSIG, SIGKILL. Elsewhere its own poll ends it, within a second."""
 
 Parameters = dict[str, Any]
 Declared = dict[Path, dict[str, str]]
@@ -49,22 +59,23 @@ class Outcome:
 
 
 def main(arguments: Sequence[str] | None = None, folder: Path = ROOT / "notebooks") -> int:
-    """Run what the command line asks for; 0 where every notebook went well, 1 otherwise.
+    """Run what the command line asks for; 0 where every notebook went well, 128 + n after signal n, 1 otherwise.
 
-    Everything that can be checked is checked before the first notebook starts; a wrong argument exits with 2.
+    Everything that can be checked is checked before the first notebook starts; a wrong argument, or a run that another
+    process writes into, exits with 2.
     """
     parser = command_line()
     options = parser.parse_args(arguments)
-    try:
+    with ending_mistakes(parser):
         declared = {path: declared_parameters(path) for path in select_notebooks(folder, options.notebooks)}
         jobs = plan(options, declared)
-    except ValueError as error:
-        parser.error(str(error))
-    return 0 if all(run_all(name, parameters, declared) for name, parameters in jobs) else 1
+        with noting_signals() as stops:
+            done = all(run_all(name, parameters, declared, stops) for name, parameters in jobs)
+    return 128 + stops[0] if stops else 0 if done else 1
 
 
-def command_line() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Run the notebooks headless and in order.")
+def command_line() -> Command:
+    parser = Command(prog="run.py", description="Run the notebooks headless and in order.")
     parser.add_argument("--preset", help=f"{', '.join(PRESETS)}; default: LGDEA_PRESET, else demo")
     parser.add_argument("--run", help="name of the folder in data/runs; default: <method>-<preset>-<seed>[-<corpus>]")
     parser.add_argument("--corpus", help="corpus, or PAIRS+IMAGES+REPORTS; default: the preset's")
@@ -117,7 +128,7 @@ def plan(options: argparse.Namespace, declared: Declared) -> list[tuple[str, Par
     """Run name and parameters of every run that the command line asks for.
 
     Raises:
-        ValueError: an unknown parameter, preset or value.
+        ValueError: an unknown parameter, preset or value, or a name that is not a plain one.
     """
     annotations = {name: kind for parameters in declared.values() for name, kind in parameters.items()}
     given = [(name, getattr(options, name)) for name in ("preset", "run", "corpus", "data")]
@@ -135,10 +146,12 @@ def plan(options: argparse.Namespace, declared: Declared) -> list[tuple[str, Par
         changes = {field: parameters[name] for name, field in CONFIG_FIELDS.items() if name in parameters}
         config = RunConfig.from_preset(parameters.get("preset"), **changes)  # the notebooks make the same one
         parameters |= data_folder(config.data.corpus, parameters.get("data")) | {"preset": config.preset}
-        suffix = "".join(f"-{name}-{value}" for name, value in swept)
+        suffix = plain_name("".join(f"-{name}-{value}" for name, value in swept))
         runs.append((parameters.get("run") or default_run_name(config), suffix, parameters))
     distinct = len({name for name, _, _ in runs}) == len(runs)
-    named = [(name if distinct else name + suffix, parameters) for name, suffix, parameters in runs]
+    named = [(check_run_name(name if distinct else name + suffix), values) for name, suffix, values in runs]
+    if len(dict(named)) < len(named):
+        raise ValueError(f"--sweep: two runs would be called {named[0][0]!r}; give values that differ in their letters")
     return [(name, parameters | {"run": name}) for name, parameters in named]
 
 
@@ -175,51 +188,127 @@ def data_folder(corpus: str, data: str | None) -> Parameters:
     return {"data": str(folder)}
 
 
-def run_all(name: str, parameters: Parameters, declared: Declared) -> bool:
-    """Execute notebooks one after the other until one fails; copies and `timing.json` go into the run's folder."""
-    run = runs_folder() / name
+def run_all(name: str, parameters: Parameters, declared: Declared, stops: list[int]) -> bool:
+    """Execute notebooks one after the other until one fails; copies and `timing.json` go into the run's folder.
+
+    Raises:
+        FolderHeld: another process writes into the run.
+    """
+    run = (runs_folder() / name).resolve()
     copies, timing = run / "notebooks", run / "timing.json"
-    copies.mkdir(parents=True, exist_ok=True)
-    for place, (path, known) in enumerate(declared.items(), start=1):
-        print(f"[{place}/{len(declared)}] {path.name}  run {name}", flush=True)
-        own = {key: value for key, value in parameters.items() if key in known}
-        outcome = execute_apart(path, copies / path.name, own)
-        outcomes = json.loads(timing.read_text()) if timing.is_file() else {}
-        outcomes[path.stem] = asdict(outcome)
-        timing.write_text(json.dumps(dict(sorted(outcomes.items())), indent=2) + "\n")
-        if outcome.error:
-            print(f"{path.name}: {outcome.error}\nexecuted copy: {copies / path.name}", file=sys.stderr, flush=True)
-            return False
-        print(f"      {outcome.seconds:.0f} s, peak {outcome.peak_mb:.0f} MB", flush=True)
-    print(f"run {name}: executed copies in {copies}, seconds and memory in {timing}", flush=True)
+    with holding(run), contextlib.ExitStack() as after:
+        sweep(run)
+        copies.mkdir(exist_ok=True)
+        os.environ[HOLDER_VARIABLE] = str(run)  # the kernels write for this process
+        after.callback(os.environ.pop, HOLDER_VARIABLE)
+        for place, (path, known) in enumerate(declared.items(), start=1):
+            if stops:
+                return False
+            print(f"[{place}/{len(declared)}] {path.name}  run {name}", flush=True)
+            own = {key: value for key, value in parameters.items() if key in known}
+            outcome = execute(path, copies / path.name, own, stops)
+            outcomes = json.loads(timing.read_text()) if timing.is_file() else {}
+            outcomes[path.stem] = asdict(outcome)
+            write_text(timing, json.dumps(dict(sorted(outcomes.items())), indent=2) + "\n")
+            if outcome.error:
+                print(f"{path.name}: {outcome.error}\nexecuted copy: {copies / path.name}", file=sys.stderr, flush=True)
+                return False
+            print(f"      {outcome.seconds:.0f} s, peak {outcome.peak_mb:.0f} MB", flush=True)
+        print(f"run {name}: executed copies in {copies}, seconds and memory in {timing}", flush=True)
     return True
 
 
-def execute_apart(source: Path, copy: Path, parameters: Parameters) -> Outcome:
-    """`execute` in a process of its own, whose only child is the kernel: so its peak memory is the kernel's."""
-    with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            return pool.submit(execute, source, copy, parameters).result()
-        except BrokenProcessPool:
-            return Outcome(seconds=0, peak_mb=0, error="the process that ran it was killed; is there enough memory?")
+@contextlib.contextmanager
+def noting_signals() -> Iterator[list[int]]:
+    """Until the block ends, signals that ask this process to end are noted in the list, in place of ending it.
 
-
-def execute(source: Path, copy: Path, parameters: Parameters) -> Outcome:
-    """Execute one notebook from the repository's root; the copy is written cell by cell, whatever happens."""
-    logging.getLogger("papermill").setLevel(logging.ERROR)  # it calls parameters it cannot parse unknown
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    start, error = time.monotonic(), None
+    A closed terminal is nothing to one that `nohup` started.
+    """
+    stops: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield stops
+        return
+    heard = [number for number in STOPS if number in STOPS[:2] or signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda number, _: stops.append(number)) for number in heard}
     try:
-        papermill.execute_notebook(
-            source, copy, parameters, kernel_name="python3", cwd=ROOT, progress_bar=sys.stderr.isatty()
-        )
-    except PapermillExecutionError as failure:
-        error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
-    except Exception as failure:  # such as a kernel that dies: the caller reports it and stops
-        error = f"{type(failure).__name__}: {failure}"
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
+        yield stops
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def execute(source: Path, copy: Path, parameters: Parameters, stops: list[int]) -> Outcome:
+    """Execute one notebook from the repository's root; the copy is written cell by cell, whatever happens.
+
+    Papermill works in a thread of its own, so that this one hears signals. One that asks to end interrupts the cell: a
+    training saves what it can resume from, and the copy says where it stopped. What is still there after `GRACE`
+    seconds, or at the second signal, is killed. Where this process is killed itself, its kernel ends with it.
+    """
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it calls parameters it cannot parse unknown
+    papermill_io.register(str(copy), WholeFiles())
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    start, errors = time.monotonic(), []
+    thread = threading.Thread(target=run_notebook, args=(source, copy, parameters, errors), daemon=True)
+    thread.start()
+    peak, asked_at = 0.0, None
+    while thread.is_alive():
+        thread.join(0.1)
+        kernels = psutil.Process().children()
+        peak = max([peak, *map(peak_mb, kernels)])
+        if not stops:
+            continue
+        if asked_at is None:
+            asked_at = time.monotonic()
+            tell(kernels, signal.SIGINT)
+        elif len(stops) > 1 or time.monotonic() - asked_at > GRACE:
+            tell(kernels, signal.SIGKILL)
+            thread.join(1.5)  # the copy is saved
+            break
+    error = errors[0] if errors else None
+    if stops:
+        error = f"stopped by {signal.Signals(stops[0]).name}; the same command goes on where it stood"
     return Outcome(seconds=round(time.monotonic() - start, 1), peak_mb=round(peak), error=error)
 
 
+def run_notebook(source: Path, copy: Path, parameters: Parameters, errors: list[str]) -> None:
+    """Execute one notebook by papermill, and note the error if there is one."""
+    try:
+        papermill.execute_notebook(
+            source, copy, parameters, kernel_name="python3", cwd=ROOT, progress_bar=sys.stderr.isatty(),
+            extra_arguments=[f"--IPKernelApp.exec_lines={END_WITH_PARENT}"], shutdown_kernel="immediate",
+        )  # fmt: skip
+    except PapermillExecutionError as failure:
+        errors.append(f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}")
+    except Exception as failure:  # such as a kernel that dies: the caller reports it and stops
+        errors.append(f"{type(failure).__name__}: {failure}")
+
+
+class WholeFiles(LocalHandler):
+    """How papermill writes the executed copy: replaced whole after each cell."""
+
+    def write(self, buf: str, path: str) -> None:
+        write_text(Path(path), buf)
+
+
+def tell(processes: list[psutil.Process], number: int) -> None:
+    """Send a signal to processes, each of which leads a session of its own, and to those they started."""
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+
+
+def peak_mb(process: psutil.Process) -> float:
+    """Largest resident memory of a process so far; where the system does not keep it, the present one."""
+    status = Path(f"/proc/{process.pid}/status")
+    with contextlib.suppress(psutil.Error, OSError, IndexError):
+        if status.is_file():
+            return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
+        return process.memory_info().rss / 1024**2
+    return 0.0
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    status = main()
+    if status > 128:
+        os._exit(status)  # at once: the thread of a kernel that was killed may wait yet
+    raise SystemExit(status)

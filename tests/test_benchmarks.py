@@ -1,7 +1,10 @@
-"""The benchmark of evaluation, at a size where only its agreement with the per-sample loop counts."""
+"""The benchmark of evaluation, where only its agreement with the per-sample loop counts, and the campaign of faults."""
 
 import argparse
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import evaluation
+import faults
 
 TINY = argparse.Namespace(pairs=30, size=48, images=40, dim=16, resamples=20, repeats=1, seed=0, cold=False)
 
@@ -44,3 +48,26 @@ def test_retrieval_of_the_benchmark_is_above_chance() -> None:
         *(f"P@{k}" for k in (5, 10, 50)),
         *(f"{way} R@{k}" for way in ("image to text", "text to image") for k in (1, 5, 10)),
     }
+
+
+def test_the_campaign_of_faults_finds_the_processes_of_a_run_and_counts_what_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = os.environ | {"LGDEA_RUNS": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=environment) as process:
+        while not (found := faults.processes_of(tmp_path, but=0)):  # its environment is there after exec
+            time.sleep(0.01)
+        assert [one.pid for one in found] == [process.pid]
+        assert faults.processes_of(tmp_path, but=process.pid) == []
+        process.communicate()
+    assert faults.processes_of(tmp_path, but=0) == []
+    (tmp_path / "timing.json").write_text("1")
+    (tmp_path / "metrics.json").write_text("1")
+    assert list(faults.files_of(tmp_path)) == ["metrics.json"]
+    monkeypatch.setattr(faults, "ROWS", {name: tmp_path / f"{name}.csv" for name in faults.ROWS})
+    row = {"kill": 0, "method": "asg", "notebook": "01", "signal": "SIGINT", "to": "group", "still_running": 1}
+    counts = {"orphans": 0, "seconds_to_end": 0.5, "repairs": 0, "files": 7, "differing": 2}
+    for kill in range(2):
+        faults.note("kills", row | counts | {"kill": kill})
+    assert "2 kills: 2 SIGINT to group." in faults.tables()
+    assert "| asg | 01 | 2 | SIGINT | 2 | 0 | 0.5 | 0 | 14 | 4 |" in faults.tables()

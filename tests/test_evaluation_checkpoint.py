@@ -252,6 +252,20 @@ def test_a_checkpoint_without_all_its_weights_is_refused(
         load_published(str(copied(folders["clip"], tmp_path / "part", kept)))
 
 
+def test_a_checkpoint_that_is_cut_or_too_large_is_named(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = copied(folders["clip"], tmp_path / "cut")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=f"{folder}: weights that are cut"):
+        load_published(str(folder))
+    (folder / "model.safetensors").write_bytes(whole)
+    settings = json.loads((folder / "config.json").read_text())
+    settings["text_config"]["num_hidden_layers"] = 10**9
+    (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"text_config\.num_hidden_layers is 1000000000, at most 256"):
+        load_published(str(folder))
+
+
 @pytest.mark.slow
 def test_the_command_writes_the_table_of_all_three_tasks(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture

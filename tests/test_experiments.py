@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -490,5 +491,8 @@ def test_the_summary_of_ablations_has_the_differences(
 def test_a_request_that_no_plan_takes_ends_in_its_message(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str
 ) -> None:
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(SystemExit, match="2"):
         run(capsys, monkeypatch, *words, "--plan")
+    said = capsys.readouterr().err
+    assert re.search(message, said)
+    assert said.count("\n") == 1

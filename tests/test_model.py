@@ -184,7 +184,7 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused(tiny: tuple, tmp_path: Path
     weights = load_file(tmp_path / "model.safetensors")
     weights.pop("prototypes")
     save_file(weights, tmp_path / "model.safetensors")
-    with pytest.raises(RuntimeError, match="prototypes"):
+    with pytest.raises(ValueError, match="prototypes has shape none"):
         LGDEAModel.from_pretrained(tmp_path)
 
 

@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Integer
 
+from lgdea_core.inference import finite
+
 Values = np.ndarray | pd.Series | Sequence[float | int]
 Keys = np.ndarray | pd.Series | Sequence[Any]
 """one label per row, such as a patient id or a category"""
@@ -21,6 +23,8 @@ Statistic = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarra
 """labels, scores and columns of `counts` of the images, and counts -> value of every resample; see `auc_resamples`"""
 
 _CHUNK_ENTRIES = 8_000_000
+MOST_DEGENERATE = 0.1
+"""Share of degenerate resamples above which an interval carries a warning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,8 @@ class Interval:
     """they came from"""
     degenerate: int = 0
     """resamples in which the statistic was undefined; left out of the percentiles"""
+    warning: str = ""
+    """why the interval is no interval: it is of one patient, or too many resamples are degenerate"""
 
 
 NO_INTERVAL = Interval(estimate=np.nan, low=np.nan, high=np.nan, n=0, patients=0)
@@ -193,17 +199,28 @@ class Bootstrap:
     def _interval(
         self, estimate: float, draws: Float[np.ndarray, " resamples"], n: int | np.integer, patients: int
     ) -> Interval:
-        """Percentile interval of the draws that are not NaN; NaN bounds where there is none."""
+        """Percentile interval of the draws that are not NaN; NaN bounds where there is none.
+
+        Raises:
+            ValueError: the estimate is not finite.
+        """
+        finite(np.array(estimate), "bootstrap", "estimates")
         valid = draws[np.isfinite(draws)]
         ends = [(1 - self.level) / 2, (1 + self.level) / 2]
         low, high = np.quantile(valid, ends) if len(valid) else (np.nan, np.nan)
+        degenerate, reasons = len(draws) - len(valid), []
+        if patients == 1:
+            reasons.append("all values are of one patient")
+        if degenerate > MOST_DEGENERATE * len(draws):
+            reasons.append(f"undefined in {degenerate} of {len(draws)} resamples")
         return Interval(
             estimate=float(estimate),
             low=float(low),
             high=float(high),
             n=int(n),
             patients=patients,
-            degenerate=len(draws) - len(valid),
+            degenerate=degenerate,
+            warning="; ".join(reasons),
         )
 
 
@@ -381,8 +398,9 @@ def _chunks(resamples: int, width: int) -> list[np.ndarray]:
 
 
 def _matched(values: Values, patients: Keys, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Values as float and patients as integer codes of the same length."""
+    """Values as float, NaN where a sample has none, and patients as integer codes of the same length."""
     values = np.asarray(values, dtype=float)
+    finite(values[~np.isnan(values)], where, "values")
     if values.ndim != 1 or len(values) != len(patients):
         raise ValueError(f"{where}: expected one group per value, got {values.shape} values and {len(patients)} groups")
     codes, _ = pd.factorize(np.asarray(patients, dtype=object))
@@ -406,6 +424,4 @@ def _checked_binary(labels: np.ndarray, scores: np.ndarray, where: str) -> tuple
             f"{where}: labels must be 0, 1 or NaN with both classes there, got the values {sorted(values)}; "
             "decide first what an uncertain label (-1) means"
         )
-    if not np.isfinite(scores).all():
-        raise ValueError(f"{where}: {int((~np.isfinite(scores)).sum())} scores of labelled rows are not finite")
-    return labels, scores
+    return labels, finite(scores, where, "scores of labelled rows")

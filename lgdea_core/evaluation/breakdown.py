@@ -89,7 +89,7 @@ def grounding_breakdown(
         by: columns of `samples`.
 
     Returns:
-        Columns by, value, metric, estimate, low, high, n, patients, excluded, degenerate.
+        Columns by, value, metric, estimate, low, high, n, patients, excluded, degenerate, warning.
 
     Raises:
         ValueError: as many scores as samples are expected.
@@ -103,7 +103,7 @@ def grounding_breakdown(
             values, patients = samples.loc[known, column], samples.loc[known, "patient_id"]
             table = grounding_table(scores[known], values.tolist(), patients.tolist(), bootstrap)
             tables.append(table[table["category"] != "macro"].rename(columns={"category": "value"}).assign(by=column))
-    columns = ["by", "value", "metric", "estimate", "low", "high", "n", "patients", "excluded", "degenerate"]
+    columns = ["by", "value", "metric", "estimate", "low", "high", "n", "patients", "excluded", "degenerate", "warning"]
     return pd.concat(tables, ignore_index=True)[columns]
 
 

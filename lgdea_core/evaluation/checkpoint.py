@@ -4,7 +4,6 @@
 text features fits: CLIPModel, VisionTextDualEncoderModel, SiglipModel and their like; no remote code, safetensors only.
 """
 
-import argparse
 import json
 import logging
 import math
@@ -14,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
@@ -25,13 +25,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from lgdea_core.command import Command, check_target, ending_mistakes
 from lgdea_core.config import PRESETS, Objective, RunConfig, find_method, replace_fields
 from lgdea_core.encoders import ImageEmbeddings
 from lgdea_core.evaluation.harness import DEFAULT_MAPS, evaluate
 from lgdea_core.evaluation.prompts import DEFAULT_PROMPTS, load_prompt_set, prompt_set_names
 from lgdea_core.grounding import MAP_PROTOCOLS
 from lgdea_core.inference import best_device
-from lgdea_core.model import LGDEAConfig
+from lgdea_core.model import LGDEAConfig, check_sizes
+from lgdea_core.paths import write_text
 from lgdea_core.runs.inputs import evaluation_inputs, load_corpus_of
 from lgdea_core.vocabulary import LABEL_SETS
 
@@ -131,9 +133,12 @@ def load_published(name: str) -> tuple[PublishedModel, PublishedProcessor]:
             onto the image.
         OSError: nothing to load there, from transformers.
     """
-    _refuse_own_code(name)
+    _check_published(name)
     options = {"trust_remote_code": False, "use_safetensors": True, "dtype": torch.float32}
-    model, loading = AutoModel.from_pretrained(name, output_loading_info=True, **options)
+    try:
+        model, loading = AutoModel.from_pretrained(name, output_loading_info=True, **options)
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{name}: weights that are cut or do not fit config.json ({error}); copy it again") from error
     model.eval().requires_grad_(False)
     for wanted in ("get_image_features", "get_text_features", "vision_model"):
         if not hasattr(model, wanted):
@@ -156,8 +161,10 @@ def load_published(name: str) -> tuple[PublishedModel, PublishedProcessor]:
 _POOLINGS = ("head", "pooler", "post_layernorm")
 
 
-def _refuse_own_code(name: str) -> None:
-    asked = PreTrainedConfig.get_config_dict(name)[0].get("auto_map")
+def _check_published(name: str) -> None:
+    values = PreTrainedConfig.get_config_dict(name)[0]
+    check_sizes(f"{name}: config.json", "", values)
+    asked = values.get("auto_map")
     if asked:
         raise ValueError(
             f"{name}: config.json asks for code of its own (auto_map: {', '.join(sorted(asked))}), which is never run; "
@@ -225,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Grounding compares phrases with patch tokens, each pooled alone by the checkpoint's own pooling and projection.
     """
-    parser = argparse.ArgumentParser(prog="python -m lgdea_core.evaluation.checkpoint", description=main.__doc__)
+    parser = Command(prog="python -m lgdea_core.evaluation.checkpoint", description=main.__doc__)
     parser.add_argument("model", help="hub id, or a folder in Hugging Face format (safetensors)")
     parser.add_argument("--corpus", default="phantom", help="see data/README.md (default: phantom)")
     parser.add_argument("--data", help="folder with one sub-folder per corpus (default: LGDEA_DATA)")
@@ -242,12 +249,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, required=True, help="where the table goes")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config = RunConfig.from_preset(options.preset, corpus=options.corpus, root=options.data, seed=options.seed)
     protocol = {name: getattr(options, name) for name in ("split", "prompts", "labels", "maps")}
-    metrics = evaluate_checkpoint(options.model, config, **protocol, device=options.device)
-    origin = {"model": options.model, **protocol, "seed": options.seed, "preset": config.preset}
-    rows = metrics.astype(object).where(metrics.notna(), None).to_dict("records")
-    options.json.write_text(json.dumps(origin | {"metrics": rows}, indent=2) + "\n")
+    with ending_mistakes(parser):
+        check_target(options.json)
+        config = RunConfig.from_preset(options.preset, corpus=options.corpus, root=options.data, seed=options.seed)
+        metrics = evaluate_checkpoint(options.model, config, **protocol, device=options.device)
+        origin = {"model": options.model, **protocol, "seed": options.seed, "preset": config.preset}
+        rows = metrics.astype(object).where(metrics.notna(), None).to_dict("records")
+        write_text(options.json, json.dumps(origin | {"metrics": rows}, indent=2) + "\n")
     overall = metrics[metrics["finding"].isin(("macro", "all"))]
     logger.info(
         "%s", overall[["task", "metric", "estimate", "low", "high", "n", "pool"]].round(3).to_string(index=False)

@@ -21,6 +21,7 @@ from lgdea_core.evaluation.bootstrap import (
     average_precision_resamples,
     f1_resamples,
 )
+from lgdea_core.inference import finite
 
 logger = logging.getLogger("lgdea")
 
@@ -68,7 +69,8 @@ def classification_table(
         min_positives: smallest number of positives worth a value.
 
     Returns:
-        Columns metric, finding, estimate, low, high, threshold, positives, n, degenerate; the last row of each metric
+        Columns metric, finding, estimate, low, high, threshold, positives, n, degenerate, warning; the last row of each
+        metric
         is "macro", whose `n` counts images with any label and whose `positives` are summed over the scored findings.
 
     Raises:
@@ -129,6 +131,7 @@ def whole_set_rows(
         table = classification_table(scores[:, tail], labels[:, tail], names, patients, bootstrap, min_positives=1)
         tables.append(table.iloc[[-1]].assign(metric="auc_tail"))
     if len(findings) > 1 and (shown.sum(axis=1) == 1).all():
+        finite(scores, "whole_set_rows")
         right = scores.argmax(axis=1) == shown.argmax(axis=1)
         interval = bootstrap.mean(right.astype(float), patients)
         tables.append(pd.DataFrame([_row("accuracy_argmax", "all", interval, len(right), len(right))]))
@@ -167,7 +170,7 @@ def best_f1_threshold(labels: Float[np.ndarray, " images"], scores: Float[np.nda
     positives = int((labels == 1).sum())
     if not positives:
         return float("nan")
-    order = np.argsort(-scores, kind="stable")
+    order = np.argsort(-finite(scores, "best_f1_threshold"), kind="stable")
     ranked = scores[order]
     last = np.append(ranked[1:] != ranked[:-1], True)  # a threshold lies below all of equal scores or above all
     calls = np.flatnonzero(last) + 1
@@ -201,13 +204,15 @@ def _at_threshold(
 
 
 def _known_labels(labels: np.ndarray, findings: Sequence[str], scores: np.ndarray, where: str) -> np.ndarray:
-    """Labels as 1, 0 or NaN."""
+    """Labels as 1, 0 or NaN, where the scores of the labelled are finite."""
     if labels.shape != scores.shape or len(findings) != scores.shape[1]:
         raise ValueError(
             f"{where}: expected labels and {len(findings)} findings for scores of shape {scores.shape}, "
             f"got labels of shape {labels.shape}"
         )
-    return np.where(labels == -1, np.nan, labels)
+    values = np.where(labels == -1, np.nan, labels)
+    finite(scores[np.isfinite(values)], where, "scores of labelled rows")
+    return values
 
 
 def _countable(values: np.ndarray, min_positives: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

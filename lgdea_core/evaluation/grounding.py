@@ -132,7 +132,8 @@ def split_pixels(
         name: what to call the mask in an error.
 
     Raises:
-        ValueError: the mask is empty or not boolean, it is no single map, or the map is infinite somewhere.
+        ValueError: the mask is empty or not boolean, it is no single map, or the map is infinite somewhere or nowhere a
+            number.
     """
     if similarity_map.ndim != 2 or similarity_map.shape != mask.shape:
         raise ValueError(
@@ -144,6 +145,8 @@ def split_pixels(
     if not mask.any():
         raise ValueError(f"{name} is empty: no pixel is annotated; leave samples without a box out")
     seen = ~np.isnan(similarity_map)
+    if not seen.any():
+        raise ValueError(f"{name}: its map is NaN everywhere, but a crop sees something; are the weights numbers?")
     inside, outside = np.sort(similarity_map[seen & mask]), np.sort(similarity_map[seen & ~mask])
     if any(np.isinf(part[[0, -1]]).any() for part in (inside, outside) if part.size):
         raise ValueError(f"{name}: its map is infinite somewhere; only NaN stands for an unseen pixel")
@@ -200,10 +203,10 @@ def grounding_table(scores: pd.DataFrame, categories: Keys, patients: Keys, boot
         bootstrap: draws the intervals.
 
     Returns:
-        Columns metric, category, estimate, low, high, n, patients, excluded, degenerate; category "macro" is the mean
-        over categories. `excluded` counts samples without a value: what was annotated lies outside the crop (or, for
-        CNR and AUC, nothing else was seen; for `miou_afloc`, the map is constant). A category without any value keeps
-        its row.
+        Columns metric, category, estimate, low, high, n, patients, excluded, degenerate, warning; category "macro" is
+        the mean over categories. `excluded` counts samples without a value: what was annotated lies outside the crop
+        (or, for CNR and AUC, nothing else was seen; for `miou_afloc`, the map is constant). A category without any
+        value keeps its row.
     """
     categories, patients = np.asarray(categories, dtype=object), np.asarray(patients, dtype=object)
     rows = []

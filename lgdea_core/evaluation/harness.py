@@ -55,10 +55,10 @@ HEADLINES = {
 """(task, metric) -> name in a comparison"""
 METRIC_COLUMNS = (
     "corpus", "task", "metric", "finding", "estimate", "low", "high", "n", "positives", "excluded", "degenerate",
-    "threshold", "pool",
+    "threshold", "pool", "warning",
 )  # fmt: skip
 """`excluded` counts samples without a value, `degenerate` bootstrap draws in which the metric does not exist, `pool`
-the distinct candidates each query of retrieval was ranked against."""
+the distinct candidates each query of retrieval was ranked against, `warning` why an interval is none, or is empty."""
 
 
 def evaluate(
@@ -111,7 +111,12 @@ def evaluate(
         retrieval_table(model, processor, part, bootstrap, prompts=prompts),
     ]
     tables = run_task(model, inputs.crops, together(tasks), progress=progress)
-    return pd.concat(tables, ignore_index=True).assign(corpus=part.name).reindex(columns=list(METRIC_COLUMNS))
+    return (
+        pd.concat(tables, ignore_index=True)
+        .assign(corpus=part.name)
+        .reindex(columns=list(METRIC_COLUMNS))
+        .fillna({"warning": ""})
+    )
 
 
 def evaluation_part(corpus: Corpus, split: str) -> Corpus:

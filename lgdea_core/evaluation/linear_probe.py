@@ -16,7 +16,7 @@ from lgdea_core.encoders import ImageTower
 from lgdea_core.evaluation.bootstrap import Bootstrap, Interval, auc_resamples
 from lgdea_core.evaluation.classification import MIN_POSITIVES
 from lgdea_core.evaluation.supervised import Examples, Fit, Schedule, fit, outputs
-from lgdea_core.inference import IMAGES_AT_ONCE, evaluating, full_precision
+from lgdea_core.inference import IMAGES_AT_ONCE, evaluating, finite, full_precision
 
 logger = logging.getLogger("lgdea")
 
@@ -183,7 +183,7 @@ def _learn(
     loss = F.cross_entropy if classes else multi_label_loss  # labels of classes are one-hot
     shown = learnt | classes  # a class without an image stays a wrong answer, a finding without one is not asked for
     fitted = fit(module, _examples(train, shown), _examples(val, shown), loss, schedule, seed)
-    scores = outputs(module, test.inputs).numpy()
+    scores = finite(outputs(module, test.inputs).numpy(), "linear probe", "logits")
     if classes:
         correct = (scores.argmax(axis=1) == test.labels.argmax(axis=1)).astype(float)
         return ProbeScore("accuracy", Bootstrap().mean(correct, test.patients), tuple(findings), left_out, fitted)

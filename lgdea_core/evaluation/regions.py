@@ -5,6 +5,7 @@ uses: these measures say whether training reached held-out studies, not whether 
 """
 
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from lgdea_core.evaluation.classification import classification_table
 from lgdea_core.evaluation.harness import METRIC_COLUMNS, evaluation_part
 from lgdea_core.evaluation.one_pass import Task, run_task, together
 from lgdea_core.evidence.sections import report_sentences
-from lgdea_core.inference import Question
+from lgdea_core.inference import Question, finite
 from lgdea_core.methods.asg import pool_regions, sentence_embeds
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 from lgdea_core.runs.inputs import Inputs, region_data
@@ -83,13 +84,18 @@ def evaluate_regions(
     for metric in ("region_at_1", "region_at_1_chance", "named_region_at_1", "named_region_at_1_chance"):
         if len(found):
             interval = bootstrap.mean(found[metric], [patients[row] for row in found["image"]])
-            values = {"estimate": interval.estimate, "low": interval.low, "high": interval.high, "n": interval.n}
-            rows.append({"task": "regions", "metric": metric, "finding": "all", "positives": interval.n} | values)
+            names = {"task": "regions", "metric": metric, "finding": "all", "positives": interval.n}
+            rows.append(names | asdict(interval))
     tables = [pd.DataFrame(rows)]
     for logits in scores:
         table = classification_table(logits, data.tags[report_of].astype(float), ASG_TAGS, patients, bootstrap)
         tables.append(table.assign(task="tags"))
-    return pd.concat(tables, ignore_index=True).assign(corpus=part.name).reindex(columns=list(METRIC_COLUMNS))
+    return (
+        pd.concat(tables, ignore_index=True)
+        .assign(corpus=part.name)
+        .reindex(columns=list(METRIC_COLUMNS))
+        .fillna({"warning": ""})
+    )
 
 
 def region_hits(
@@ -156,6 +162,7 @@ def retrieval_hits(
         similarity: of every region in view with every sentence.
         named: True where the sentence names the region; every sentence names one.
     """
+    finite(similarity, "retrieval_hits", "similarities of regions and sentences")
     sentences = np.arange(named.shape[1])
     spoken_of = named.any(axis=1)
     among_named = np.where(spoken_of[:, None], similarity, -np.inf)

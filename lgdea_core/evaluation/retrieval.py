@@ -34,7 +34,7 @@ from lgdea_core.evaluation.bootstrap import Bootstrap, Interval, Keys
 from lgdea_core.evaluation.one_pass import Task, score_rows, together
 from lgdea_core.evaluation.prompts import load_prompt_set
 from lgdea_core.evidence.sections import report_sentences
-from lgdea_core.inference import ImageTextModel, ImageTextProcessor
+from lgdea_core.inference import ImageTextModel, ImageTextProcessor, finite
 
 logger = logging.getLogger("lgdea")
 
@@ -271,7 +271,7 @@ def nearest(
         raise ValueError(f"nearest: k must lie between 1 and the pool size {pool}, got {k}")
     blocks = [np.empty((0, k), dtype=np.int64)]
     for start in range(0, len(queries), QUERIES_AT_ONCE):
-        similarity = queries[start : start + QUERIES_AT_ONCE] @ candidates.T
+        similarity = finite(queries[start : start + QUERIES_AT_ONCE] @ candidates.T, "nearest", "similarities")
         least = np.partition(similarity, pool - k, axis=1)[:, pool - k, None]
         rows, columns = np.nonzero(similarity >= least)  # k per row, more where the last place is shared
         order = np.lexsort((columns, -similarity[rows, columns], rows))
@@ -430,7 +430,7 @@ def _beside_chance(metric: str, interval: Interval, chance: Interval, pool: int)
 
 def _row(metric: str, interval: Interval, pool: int) -> dict[str, Any]:
     """A line of `retrieval_table`; `n` counts queries."""
-    bounds = {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
+    bounds = {name: getattr(interval, name) for name in ("estimate", "low", "high", "degenerate", "warning")}
     return {"metric": metric, **bounds, "n": interval.n, "positives": interval.n, "pool": pool}
 
 
@@ -441,7 +441,7 @@ def _ranks(
     blocks = []
     for start in range(0, len(queries), QUERIES_AT_ONCE):
         rows = slice(start, start + QUERIES_AT_ONCE)
-        similarity = queries[rows] @ candidates.T
+        similarity = finite(queries[rows] @ candidates.T, "retrieval_ranks", "similarities")
         own = query_keys[rows][:, None] == candidate_keys[None, :]
         best = np.where(own, similarity, -np.inf).max(axis=1, keepdims=True)
         blocks.append(1 + ((similarity >= best) & ~own).sum(axis=1))

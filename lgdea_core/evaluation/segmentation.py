@@ -21,6 +21,7 @@ from lgdea_core.data.images import read_mask
 from lgdea_core.encoders import ImageTower, token_grid
 from lgdea_core.evaluation.bootstrap import Bootstrap, Interval
 from lgdea_core.evaluation.supervised import Examples, Fit, Schedule, fit, outputs
+from lgdea_core.inference import finite
 from lgdea_core.training.loop import seeded
 
 logger = logging.getLogger("lgdea")
@@ -269,7 +270,8 @@ def segment(
     with seeded(seed, device):
         segmenter = Segmenter(tower, tuned=tuned).to(device)
         fitted = fit(segmenter, _examples(train), _examples(val), mixed_loss, schedule, seed)
-    scores = image_dice(outputs(segmenter, test.crops).numpy() > 0, test.masks)  # logit 0 is p = 0.5
+    logits = finite(outputs(segmenter, test.crops).numpy(), "segmentation", "logits")
+    scores = image_dice(logits > 0, test.masks)  # logit 0 is p = 0.5
     positive = test.masks.any(axis=(1, 2))
     return SegmentationScore(
         image=Bootstrap().mean(scores, test.patients),

@@ -92,7 +92,7 @@ def fit(
         seed: of the order of the images.
 
     Raises:
-        ValueError: there is nothing to train or to validate on.
+        ValueError: there is nothing to train or to validate on, or a batch is one image, too few for batch norm.
         RuntimeError: a validation loss is not finite.
     """
     if not len(train.inputs) or not len(val.inputs):
@@ -105,7 +105,16 @@ def fit(
         module.train()
         for rows in epoch_rows(len(train.inputs), schedule, generator):
             optimizer.zero_grad()
-            loss(module(train.inputs[rows].to(device)), train.targets[rows].to(device)).backward()
+            try:
+                found = module(train.inputs[rows].to(device))
+            except ValueError as error:  # of batch norm, of small images
+                if len(rows) > 1:
+                    raise
+                raise ValueError(
+                    f"fit: batch norm cannot learn from a batch of one image ({len(train.inputs)} images in batches of "
+                    f"{schedule.batch_size}); take a larger share of the labels or another batch size"
+                ) from error
+            loss(found, train.targets[rows].to(device)).backward()
             optimizer.step()
             steps += 1
         found = float(loss(outputs(module, val.inputs), val.targets))

@@ -18,7 +18,14 @@ from lgdea_core.evaluation.prompts import (
     load_prompt_set,
     mean_embeddings,
 )
-from lgdea_core.inference import ImageTextModel, ImageTextProcessor, encode_tokens, logits_question, pool_question
+from lgdea_core.inference import (
+    ImageTextModel,
+    ImageTextProcessor,
+    encode_tokens,
+    finite,
+    logits_question,
+    pool_question,
+)
 
 
 def zero_shot_scores(
@@ -114,6 +121,7 @@ def prompt_scores(
         ensemble: see `prompts.Ensemble`.
         contrast: see `prompts.Contrast`.
     """
+    finite(similarity, "prompt_scores", "similarities of images and prompts")
     reduce = np.max if ensemble == "max_score" else np.mean
 
     def reduced(parts: Sequence[slice]) -> np.ndarray:
@@ -151,8 +159,7 @@ def combine_channels(
     parts = []
     for channel, score in scores.items():
         other = score if reference is None else reference[channel]
-        if wrong := int((~np.isfinite(score)).sum() + (~np.isfinite(other)).sum()):
-            raise ValueError(f"combine_channels: {wrong} values of channel {channel} are not finite")
+        finite(np.concatenate([score, other]), "combine_channels", f"values of channel {channel}")
         varies = np.ptp(other, axis=0) > 0
         centred = score - other.mean(axis=0)
         parts.append(np.where(varies, centred / np.where(varies, other.std(axis=0), 1.0), 0.0))

@@ -9,6 +9,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from lgdea_core.command import Command, ending_mistakes
 from lgdea_core.config import METHODS, PRESETS
 from lgdea_core.evaluation.downstream import PROBE_TASKS, SEGMENTATION_TASKS
 from lgdea_core.experiments import downstream, hard, plans, relations
@@ -84,27 +85,35 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     """Parse, plan, say what is missing, make it."""
-    options = vars(_parser().parse_args())
+    parser = _parser()
+    options = vars(parser.parse_args())
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     name = options.pop("experiment")
     if name in WRITERS:
-        _say(*WRITERS[name][1]())
+        with ending_mistakes(parser):
+            _say(*WRITERS[name][1]())
         return
     table = next(table for table in TABLES.values() if table.experiment == name)
     workers, only_plan, summary = (options.pop(option) for option in ("workers", "plan", "summary"))
     if summary:
         _say_summary(table)
         return
-    try:
-        jobs = EXPERIMENTS[name].plan(**options)
-    except ValueError as error:  # what a plan refuses ends the command with its message
-        raise SystemExit(f"{name}: {error}") from None
+    with ending_mistakes(parser):
+        if workers < 1:
+            raise ValueError(f"--workers must be at least 1, got {workers}")
+        try:
+            jobs = EXPERIMENTS[name].plan(**options)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
     missing = table.missing(jobs)
     todo = [job for job in missing if not job.needs]
     _say(*todo, *dict.fromkeys(job.needs for job in missing if job.needs))
     _say(f"{len(todo)} jobs to do, {workers} at a time -> {table.path}")
     if not only_plan:
-        make_rows(table, todo, workers)
+        try:
+            make_rows(table, todo, workers)
+        except RuntimeError as error:  # each failure is in the log; the rows of the others are written
+            raise SystemExit(f"{name}: {error}") from None
 
 
 def _say_summary(table: Table) -> None:
@@ -122,8 +131,8 @@ def _say(*lines: object) -> None:
     sys.stdout.writelines(f"{line}\n" for line in lines)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m lgdea_core.experiments", description=__doc__)
+def _parser() -> Command:
+    parser = Command(prog="python -m lgdea_core.experiments", description=__doc__)
     experiments = parser.add_subparsers(dest="experiment", metavar="EXPERIMENT", required=True)
     shown = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
     for name, (line, plan, choices) in EXPERIMENTS.items():

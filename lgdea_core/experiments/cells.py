@@ -23,7 +23,7 @@ from lgdea_core.evidence.sections import report_sentences
 from lgdea_core.experiments.jobs import Job
 from lgdea_core.experiments.tables import FURTHER_MEASURES, MEASURES, REGION_MEASURES, RELATION_MEASURES
 from lgdea_core.experiments.worlds import REAL, WORLDS, build_world, world_inputs
-from lgdea_core.paths import git_commit, project_root, runs_folder
+from lgdea_core.paths import git_commit, project_root, replacing, runs_folder
 from lgdea_core.relations import relation_quality
 from lgdea_core.runs.inputs import Inputs, fresh_model, hidden_truth, inputs_of, prepare_training
 from lgdea_core.runs.variants import Trained, save_trained, with_shuffled_regions
@@ -150,7 +150,8 @@ class Cell(Job):
         evidence = evidence_of(inputs, self.config)
         trained = self.train(inputs, evidence)
         seconds = time.perf_counter() - began
-        save_trained(trained, self.folder / "model")
+        with replacing(self.folder / "model") as folder:
+            save_trained(trained, folder)
         row = self.key | self.measure(trained, inputs, evidence)
         shutil.rmtree(self.folder / "training")
         row |= {
@@ -171,12 +172,13 @@ def evidence_of(inputs: Inputs, config: RunConfig) -> pd.DataFrame:
 
 def headline_measures(
     metrics: pd.DataFrame, intervals: bool = False, measures: Mapping[str, tuple[str, str]] = MEASURES
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """The columns of `measures` from an evaluation: macro means over findings, retrieval over all studies.
 
     Args:
         metrics: from `harness.evaluate` or `evaluate_regions`; a measure that it lacks is left out.
-        intervals: add `<measure>_low` and `<measure>_high`, the 95 % interval, and `<measure>_n`, the samples.
+        intervals: add `<measure>_low` and `<measure>_high`, the 95 % interval, `<measure>_n`, the samples, and
+            `<measure>_warning` where the interval is none.
         measures: column -> (task, metric).
     """
     whole = metrics["finding"].eq("macro") | metrics["task"].isin(["retrieval", "regions"])
@@ -190,6 +192,8 @@ def headline_measures(
         if intervals:
             bounds = {f"{column}_{bound}": round(float(found[bound]), 4) for bound in ("low", "high")}
             row |= bounds | {f"{column}_n": int(found["n"])}
+            if isinstance(found.get("warning"), str) and found["warning"]:
+                row[f"{column}_warning"] = found["warning"]
     return row
 
 

@@ -107,7 +107,7 @@ def probe_columns(score: ProbeScore) -> dict[str, Any]:
         "left_out": "; ".join(score.left_out),
         "best_epoch": score.fit.best_epoch + 1,
         "steps": score.fit.steps,
-    }
+    } | ({"warning": interval.warning} if interval.warning else {})
 
 
 def dice_columns(score: SegmentationScore) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def dice_columns(score: SegmentationScore) -> dict[str, Any]:
         "dice_empty": round(score.empty, 4),
         "best_epoch": score.fit.best_epoch + 1,
         "steps": score.fit.steps,
-    }
+    } | ({"warning": interval.warning} if interval.warning else {})
 
 
 @dataclass(frozen=True, kw_only=True)

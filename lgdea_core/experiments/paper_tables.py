@@ -19,7 +19,7 @@ from lgdea_core.experiments.tables import GROUNDED, MEASURED, OWN, TABLES, TRAIN
 from lgdea_core.experiments.worlds import WORLDS, world_of
 from lgdea_core.figures import save_figure
 from lgdea_core.figures.tables import MEASURE_NAMES, PUBLISHED, figure_paper_table
-from lgdea_core.paths import git_commit, project_root
+from lgdea_core.paths import git_commit, project_root, write_text
 
 COLUMNS = ("system", "backbone", "corpus", "reports", "setting", "measure", "value", "sd", "seeds", "origin", "source")
 """`seeds` and `sd` are empty where a paper gives none; one seed has no sd. `reports` says what ours learnt from."""
@@ -101,7 +101,7 @@ def write_paper_tables() -> list[str]:
     for name, rows in paper_tables().items():
         path = folder / "tables" / "paper" / f"{name}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows.to_csv(path, index=False, lineterminator="\n")
+        write_text(path, rows.to_csv(index=False, lineterminator="\n"))
         if len(rows):
             origin = {"run": "tables", "commit": git_commit(project_root()), "seed": "several"}
             save_figure(figure_paper_table(rows, caption_of(name)), folder / f"table_{name}", origin)

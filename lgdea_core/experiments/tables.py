@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import pandas as pd
 from filelock import FileLock
 
-from lgdea_core.paths import project_root
+from lgdea_core.paths import project_root, replacing
 
 AnyJob = TypeVar("AnyJob")
 """a `jobs.Job`"""
@@ -121,9 +121,8 @@ class Table:
                 return
             new = new[[*self.key, *(name for name in new if name not in self.key)]]
             table = pd.concat([old, new], ignore_index=True) if len(old) else new
-            part = self.path.with_name(self.path.name + ".part")
-            table.sort_values(list(self.key), ignore_index=True).to_csv(part, index=False)
-            part.rename(self.path)
+            with replacing(self.path) as part:
+                table.sort_values(list(self.key), ignore_index=True).to_csv(part, index=False)
 
     def missing(self, jobs: Iterable[AnyJob]) -> list[AnyJob]:
         """The jobs with a row that is not there yet, each with these parts alone."""

@@ -3,11 +3,10 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from lgdea_core.figures.grounding import draw_film
-from lgdea_core.figures.style import COLOURS, GREY, Box, Image, captioned
+from lgdea_core.figures.style import COLOURS, GREY, Box, Figure, Image, captioned
 
 SENTENCE_WIDTH = 56
 """characters a line"""
@@ -46,5 +45,5 @@ def figure_region_sentences(
     right.set(title="sentences and the regions they name", xlim=(0, 1), ylim=(max(len(written), 12), 0))
     for place, (text, colour) in enumerate(written):
         weight = "bold" if text.startswith("→") else "normal"
-        right.text(0, place + 0.5, text, color=colour, fontsize=7.5, weight=weight, va="center", parse_math=False)
+        right.text(0, place + 0.5, text, color=colour, fontsize=7.5, weight=weight, va="center")
     return captioned(figure, caption)

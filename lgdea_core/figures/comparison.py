@@ -3,9 +3,8 @@
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
 
-from lgdea_core.figures.style import COLOURS, GREY, captioned, single
+from lgdea_core.figures.style import COLOURS, GREY, Figure, captioned, single
 
 
 def figure_metric_comparison(table: pd.DataFrame, caption: str = "") -> Figure:

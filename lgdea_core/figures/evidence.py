@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from lgdea_core.figures.style import CAPTION, single, wrap
+from lgdea_core.figures.style import CAPTION, Figure, single, wrap
 from lgdea_core.vocabulary import STATUSES
 
 STATUS_COLOURS = {"present": "#D55E00", "absent": "#0072B2", "uncertain": "#E69F00"}
@@ -82,7 +81,7 @@ def draw_report(
                 axis.add_patch(Rectangle(*place, **style, clip_on=False))
         for word in re.finditer(r"\S+", text):  # one by one: pixel rounding would add up over a line
             axis.text(word.start(), number + 0.5, word.group(), family="monospace", fontsize=size,
-                      va="center_baseline", parse_math=False)  # fmt: skip
+                      va="center_baseline")  # fmt: skip
 
 
 def status_handles() -> list[Patch]:

@@ -7,11 +7,10 @@ import pandas as pd
 import seaborn as sns
 from jaxtyping import Float
 from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lgdea_core.figures.comparison import figure_metric_comparison
-from lgdea_core.figures.style import COLOURS, RELATION_RANGE, captioned
+from lgdea_core.figures.style import COLOURS, RELATION_RANGE, Figure, captioned
 
 
 def figure_graph_degrees(degrees: Mapping[str, np.ndarray], caption: str = "") -> Figure:

@@ -5,12 +5,11 @@ from typing import NamedTuple
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from lgdea_core.figures.evidence import MONOSPACE_WIDTH, draw_report, status_handles
-from lgdea_core.figures.style import CAPTION, GREY, Box, Image, captioned, folded, single
+from lgdea_core.figures.style import CAPTION, GREY, Box, Figure, Image, captioned, folded, single
 
 BOX_COLOUR = "#F0E442"
 NONNEGATIVE = ("prototypes", "Grad-CAM")

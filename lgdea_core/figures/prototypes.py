@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from jaxtyping import Float
-from matplotlib.figure import Figure
 
-from lgdea_core.figures.style import COLOURS, GREY, MARKERS, Image, captioned, single
+from lgdea_core.figures.style import COLOURS, GREY, MARKERS, Figure, Image, captioned, single
 
 ATTENTION_RANGE = (1.0, 8.0)
 """attention in units of an even look: clear below, opaque above"""

@@ -1,17 +1,16 @@
 """Figures as files: PNG and PDF with their origin, the same bytes for the same figure."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from lgdea_core.paths import git_commit, project_root
+from lgdea_core.paths import git_commit, project_root, replacing
 from lgdea_core.runs.artifacts import Run
 
 
 def save_figure(figure: Figure, path_stem: Path, metadata: Mapping[str, str]) -> tuple[Path, Path]:
-    """Write PNG and PDF, the same bytes for the same figure: no date, and first under another name, then renamed.
+    """Write PNG and PDF, each replaced whole, the same bytes for the same figure: no date.
 
     Args:
         figure: what to save.
@@ -29,9 +28,8 @@ def save_figure(figure: Figure, path_stem: Path, metadata: Mapping[str, str]) ->
     written = []
     for suffix, entries in (("png", dict(metadata)), ("pdf", {"Keywords": keywords, "CreationDate": None})):
         path = path_stem.with_name(f"{path_stem.name}.{suffix}")
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        figure.savefig(temporary, format=suffix, dpi=200, metadata=entries)
-        temporary.replace(path)
+        with replacing(path) as part:
+            figure.savefig(part, format=suffix, dpi=200, metadata=entries)
         written.append(path)
     return written[0], written[1]
 

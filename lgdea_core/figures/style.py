@@ -7,12 +7,15 @@ levels run over [0, 1], cosine similarity over [-1, 1] with NaN where unseen. A 
 import re
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import seaborn as sns
 from jaxtyping import Float
+from matplotlib import figure as drawing
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter
 
 COLOURS = [colour for number, colour in enumerate(sns.color_palette("colorblind")) if number != 7]  # 7 is a grey
 MARKERS = "os^DvPXph"
@@ -23,6 +26,21 @@ CAPTION = {"fontsize": 7, "color": GREY}
 
 Box = Sequence[float | int]
 Image = Float[np.ndarray, "height width"]
+
+
+class Figure(drawing.Figure):
+    """A figure in which `$` is a dollar, whatever a report, a phrase or a name says; powers on log axes are powers."""
+
+    def draw(self, renderer: Any) -> None:
+        powers = set()
+        for axis in (axis for panel in self.axes for axis in (panel.xaxis, panel.yaxis)):
+            labels = axis.get_ticklabels(which="both")  # which also makes those that are still to be made
+            if isinstance(axis.get_major_formatter(), LogFormatter):
+                powers.update(map(id, labels))
+        for text in self.findobj(Text):
+            if id(text) not in powers:
+                text.set_parse_math(False)
+        super().draw(renderer)
 
 
 def captioned(figure: Figure, *parts: str) -> Figure:

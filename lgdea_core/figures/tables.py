@@ -12,10 +12,9 @@ from typing import Any
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lgdea_core.figures.style import COLOURS, GREY, MARKERS, captioned
+from lgdea_core.figures.style import COLOURS, GREY, MARKERS, Figure, captioned
 
 MEASURE_NAMES = {
     "auc": "zero-shot AUC",

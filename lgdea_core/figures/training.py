@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
 
-from lgdea_core.figures.style import COLOURS, GREY, captioned
+from lgdea_core.figures.style import COLOURS, GREY, Figure, captioned
 
 
 def figure_history(

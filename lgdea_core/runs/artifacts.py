@@ -17,12 +17,24 @@ from scipy import sparse
 
 from lgdea_core.config import RunConfig, config_differences, flatten
 from lgdea_core.finding import EVIDENCE_COLUMNS
-from lgdea_core.paths import checksum, git_commit, project_root, replacing, runs_folder
+from lgdea_core.paths import (
+    checksum,
+    git_commit,
+    holding,
+    project_root,
+    read_json,
+    recover,
+    replacing,
+    runs_folder,
+    sweep,
+    write_text,
+)
 
 log = logging.getLogger("lgdea")
 
 CONFIG_FILE = "config.json"
 PROVENANCE_FILE = "provenance.json"
+LONGEST_NAME = 150
 PACKAGES = ("numpy", "pandas", "scipy", "torch", "transformers")
 
 
@@ -62,7 +74,26 @@ def default_run_name(config: RunConfig) -> str:
     parts = [config.method, config.preset, str(config.seed)]
     if config.data.corpus != "phantom":
         parts.append(config.data.corpus)
-    return re.sub(r"[^\w.+=-]", "-", "-".join(parts))
+    return plain_name("-".join(parts))
+
+
+def plain_name(text: str) -> str:
+    """A text as a part of a run's name: letters, digits and . _ + = - stay, all else becomes a dash."""
+    return re.sub(r"[^\w.+=-]", "-", text)
+
+
+def check_run_name(name: str) -> str:
+    """The name, where it is one plain folder name.
+
+    Raises:
+        ValueError: it is not, or is too long for what is made of it.
+    """
+    if not re.fullmatch(r"[\w+=-][\w.+=-]*", name) or len(name.encode()) > LONGEST_NAME:
+        raise ValueError(
+            f"run name: expected letters, digits and any of . _ + = - (not first a dot), at most {LONGEST_NAME}, got "
+            f"{name!r}; choose another"
+        )
+    return name
 
 
 def start_run(config: RunConfig, name: str | None = None, root: Path | None = None) -> "Run":
@@ -75,16 +106,16 @@ def start_run(config: RunConfig, name: str | None = None, root: Path | None = No
 
     Raises:
         ValueError: the name is not a plain folder name, or the folder holds another configuration.
+        FolderHeld: another process writes into the folder.
     """
-    name = default_run_name(config) if name is None else name
-    if not re.fullmatch(r"[\w+=-][\w.+=-]*", name):
-        raise ValueError(f"run name: expected letters, digits and any of . _ + = -, got {name!r}; choose another")
+    name = check_run_name(default_run_name(config) if name is None else name)
     folder = (root or runs_folder()) / name
     if (folder / CONFIG_FILE).is_file():
         _refuse_other_config(folder, config)
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / CONFIG_FILE) as path:
-        config.save(path)
+    with holding(folder):
+        sweep(folder)
+        with replacing(folder / CONFIG_FILE) as path:
+            config.save(path)
     log.info("run %s: %s", name, folder)
     return Run(folder=folder, config=config)
 
@@ -93,10 +124,11 @@ def open_run(name: str, root: Path | None = None) -> "Run":
     """Reopen a run by name, with the configuration it was made with.
 
     Raises:
+        ValueError: the name is not a plain folder name.
         FileNotFoundError: there is no such run; the message lists those there are.
     """
     root = root or runs_folder()
-    path = root / name / CONFIG_FILE
+    path = root / check_run_name(name) / CONFIG_FILE
     if not path.is_file():
         known = sorted(entry.parent.name for entry in root.glob(f"*/{CONFIG_FILE}"))
         raise FileNotFoundError(f"no run {name!r} in {root}; there are: {', '.join(known) or 'none'}")
@@ -132,7 +164,7 @@ class Run:
     def provenance(self) -> dict[str, dict[str, Any]]:
         """Entry of every artifact written so far, by name; holds no date, so that a rerun gives the same bytes."""
         path = self.folder / PROVENANCE_FILE
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return read_json(path) if path.is_file() else {}
 
     def path(self, artifact: str) -> Path:
         """Where an artifact lies or will lie, unchecked.
@@ -153,13 +185,17 @@ class Run:
 
         Args:
             exclusions: what was left out on the way and how often, by reason; goes into the provenance.
+
+        Raises:
+            FolderHeld: another process writes into the run.
         """
         target = self.path(artifact)
-        with replacing(target) as path:
-            if not target.suffix:
-                path.mkdir()
-            yield path
-        self._record(artifact, dict(exclusions or {}))
+        with holding(self.folder):
+            with replacing(target) as path:
+                if not target.suffix:
+                    path.mkdir()
+                yield path
+            self._record(artifact, dict(exclusions or {}))
 
     def checked(self, artifact: str) -> Path:
         """Path of an artifact that is there and is what was written.
@@ -170,6 +206,7 @@ class Run:
         """
         path = self.path(artifact)
         again = f"run notebook {ARTIFACTS[artifact].notebook} again"
+        recover(path)
         if not path.exists():
             first = f"run notebook {ARTIFACTS[artifact].notebook} first"
             raise FileNotFoundError(f"run {self.name}: no {artifact} at {path}; {first}")
@@ -224,7 +261,7 @@ class Run:
 
     def load_json(self, artifact: str) -> dict[str, Any]:
         """Read what `save_json` wrote; errors as `checked`."""
-        return json.loads(self.checked(artifact).read_text())
+        return read_json(self.checked(artifact))
 
     def save_sparse(
         self,
@@ -261,8 +298,7 @@ class Run:
             "inputs": {name: found for name, found in sorted(self.inputs.items()) if name != artifact},
         }
         entries = dict(sorted({**self.provenance, artifact: entry}.items()))
-        with replacing(self.folder / PROVENANCE_FILE) as path:
-            path.write_text(json.dumps(entries, indent=2) + "\n")
+        write_text(self.folder / PROVENANCE_FILE, json.dumps(entries, indent=2) + "\n")
 
     def _warn_if_stale(self, artifact: str, inputs: dict[str, str]) -> None:
         entries = self.provenance
@@ -281,7 +317,7 @@ def config_hash(config: RunConfig) -> str:
 
 
 def _refuse_other_config(folder: Path, config: RunConfig) -> None:
-    differing = config_differences(json.loads((folder / CONFIG_FILE).read_text()), asdict(config))
+    differing = config_differences(read_json(folder / CONFIG_FILE), asdict(config))
     if differing:
         raise ValueError(
             f"run folder {folder} was made with another configuration: {'; '.join(differing)}. "

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +12,7 @@ import pandas as pd
 from lgdea_core.data.corpora import CORPORA, RELATIVES
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.pairing import check_leaks
+from lgdea_core.model import read_fields
 
 logger = logging.getLogger("lgdea")
 
@@ -58,7 +59,7 @@ class TrainingPatients:
         path = Path(folder) / PATIENTS_FILE
         if not path.is_file():
             return None
-        values = json.loads(path.read_text())
+        values = read_fields(path, {entry.name for entry in fields(cls)})
         return cls(salt=values["salt"], sources=tuple(values["sources"]), hashes=tuple(values["hashes"]))
 
     def save(self, folder: Path | str) -> None:

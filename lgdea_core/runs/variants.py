@@ -12,6 +12,7 @@ from lgdea_core.batch import TrainingData
 from lgdea_core.config import RunConfig, find_method, replace_fields
 from lgdea_core.data.regions import shuffle_regions
 from lgdea_core.model import LGDEAProcessor
+from lgdea_core.paths import recover, replacing
 from lgdea_core.runs.artifacts import Run
 from lgdea_core.runs.inputs import Inputs, fresh_model, hidden_truth, prepare_training
 from lgdea_core.training.checkpoint import CHECKPOINT, TrainState
@@ -72,12 +73,11 @@ def train_variant(
     data = prepare_training(config, inputs, evidence, processor, shuffled=variant.endswith("_shuffled"))
     folder = run.folder / "training" / (variant if until == "end" else f"{variant}_warm")
     checkpoint = folder / CHECKPOINT
-    started = checkpoint.exists() or checkpoint.with_name(f"{CHECKPOINT}.old").exists()
-    if warm is not None and not started:
-        part = checkpoint.with_name("copied.part")
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(warm / CHECKPOINT, part)
-        part.rename(checkpoint)
+    recover(checkpoint)
+    if warm is not None and not checkpoint.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(checkpoint) as part:
+            shutil.copytree(warm / CHECKPOINT, part)
     monitor = truth_monitor(*hidden_truth(inputs, data)) if find_method(config.method).relations else None
     options = {"first_graph": first_graph, "after_refresh": monitor, "progress": progress}
     state, history = train(config, data, model, folder, until=until, **options)

@@ -3,10 +3,10 @@
 import hashlib
 import json
 import logging
-import os
-import shutil
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ from safetensors.torch import load_model, save_model
 from lgdea_core.batch import TrainingData
 from lgdea_core.config import RunConfig, config_differences
 from lgdea_core.model import LGDEAModel
+from lgdea_core.paths import git_commit, project_root, read_json, recover, replacing
 from lgdea_core.training.sampling import DRAW_VERSION
 
 logger = logging.getLogger("lgdea")
 
 CHECKPOINT = "checkpoint"
 """Name of the folder, in a training's own."""
+CIRCUMSTANCES_FILE = "circumstances.json"
 FORMAT_VERSION = 2
 """Raise it when what a checkpoint holds, or how training goes on from it, changes."""
 
@@ -72,21 +74,45 @@ def _hash(parts: Iterable[str | np.ndarray]) -> str:
     return digest.hexdigest()[:16]
 
 
-def save_checkpoint(state: TrainState, folder: Path, origin: dict[str, Any]) -> None:
-    """Replace the checkpoint whole: a kill leaves the old one or the new one, never half of one."""
-    part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save_model(state.model, str(part / "model.safetensors"))
-    save_model(state.teacher, str(part / "teacher.safetensors"))
-    torch.save({"step": state.step, "optimizer": state.optimizer.state_dict()}, part / "state.pt")
-    (part / "history.json").write_text(json.dumps(state.history))
-    (part / "origin.json").write_text(json.dumps(origin, indent=1) + "\n")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(part, folder)
-    shutil.rmtree(old, ignore_errors=True)
+def training_circumstances(config: RunConfig, processes: int, device: torch.device, fixed: bool) -> dict[str, Any]:
+    """What may change between two parts of a training, by name: its numbers are then not those of one in one go.
+
+    Args:
+        config: of the run.
+        processes: how many train.
+        device: of this one.
+        fixed: the relations are given from outside (`loop.train`'s `fixed_graph`).
+    """
+    return {
+        "processes": processes,
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "fixed relations": fixed,
+        "preset": config.preset,
+        "data folder": config.data.root,
+        "code": git_commit(project_root()),
+        "packages": {name: metadata.version(name) for name in ("torch", "transformers", "numpy")},
+    }
+
+
+def save_checkpoint(state: TrainState, folder: Path, origin: dict[str, Any], circumstances: dict[str, Any]) -> None:
+    """Replace the checkpoint whole: a kill or a full disk leaves the old one or the new one, never half of one.
+
+    Args:
+        state: of the training.
+        folder: of the checkpoint.
+        origin: of `training_origin`.
+        circumstances: of `training_circumstances`.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(folder) as part:
+        part.mkdir()
+        save_model(state.model, str(part / "model.safetensors"))
+        save_model(state.teacher, str(part / "teacher.safetensors"))
+        torch.save({"step": state.step, "optimizer": state.optimizer.state_dict()}, part / "state.pt")
+        (part / "history.json").write_text(json.dumps(state.history))
+        (part / "origin.json").write_text(json.dumps(origin, indent=1) + "\n")
+        (part / CIRCUMSTANCES_FILE).write_text(json.dumps(circumstances, indent=1) + "\n")
 
 
 def resume(state: TrainState, folder: Path, origin: dict[str, Any]) -> None:
@@ -95,14 +121,12 @@ def resume(state: TrainState, folder: Path, origin: dict[str, Any]) -> None:
     Raises:
         RuntimeError: the checkpoint is another training's: in what it differs, and how to start over.
     """
-    old = folder.with_name(folder.name + ".old")
-    if not folder.exists() and old.exists():
-        os.replace(old, folder)
+    recover(folder)
     if not folder.exists():
         return
     there, differing = folder / "origin.json", ["it was written by an older version"]
     if there.is_file():
-        differing = config_differences(json.loads(there.read_text()), json.loads(json.dumps(origin)))
+        differing = config_differences(read_json(there), json.loads(json.dumps(origin)))
     if differing:
         raise RuntimeError(
             f"{folder} holds another training: {'; '.join(differing)}. Nothing was changed. To start over, delete that "
@@ -111,6 +135,20 @@ def resume(state: TrainState, folder: Path, origin: dict[str, Any]) -> None:
     rest = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
     load_model(state.model, str(folder / "model.safetensors"))
     load_model(state.teacher, str(folder / "teacher.safetensors"))
+    # Names as the one object that literals are: pickle writes a repeated object short, and files are to be the same.
+    moments = rest["optimizer"]["state"]
+    rest["optimizer"]["state"] = {row: {sys.intern(name): x for name, x in own.items()} for row, own in moments.items()}
     state.optimizer.load_state_dict(rest["optimizer"])
-    state.step, state.history = rest["step"], json.loads((folder / "history.json").read_text())
+    state.step, state.history = rest["step"], read_json(folder / "history.json")
     logger.info("resumed at step %d from %s", state.step, folder)
+
+
+def say_differences(folder: Path, circumstances: dict[str, Any]) -> None:
+    """Warn in the log of every circumstance that is another than a checkpoint, if there is one, was taken under."""
+    if not folder.exists():
+        return
+    differing, before = [f"{CIRCUMSTANCES_FILE} is missing"], folder / CIRCUMSTANCES_FILE
+    if before.is_file():
+        differing = config_differences(read_json(before), circumstances)
+    if differing:
+        logger.warning("%s goes on under other circumstances: %s", folder, "; ".join(differing))

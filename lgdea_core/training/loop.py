@@ -3,9 +3,12 @@
 import copy
 import json
 import logging
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import FrameType
 from typing import Literal
 
 import numpy as np
@@ -22,9 +25,18 @@ from lgdea_core.config import RunConfig, find_method
 from lgdea_core.inference import encode_phrases
 from lgdea_core.method import Terms, total_loss
 from lgdea_core.model import LGDEAModel
+from lgdea_core.paths import holding
 from lgdea_core.prototypes import initial_prototypes
 from lgdea_core.relations import Relations
-from lgdea_core.training.checkpoint import CHECKPOINT, TrainState, resume, save_checkpoint, training_origin
+from lgdea_core.training.checkpoint import (
+    CHECKPOINT,
+    TrainState,
+    resume,
+    save_checkpoint,
+    say_differences,
+    training_circumstances,
+    training_origin,
+)
 from lgdea_core.training.monitors import evidence_space, warn_of_collapse, warn_of_relations
 from lgdea_core.training.refresh import RelationState, refresh_relations
 from lgdea_core.training.sampling import sample_batch
@@ -112,9 +124,10 @@ def train(
 ) -> tuple[TrainState, pd.DataFrame]:
     """Train, or go on from the folder's checkpoint, until the end of a phase.
 
-    A killed run loses at most `checkpoint_every` steps (`refresh_every`, if that is more) and ends with the same
-    weights as one that was never killed: batches and dropout depend on (seed, step) alone, and while relations are in
-    use a checkpoint is only taken where they are about to be rebuilt.
+    A killed run loses at most `checkpoint_every` steps (`refresh_every`, if that is more); an interrupted one none, or
+    those since the last refresh of relations. Both end with the same weights as one that was never stopped: batches and
+    dropout depend on (seed, step) alone, and while relations are in use a checkpoint is only taken where they are about
+    to be rebuilt. What is resumed under other circumstances (`checkpoint.training_circumstances`) is said in the log.
 
     Args:
         config: method, schedule, weights and seed.
@@ -134,47 +147,79 @@ def train(
         The state, and the history: one row per logged step with every term by name.
 
     Raises:
-        ValueError: no known pairs; or relations are due and there is no unpaired image or report.
-        RuntimeError: the loss is not finite (names the step and the terms); the folder holds another training; or, with
-            `resume_only`, it does not hold the end of the phase.
+        ValueError: no known pairs; a process would get one image a step; or relations are due and there is no unpaired
+            image or report.
+        RuntimeError: the loss is not finite (names the step and the terms); the folder holds another training, or
+            another process trains in it; or, with `resume_only`, it does not hold the end of the phase.
     """
     _check_data(config, data)
     accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    check_batch(config, accelerator.num_processes)
     set_precision(model, config, accelerator.device)
     model.to(accelerator.device)
     state = start_state(model, config)
     origin = training_origin(config, data)
-    resume(state, folder / CHECKPOINT, origin)
-    module, state.optimizer = accelerator.prepare(TermModule(model, config.weights), state.optimizer)
-    last = last_step(until, config.train)
-    if resume_only and state.step != last:
-        raise RuntimeError(f"{folder}: expected the checkpoint of step {last}, got step {state.step}; train it first")
-    relations = None
-    bar = tqdm(total=last, initial=min(state.step, last), unit="step", desc=config.method, disable=not progress)
-    while state.step < last:
-        phase = phase_at(state.step, config.method, config.train)
-        if phase == "relations" and (relations is None or refresh_due(state.step, config.train)):
-            first = state.step == config.train.text_steps + config.train.pair_steps
-            graph = first_graph if first and fixed_graph is None else fixed_graph
-            relations = refresh_relations(state.teacher, data, config, graph=graph)
-            warn_of_relations(relations.report_mass, relations.stats["effective_reports"], state.step)
-            if after_refresh is not None:
-                relations.stats.update(after_refresh(relations.relations))
-        if find_method(config.method).relations and state.step == placed_at(config.train):
-            place_prototypes(state, data, config.seed, accelerator)
-        process = (accelerator.process_index, accelerator.num_processes)
-        batch = sample_batch(data, config, state.step, phase, relations, process).to(accelerator.device)
-        with seeded(step_seed(config.seed, state.step, accelerator.process_index), accelerator.device):
-            loss = _take_step(state, module, batch, config, accelerator, relations)
-        bar.update()
-        if checkpoint_due(state.step, last, config):
-            _check_finite(accelerator, state.step, loss, {})
-            if accelerator.is_main_process:
-                save_checkpoint(state, folder / CHECKPOINT, origin)
-        if after_step is not None:
-            after_step(state.step)
-    bar.close()
+    fixed = fixed_graph is not None
+    circumstances = training_circumstances(config, accelerator.num_processes, accelerator.device, fixed)
+    alone = accelerator.num_processes == 1
+    writes = accelerator.is_main_process and not resume_only
+    with holding(folder) if writes else nullcontext(), deferred_interrupt() if alone else nullcontext([]) as asked:
+        resume(state, folder / CHECKPOINT, origin)
+        say_differences(folder / CHECKPOINT, circumstances)
+        module, state.optimizer = accelerator.prepare(TermModule(model, config.weights), state.optimizer)
+        last = last_step(until, config.train)
+        if resume_only and state.step != last:
+            raise RuntimeError(f"{folder}: expected the checkpoint of step {last}, got step {state.step}; train first")
+        relations = None
+        bar = tqdm(total=last, initial=min(state.step, last), unit="step", desc=config.method, disable=not progress)
+        while state.step < last:
+            phase = phase_at(state.step, config.method, config.train)
+            if phase == "relations" and (relations is None or refresh_due(state.step, config.train)):
+                first = state.step == config.train.text_steps + config.train.pair_steps
+                graph = first_graph if first and fixed_graph is None else fixed_graph
+                relations = refresh_relations(state.teacher, data, config, graph=graph)
+                warn_of_relations(relations.report_mass, relations.stats["effective_reports"], state.step)
+                if after_refresh is not None:
+                    relations.stats.update(after_refresh(relations.relations))
+            if find_method(config.method).relations and state.step == placed_at(config.train):
+                place_prototypes(state, data, config.seed, accelerator)
+            process = (accelerator.process_index, accelerator.num_processes)
+            batch = sample_batch(data, config, state.step, phase, relations, process).to(accelerator.device)
+            with seeded(step_seed(config.seed, state.step, accelerator.process_index), accelerator.device):
+                loss = _take_step(state, module, batch, config, accelerator, relations)
+            bar.update()
+            if checkpoint_due(state.step, last, config, stopping=bool(asked)):
+                _check_finite(accelerator, state.step, loss, {})
+                if accelerator.is_main_process:
+                    save_checkpoint(state, folder / CHECKPOINT, origin, circumstances)
+            if asked:
+                break
+            if after_step is not None:
+                after_step(state.step)
+        bar.close()
     return state, pd.DataFrame(state.history)
+
+
+@contextmanager
+def deferred_interrupt() -> Iterator[list[int]]:
+    """An interrupt (SIGINT) only fills the list and is raised when the block ends; a second one is raised at once."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt("training was interrupted; the same command goes on where it stood")
 
 
 def set_precision(model: LGDEAModel, config: RunConfig, device: torch.device) -> None:
@@ -188,6 +233,19 @@ def set_precision(model: LGDEAModel, config: RunConfig, device: torch.device) ->
         logger.info("this CPU has no bfloat16 units: the image tower trains in float32")
         wanted = False
     model.image_tower.autocast_dtype = torch.bfloat16 if wanted else None
+
+
+def check_batch(config: RunConfig, processes: int) -> None:
+    """Refuse a batch that leaves a process with one image: batch norm has no variance then, and contrast no negative.
+
+    Raises:
+        ValueError: it does.
+    """
+    if config.train.batch_size // processes < 2:
+        raise ValueError(
+            f"batch_size {config.train.batch_size} over {processes} processes: each needs at least two images a step; "
+            "raise batch_size or take fewer processes"
+        )
 
 
 def _check_data(config: RunConfig, data: TrainingData) -> None:

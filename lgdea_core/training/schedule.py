@@ -55,12 +55,16 @@ def refresh_due(step: int, schedule: TrainConfig) -> bool:
     return (step - schedule.text_steps - schedule.pair_steps) % schedule.refresh_every == 0
 
 
-def checkpoint_due(step: int, last: int, config: RunConfig) -> bool:
-    """At the end, and every `checkpoint_every` steps, or at the first refresh after that."""
+def checkpoint_due(step: int, last: int, config: RunConfig, *, stopping: bool = False) -> bool:
+    """At the end, and every `checkpoint_every` steps, or at the first refresh after that.
+
+    A training that is `stopping` takes one wherever it can go on from: always but between two refreshes.
+    """
     if step == last:
         return True
     schedule = config.train
+    steps = 1 if stopping else schedule.checkpoint_every
     if phase_at(step, config.method, schedule) != "relations":
-        return step % schedule.checkpoint_every == 0
-    every = max(1, schedule.checkpoint_every // schedule.refresh_every) * schedule.refresh_every
+        return step % steps == 0
+    every = max(1, steps // schedule.refresh_every) * schedule.refresh_every
     return (step - schedule.text_steps - schedule.pair_steps) % every == 0

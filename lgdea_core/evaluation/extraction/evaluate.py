@@ -9,7 +9,6 @@ FINDINGS and IMPRESSION and nothing else of a report. Reports without labels, or
 and counted.
 """
 
-import argparse
 import json
 import logging
 import time
@@ -21,6 +20,7 @@ from typing import Any
 
 import pandas as pd
 
+from lgdea_core.command import Command, check_target, ending_mistakes
 from lgdea_core.data.corpora import load_corpus
 from lgdea_core.data.phantom import PhantomConfig, plan_study
 from lgdea_core.evaluation.extraction.agreement import differing, score_agreement, status_table
@@ -39,7 +39,7 @@ from lgdea_core.evidence.extract import EvidenceExtractor, accept_findings, make
 from lgdea_core.evidence.llm import LanguageModelExtractor
 from lgdea_core.evidence.sections import readable_sections
 from lgdea_core.finding import Finding
-from lgdea_core.paths import replacing
+from lgdea_core.paths import write_text
 from lgdea_core.vocabulary import NIH_FINDINGS
 
 WORST_REPORTS = 50
@@ -246,29 +246,27 @@ def _worst(against: str, header: list[str], reports: list[tuple[int, str]]) -> l
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluate an extractor on Open-i and write the result as JSON."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lgdea_core.evaluation.extraction.evaluate", description=main.__doc__
-    )
+    parser = Command(prog="python -m lgdea_core.evaluation.extraction.evaluate", description=main.__doc__)
     parser.add_argument("--extractor", default="lexicon", help="see lgdea_core.evidence.extract.make_extractor")
     parser.add_argument("--root", type=Path, required=True, help="folder with ecgen-radiology/ and the label table")
     parser.add_argument("--json", type=Path, required=True, help="file to write")
     parser.add_argument("--agreement", metavar="OTHER", help="another extractor, to compare with")
     parser.add_argument("--disagreements", type=Path, metavar="PAGE", help="Markdown file to write: the worst reports")
     options = parser.parse_args(arguments)
-    reference = openi_reference(options.root)
-    names = [options.extractor, *([options.agreement] if options.agreement else [])]
-    readings = {name: read_texts(make_extractor(name), reference.texts) for name in names}
-    result = {"extractor": options.extractor, **evaluate_reading(readings[options.extractor], reference)}
-    if options.agreement:
-        tables = (status_table(readings[name].findings) for name in names)
-        result["agreement"] = {"other": options.agreement, **score_agreement(*tables)}
-    outputs = {options.json: json.dumps(result, indent=2) + "\n"}
-    if options.disagreements:
-        outputs[options.disagreements] = disagreement_page(reference, readings, *names)
-    for path, text in outputs.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as part:
-            part.write_text(text, encoding="utf-8")
+    with ending_mistakes(parser):
+        for path in filter(None, (options.json, options.disagreements)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            check_target(path)
+        reference = openi_reference(options.root)
+        names = [options.extractor, *([options.agreement] if options.agreement else [])]
+        readings = {name: read_texts(make_extractor(name), reference.texts) for name in names}
+        result = {"extractor": options.extractor, **evaluate_reading(readings[options.extractor], reference)}
+        if options.agreement:
+            tables = (status_table(readings[name].findings) for name in names)
+            result["agreement"] = {"other": options.agreement, **score_agreement(*tables)}
+        write_text(options.json, json.dumps(result, indent=2) + "\n")
+        if options.disagreements:
+            write_text(options.disagreements, disagreement_page(reference, readings, *names))
     _logger.info(
         "evaluate: micro F1 %.3f of %d reports, written to %s", result["micro"]["f1"], result["reports"], options.json
     )
