@@ -24,6 +24,21 @@ REPORT = "INDICATION: Cough.\nFINDINGS: Small effusion.\nIMPRESSION: Effusion."
         # of several of a kind the last one counts, and all keep the order of the text
         (f"{REPORT}\nADDENDUM:\nFINDINGS: None.", [("impression", "Effusion."), ("findings", "None.")]),
         ("IMPRESSION: A.\nFINDINGS: B.", [("impression", "A."), ("findings", "B.")]),
+        # headers misspelt, in another case, without a colon, inside a line, glued
+        ("INDICAITON: Cough.\nFINDNGS: A.\nIMPRESION: B.", [("findings", "A."), ("impression", "B.")]),
+        ("clinical history: cough\n\nfindings: A", [("findings", "A")]),
+        ("Indication\nCough\nFindings\nA", [("findings", "A")]),
+        ("Exam: chest. Indication: cough. Findings: A. Impression: B.", [("findings", "A."), ("impression", "B.")]),
+        ("CHEST, ONE VIEW HISTORY: cough. FINDINGS:A.IMPRESSION:B.", [("findings", "A."), ("impression", "B.")]),
+        ("There is no change in the findings: A.", [("findings", "There is no change in the findings: A.")]),
+        # an addendum is read beside the report
+        (f"{REPORT}\nADDENDUM: A.", [("findings", "Small effusion."), ("impression", "Effusion."), ("findings", "A.")]),
+        # without findings and impression the report itself is read, else its first reading
+        ("WET READ: A.\nFINAL REPORT\nB.", [("findings", "B.")]),
+        ("WET READ: A.", [("findings", "A.")]),
+        ("FINAL REPORT\nPORTABLE CHEST: A.\nCOMPARISON: None.", [("findings", "A.")]),
+        ("INDICATION: Cough.\n\nA.\n\nB.", [("findings", "A.\n\nB.")]),
+        ("A.\nINDICATION: Cough.", [("findings", "A.")]),
     ],
 )
 def test_only_findings_and_impression_are_readable(report: str, expected: list[tuple[str, str]]) -> None:
@@ -32,7 +47,7 @@ def test_only_findings_and_impression_are_readable(report: str, expected: list[t
 
 def test_all_sections_are_listed_with_their_names() -> None:
     assert [(section.name, section.kind) for section in split_sections(f"WET READ\n{REPORT}")] == [
-        ("", "other"), ("INDICATION", "other"), ("FINDINGS", "findings"), ("IMPRESSION", "impression"),
+        ("WET READ", "other"), ("INDICATION", "other"), ("FINDINGS", "findings"), ("IMPRESSION", "impression"),
     ]  # fmt: skip
 
 

@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from lgdea_core.vocabulary import NO_FINDING, REGIONS
+from lgdea_core.vocabulary import LATERALITIES, NO_FINDING, REGIONS
 
 PHRASE_KINDS = frozenset({"severity", "descriptor", "change", "location", "measure"})
 """Kinds of items that may stand before a finding inside its noun phrase."""
 
 FINDING_KINDS = frozenset({"observation", "generic", "normal", "state"})
 """Kinds that can make a finding; a sentence without them says nothing."""
+
+TRAILING = frozenset({"negation after", "uncertainty after", "unconfirmed", "uncertainty"})
+"""Kinds that may speak of the findings before them."""
 
 LINKS = frozenset({"and", "or", "slash", "comma"})
 FINDING_LINKS = LINKS | {"versus", "nor"}
@@ -69,6 +72,8 @@ class _Head:
     index: int
     first: int
     last: int
+    unsure: bool = False
+    """the sentence leaves it open, whatever else it says"""
     own_place: bool = False
     side: str | None = None
     region: str | None = None
@@ -94,7 +99,8 @@ def resolve_location(locations: Sequence[str | Place]) -> tuple[str | None, str 
 
 def read_sentence(items: Sequence[Item]) -> list[Draft]:
     """All findings of one sentence in the order of the text."""
-    if FINDING_KINDS.isdisjoint(item.kind for item in items):
+    present = {item.kind for item in items}
+    if FINDING_KINDS.isdisjoint(present):
         return []
     claimed, states = _read_states(items)
     heads = _read_heads(items)
@@ -105,13 +111,20 @@ def read_sentence(items: Sequence[Item]) -> list[Draft]:
         if items[head.index].kind not in ("generic", "normal"):
             _extend(items, head, floor, claimed)
         floor = head.last + 1
-    _apply_trailing_cues(items, sorted((*heads, *states), key=lambda head: head.index))
-    for head, following in pairwise(heads):
+    if not TRAILING.isdisjoint(present):
+        _apply_trailing_cues(items, sorted((*heads, *states), key=lambda head: head.index))
+    for head, following in pairwise(heads) if "versus" in present else ():
         # "Infiltrate versus atelectasis" doubts both; "scarring or atelectasis" asserts it and offers two names.
         kinds = {item.kind for item in items[head.index + 1 : following.index]}
-        if "versus" in kinds and kinds <= PHRASE_KINDS | FINDING_LINKS | {"preposition", "determiner"}:
+        if "versus" in kinds and kinds <= PHRASE_KINDS | FINDING_LINKS | {"preposition", "determiner", "verb"}:
             for one in (head, following):
                 one.status = "uncertain" if one.status == "present" else one.status
+    for head, following in pairwise(heads) if "unsure" in present else ():
+        # "It is unclear whether the opacity is pneumonia": the opacity is there.
+        between = {item.kind for item in items[head.last + 1 : following.first]}
+        named = head.first and items[head.first - 1].value == "the"
+        if head.unsure and named and between & {"verb", "linking"} and between <= {"verb", "linking", "determiner"}:
+            head.status = "present"
     for head in heads:
         _place(items, head)
     _share_places(items, heads, claimed)
@@ -132,38 +145,58 @@ class _Scope:
     """Reach of the denial and the doubt that precede a finding, while a sentence is read from left to right."""
 
     def __init__(self) -> None:
-        self.denied = self.doubted = self.skipped = self.used = False
+        self.denied = self.doubted = self.skipped = self.used = self.near = self.unsure = self.relative = False
         self.denied_at = 0
 
     def status(self) -> str:
-        if self.skipped:
+        if self.skipped or self.relative:
             return "skip"
-        return "absent" if self.denied else "uncertain" if self.doubted else "present"
+        return "uncertain" if self.unsure else "absent" if self.denied else "uncertain" if self.doubted else "present"
 
     def read(self, items: Sequence[Item], index: int) -> None:
-        kind = items[index].kind
-        if kind in ("negation", "nor"):
+        kind, value = items[index][:2]
+        if kind in ("negation", "instead", "nor"):
+            if self.used or (index and items[index - 1].kind == "comma"):
+                self.skipped = False  # "status post line placement without pneumothorax", "history of cancer, no edema"
             self.denied, self.doubted, self.used, self.denied_at = True, False, False, index
+            self.near = value == "near"
         elif kind == "uncertainty":
             # "no opacity to suggest pneumonia" stays a denial; "no pneumothorax, possible effusion" does not
             if not self.denied or (index and items[index - 1].kind in LINKS):
-                self.denied, self.doubted, self.used = False, True, False
+                self.denied, self.doubted, self.used, self.near = False, True, False, value == "near"
+        elif kind == "unsure":
+            self.unsure = True
         elif kind == "skip":
-            self.skipped = True
-        elif kind in ("end", "with", "pseudo"):
+            self.skipped, self.relative = True, self.relative or value == "relative"
+        elif kind in ("end", "pseudo") or (kind == "with" and (self.used or not self.denied)):
+            # "the film does not show an effusion" has not denied anything before "show"
             self.denied = self.doubted = self.skipped = False
+            if kind == "end" and value != "there":
+                self.unsure = self.relative = False
+        elif kind in ("verb", "preposition") and self.near and not self.used:
+            self.denied = self.doubted = self.near = False  # "CT rather than a film is advised for the nodule"
+        elif value == "colon" and index and items[index - 1].kind not in ("negation", "uncertainty"):
+            self.denied = self.doubted = False  # "the lung will not expand: large pneumothorax"
         elif kind in ("comma", "and") and self.used and index + 1 < len(items):
             # A link behind a finding that was denied or doubted: does the next one still belong to the list?
             following, rest = items[index + 1].kind, {item.kind for item in items[index + 1 :]}
-            if following in ("severity", "change", "determiner") and not (
-                self.denied and rest & {"or", "slash", "nor"}
-            ):
+            anew = following in ("severity", "change", "determiner") or (
+                kind == "comma" and _has_side(items[index + 1])
+            )
+            if anew and not (self.denied and rest & {"or", "slash", "nor"}):
                 # "no pneumothorax, stable edema" starts anew; "no nodule, large mass or edema" goes on to its "or"
                 self.denied = self.doubted = False
-            elif kind == "comma" and not rest & {"or", "versus"}:
+            elif kind == "comma" and items[index - 1].kind in ("verb", "word") and not rest & {"or", "nor", "slash"}:
+                self.denied = False  # "the absence of edema is reassuring, effusions persist"
+            if kind == "comma" and not rest & {"or", "versus"}:
                 self.doubted = False  # "possible pneumonia, left effusion": doubt needs an "or" to pass a comma
             if kind == "comma":
                 self.skipped = False
+
+
+def _has_side(item: Item) -> bool:
+    """Whether an item says left, right or both: behind a comma it begins a new statement."""
+    return item.kind == "location" and (isinstance(item.value, str) or item.value.side is not None)
 
 
 def _read_heads(items: Sequence[Item]) -> list[_Head]:
@@ -171,7 +204,7 @@ def _read_heads(items: Sequence[Item]) -> list[_Head]:
     heads, scope = [], _Scope()
     for index, item in enumerate(items):
         if item.kind in ("observation", "ignored"):
-            heads.append(_Head(item.value or "", scope.status(), index, first=index, last=index))
+            heads.append(_Head(item.value or "", scope.status(), index, first=index, last=index, unsure=scope.unsure))
             scope.used = True
         elif item.kind in ("generic", "normal"):
             # "No acute abnormality" and "normal chest" say that all is well; an abnormality nobody denies says nothing.
@@ -196,15 +229,15 @@ def _apply_trailing_cues(items: Sequence[Item], heads: Sequence[_Head]) -> None:
     for index, item in enumerate(items):
         # a hedge ends its sentence ("pneumonia possible"); behind a verb it is a statement of its own
         hedge = item.kind == "uncertainty" and index + 1 == len(items) and index and items[index - 1].kind != "verb"
-        if item.kind not in ("negation after", "uncertainty after") and not hedge:
+        if item.kind not in TRAILING or (item.kind == "uncertainty" and not hedge):
             continue
         passed, end = coordinating | {"verb", "word"}, index
         for head in reversed([head for head in heads if head.index < index]):
             if any(between.kind not in passed for between in items[head.index + 1 : end]):
                 break
             if item.kind == "negation after":
-                head.status = "absent"
-            elif head.status == "present":
+                head.status = "uncertain" if head.unsure else "absent"
+            elif head.status == "present" or item.kind == "unconfirmed":
                 head.status = "uncertain"
             passed, end = coordinating, head.index
 
@@ -213,6 +246,7 @@ def _read_states(items: Sequence[Item]) -> tuple[set[int], list[_Head]]:
     """Findings that a place and its state make ("heart size is normal"); and the items they use up."""
     claimed: set[int] = set()
     heads: list[_Head] = []
+    named: Place | None = None
     for index, item in enumerate(items):
         if item.kind != "state":
             continue
@@ -220,7 +254,17 @@ def _read_states(items: Sequence[Item]) -> tuple[set[int], list[_Head]]:
         follows = index + 1 < len(items) and items[index + 1].kind in ("location", "descriptor", "preposition")
         leads = index and items[index - 1].kind in ("determiner", "negation", "with", "comma", "and", "change")
         first, second = (+1, -1) if (follows and leads) or index == 0 else (-1, +1)
-        for place in _places_of_state(items, index, first) or _places_of_state(items, index, second):
+        places = _places_of_state(items, index, first) or _places_of_state(items, index, second)
+        behind = index - 2 if index > 1 and items[index - 1].kind == "verb" else index - 1
+        side = items[behind].value if behind >= 0 else None
+        if not places and named is not None and side in LATERALITIES:
+            # "the left costophrenic angle is sharp, the right blunted"
+            for observation, status in named.states.get(item.value, ()):
+                heads.append(_Head(observation, status, index, first=behind, last=index))
+                heads[-1].side, heads[-1].region = resolve_location([side, named])
+            claimed.update(range(behind, index + 1))
+        for place in places:
+            named = items[place].value
             for observation, status in items[place].value.states.get(item.value, ()):
                 heads.append(_state_head(items, observation, status, place, index))
                 claimed.update(range(min(place, index), max(place, index) + 1))
@@ -249,7 +293,8 @@ def _state_head(items: Sequence[Item], observation: str, status: str, place: int
     """The finding of a place and its state; what denies or doubts them stands between or right before them."""
     first, last = min(place, state), max(place, state)
     inner = {item.kind for item in items[first : last + 1]}
-    if "negation" in inner or (state == first and first and items[first - 1].kind == "negation"):
+    if "negation" in inner or (first and items[first - 1].kind == "negation"):
+        status = "skip" if observation == NO_FINDING else status
         status = "absent" if status == "present" else "skip"  # "not clear" is no finding
     elif status == "present":
         before = first
@@ -257,6 +302,10 @@ def _state_head(items: Sequence[Item], observation: str, status: str, place: int
             before -= 1
         if "uncertainty" in inner or (before and items[before - 1].kind == "uncertainty"):
             status = "uncertain"
+    if any(item.kind == "unsure" for item in items[:first]):
+        status = "uncertain"
+    elif any(item.value == "relative" for item in items[:first]):
+        status = "skip"
     while first and items[first - 1].kind in ("location", "severity"):
         first -= 1
     head = _Head(observation, status, state, first=first, last=last)
@@ -292,13 +341,28 @@ def _extend(items: Sequence[Item], head: _Head, floor: int, claimed: set[int]) -
             break
         head.last = end
 
-    # A grade behind the verb ("the effusion is small"), if no further noun follows it.
-    position = head.last + 1
-    while position < len(items) and items[position].kind in ("verb", "change"):
+    # What is added behind a verb or a comma ("is small", ", small, on the left"), if no further noun follows it.
+    position, begun = head.last + 1, False
+    while position < len(items):
+        kind = items[position].kind
+        if kind in ("verb", "change", "comma", "answered", "preposition", "determiner", "measure", "descriptor"):
+            begun = begun or kind in ("verb", "change", "comma", "answered")
+            position += 1
+            continue
+        if not begun or not (kind == "severity" or _has_side(items[position])):
+            break
+        end = position
+        while end < len(items) and items[end].kind in PHRASE_KINDS:
+            end += 1
+        after = items[end].kind if end < len(items) else "end"
+        if any(item.kind == "change" for item in items[position:end]):
+            break  # "have slightly improved"
+        if end < len(items) and items[end].value == "there":
+            break  # "at the left base there is"
+        if after not in (*LINKS, "end", "with", "preposition", "negation"):
+            break
+        head.last = position = end - 1
         position += 1
-    if head.last + 1 < position < len(items) and items[position].kind == "severity":
-        after = items[position + 1].kind if position + 1 < len(items) else "end"
-        head.last = position if after in (*LINKS, "end", "with", "preposition") else head.last
 
 
 def _location_after(items: Sequence[Item], position: int, claimed: set[int]) -> int | None:
@@ -307,10 +371,10 @@ def _location_after(items: Sequence[Item], position: int, claimed: set[int]) -> 
     # belongs to what follows ("effusion, left opacity"), unless it says no more than "bilateral".
     linked = prepared = False
     count = len(items)
-    while position < count and items[position].kind in ("verb", "comma", "and", "slash", "change"):
+    while position < count and items[position].kind in ("verb", "comma", "and", "slash", "change", "negation after"):
         linked, position = True, position + 1
     while position < count and (
-        items[position].kind in ("preposition", "determiner") or items[position].value == "companion"
+        items[position].kind in ("preposition", "determiner", "answered") or items[position].value == "companion"
     ):
         prepared, position = prepared or items[position].kind != "determiner", position + 1
     found = None
@@ -320,7 +384,9 @@ def _location_after(items: Sequence[Item], position: int, claimed: set[int]) -> 
     if found is None or (linked and not prepared and items[found][:2] != ("location", "bilateral")):
         return None
     # A place before another noun is that noun's ("effusion and right lower lobe opacity").
-    leads_on = position < count and items[position].kind in ("observation", "state", "generic")
+    leads_on = position < count and (
+        items[position].kind in ("observation", "state", "generic") or (linked and items[position].value == "there")
+    )
     return None if leads_on and not (prepared and not linked) else found
 
 
@@ -339,7 +405,8 @@ def _share_places(items: Sequence[Item], heads: Sequence[_Head], claimed: set[in
 
     def coordinated(head: _Head, following: _Head) -> bool:
         kinds = [item.kind for item in items[head.last + 1 : following.first]]
-        return bool(kinds) and all(kind in FINDING_LINKS | {"with", "determiner"} for kind in kinds)
+        passed = FINDING_LINKS | {"with", "determiner"} | ({"verb"} if "versus" in kinds else set())
+        return bool(kinds) and passed.issuperset(kinds)
 
     def inherit(head: _Head, source: _Head) -> None:
         if head.observation not in CENTRAL and source.observation not in CENTRAL:
@@ -367,5 +434,9 @@ def _share_places(items: Sequence[Item], heads: Sequence[_Head], claimed: set[in
                 break
             if kind == "location":
                 locations.insert(0, items[position].value)
-        if any(isinstance(value, str) or value.lateral for value in locations):
+        # "The lungs are free of edema" names no side, "the lungs show opacities" both.
+        whole = head.status == "absent" and all(
+            isinstance(value, Place) and value.region == "lung" for value in locations
+        )
+        if not whole and any(isinstance(value, str) or value.lateral for value in locations):
             head.side, head.region = resolve_location(locations)

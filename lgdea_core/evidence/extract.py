@@ -92,7 +92,11 @@ class KeywordExtractor:
     def __init__(self, negation: bool) -> None:
         self._nlp = spacy.blank("en")
         self._nlp.add_pipe("sentencizer")
-        terms = [(term, value) for term, (kind, value) in default_lexicon().terms.items() if kind == "observation"]
+        terms = [
+            (term, value)
+            for term, (kind, value) in default_lexicon().terms.items()
+            if kind == "observation" and term.islower()  # "CM" counts in capitals only
+        ]
         ruler = self._nlp.add_pipe("entity_ruler", config={"phrase_matcher_attr": "LOWER"})
         ruler.add_patterns([{"label": name, "pattern": term} for term, name in terms])
         if negation:

@@ -12,9 +12,11 @@ from typing import Any
 import spacy
 from spacy.language import Language
 from spacy.matcher import PhraseMatcher
+from spacy.symbols import NORM, ORTH
 from spacy.tokens import Doc
 
-from lgdea_core.evidence.clauses import Item, Place, read_sentence
+from lgdea_core.evidence.clauses import FINDING_KINDS, Item, Place, read_sentence
+from lgdea_core.evidence.cues import settle_cues
 from lgdea_core.evidence.sections import readable_sections
 from lgdea_core.finding import Finding
 
@@ -23,9 +25,20 @@ LEXICON_FILE = Path(__file__).with_name("lexicon.json")
 STRONG_CUES = {
     "pseudo": "pseudo",
     "negation_after": "negation after",
+    "unconfirmed": "unconfirmed",
     "uncertainty_after": "uncertainty after",
+    "unsure": "unsure",
     "negation": "negation",
+    "free": "free",
     "uncertainty": "uncertainty",
+    "instead": "instead",
+    "answers": "answer",
+    "departed": "departed",
+    "departure": "departure",
+    "purpose": "purpose",
+    "partly": "partly",
+    "trend": "trend",
+    "prior": "prior",
 }
 WEAK_CUES = {
     "skip": "skip",
@@ -41,20 +54,41 @@ WEAK_CUES = {
 """Lists of cue words in the lexicon -> kind of item; states, places, sides and grades stand between the two. Where a
 term stands in two lists the first one counts."""
 
+LESS_LIKELY = tuple(f"{verb} less likely than" for verb in ("is", "are", "seems", "seem", "appears"))
 MARKS = {
-    "comma": (",", "(", ")", ":"),
-    "and": ("and", "&", "plus"),
+    "comma": (",", "(", ")"),
+    "colon": (":",),
+    "and": ("and", "&", "plus", "+"),
     "or": ("or", "and/or"),
     "nor": ("nor",),
     "slash": ("/",),
-    "versus": ("versus", "vs", "vs."),
+    "versus": ("versus", "vs", "vs.", "less likely than", "more likely than", *LESS_LIKELY),
+    "rule": ("rule", "rules", "ruled"),
+    "out": ("out",),
 }
+SIGNS = {"(-)": "absent", "(+)": "present"}
 SHORTEST_SWAP = 5
 SHORTEST_SLIP = 7
 """Shorter words are not corrected for two swapped letters, or for a letter added, lost or changed."""
 
-STOP_TOKENS = frozenset({".", "..", "...", ";", "!", "?", ".,"})
-_BLOCK_END = re.compile(r"\n[ \t]*\n|\n(?=[ \t]*(?:\d+[.)]|[-*•])[ \t])|\n(?=[ \t]*[A-Z][A-Z ]+:)")
+STOP_TOKENS = frozenset({".", "..", "...", ";", "!", ".,"})
+_GLUED = re.compile(
+    r"\.(?=[A-Za-z0-9])(?<=[A-Za-z]{2}.)|[,;:?](?=[A-Za-z])(?<=[A-Za-z].)|[.)](?=[A-Za-z])(?<=\d.)"
+    r"|\.(?=$|\s+[A-Z])(?<=\b[LR].)|\([+-]\)|(?<=[a-z])\d\)(?=[A-Z])"
+)
+"""Stops without a blank behind them, stops behind "L" and "R", and signs: "1.No effusion.2.Mild edema", "Edema(-)"."""
+
+_UNEVEN = re.compile(rf"\s\s|[^\S ]|{_GLUED.pattern}")
+_LINE_START = re.compile(r"\n\s*(?=[A-Z(+?-])")
+
+ENDS_LINE = frozenset({"observation", "ignored", "generic", "normal", "state", "negation after", "answer", "departed"})
+"""Kinds behind which a line may end its statement without a full stop."""
+GOES_ON = frozenset(
+    {"and", "or", "nor", "slash", "versus", "comma", "negation", "uncertainty", "instead", "unsure", "with", "linking"}
+    | {"preposition", "determiner", "descriptor", "severity", "trend", "partly", "departure", "purpose", "free", "skip"}
+)
+"""Kinds behind which a statement goes on in the next line, even where that begins with a capital."""
+_BLOCK_END = re.compile(r"\n[ \t]*\n|\n(?=[ \t]*(?:\d+[.)](?!\d)|[-*•][ \t]))|\n(?=[ \t]*[A-Z][A-Z ]+:)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +96,7 @@ class Lexicon:
     """The parsed lexicon file: every term with its kind and meaning."""
 
     terms: dict[str, tuple[str, str | Place | None]]
-    """lower-case term -> (kind of item, value)"""
+    """term -> (kind of item, value); one in capitals counts only where the report has capitals too"""
     ordinary: frozenset[str]
     """words that look like a misspelt term and are none"""
     asg_tags: dict[str, str]
@@ -91,7 +125,7 @@ def load_lexicon(path: Path = LEXICON_FILE) -> Lexicon:
             f"{path}, line {error.lineno}: not valid JSON ({error.msg}); check commas and quotes"
         ) from None
     try:
-        terms: dict[str, tuple[str, str | Place | None]] = {}
+        terms: dict[str, tuple[str, str | Place | None]] = {sign: ("sign", value) for sign, value in SIGNS.items()}
         for kind, value, term in _entries(raw):
             for spelling in expand_term(term):
                 terms.setdefault(spelling, (kind, value))
@@ -117,9 +151,8 @@ def _entries(raw: dict[str, Any]) -> Iterator[tuple[str, str | Place | None, str
             yield from (("observation" if kind == "observations" else kind, name, term) for term in terms)
     yield from (("ignored", None, term) for term in raw["ignored"]["terms"])
     for kind, marks in MARKS.items():
-        yield from ((kind, None, mark) for mark in marks)
-    for list_name, kind in STRONG_CUES.items():
-        yield from ((kind, None, term) for term in raw[list_name]["terms"])
+        yield from (("comma", "colon", mark) if kind == "colon" else (kind, None, mark) for mark in marks)
+    yield from _cues(raw, STRONG_CUES)
     for name, terms in _without_about(raw["states"]).items():
         yield from (("state", name, term) for term in terms)
     for entry in _without_about(raw["places"]).values():
@@ -133,18 +166,29 @@ def _entries(raw: dict[str, Any]) -> Iterator[tuple[str, str | Place | None, str
     for kind, lists in (("location", raw["sides"]), ("severity", raw["severities"])):
         for name, terms in _without_about(lists).items():
             yield from ((kind, name, term) for term in terms)
-    yield from (("descriptor", "companion", term) for term in raw["companions"]["terms"])
-    for list_name, kind in WEAK_CUES.items():
-        yield from ((kind, None, term) for term in raw[list_name]["terms"])
+    yield from _cues(raw, {"companions": "descriptor"} | WEAK_CUES)
+
+
+def _cues(raw: dict[str, Any], kinds: dict[str, str]) -> Iterator[tuple[str, str | None, str]]:
+    for list_name, kind in kinds.items():
+        for rule in raw[list_name]["rules"]:
+            yield from ((kind, rule.get("name"), term) for term in rule["terms"])
 
 
 class Lexer:
-    """Cuts text into lexicon items by spaCy's tokeniser and phrase matcher (case ignored, longest term first)."""
+    """Cuts text into lexicon items by spaCy's tokeniser and phrase matcher (longest term first).
+
+    Terms match by spaCy's norms: case is ignored, and its exceptions write "doesn't" and "can’t" out.
+    """
 
     def __init__(self, lexicon: Lexicon) -> None:
         self.nlp: Language = spacy.blank("en")
-        self._matcher = PhraseMatcher(self.nlp.vocab, attr="LOWER")
+        for text, parts in list(self.nlp.tokenizer.rules.items()):
+            if any(part.get(NORM) == "not" for part in parts):  # spaCy has no contractions in capitals
+                self.nlp.tokenizer.add_special_case(text.upper(), [part | {ORTH: part[ORTH].upper()} for part in parts])
+        self._matcher = PhraseMatcher(self.nlp.vocab, attr="NORM")
         self._meaning: dict[int, tuple[str, str | Place | None]] = {}
+        self._capitals: set[int] = set()
         self._words: set[str] = set(lexicon.ordinary)
         self._sound: set[int] = set()
         self._corrections: dict[str, str | None] = {}
@@ -152,8 +196,11 @@ class Lexer:
             if term:
                 pattern = self.nlp.make_doc(term)
                 self._matcher.add(str(number), [pattern])
-                self._words.update(token.lower_ for token in pattern)
-                self._meaning[self.nlp.vocab.strings[str(number)]] = meaning
+                self._words.update(token.norm_ for token in pattern)
+                key = self.nlp.vocab.strings[str(number)]
+                self._meaning[key] = meaning
+                if term.isupper():
+                    self._capitals.add(key)
 
         self._slips: dict[str, set[str]] = {}
         for word in self._words:
@@ -161,37 +208,50 @@ class Lexer:
                 for slip in _slips(word):
                     self._slips.setdefault(slip, set()).add(word)
 
-    def sentences(self, doc: Doc) -> list[list[Item]]:
-        """Items of one sentence after the other; unknown words become items too, stops end a sentence."""
-        doc = self._spelled(doc)
-        matches = sorted(self._matcher(doc), key=lambda match: (match[1], -match[2]))
+    def sentences(self, doc: Doc, line_starts: frozenset[int] = frozenset()) -> list[Sequence[Item]]:
+        """Items of one sentence after the other; unknown words become items too.
+
+        Stops end a sentence, and so does a question, or a line that says enough.
+
+        Args:
+            doc: the text's tokens.
+            line_starts: tokens that begin a line of the report with a capital or a sign.
+        """
+        # "CM" before "cm", which is found with it
+        found = self._matcher(self._spelled(doc))
+        matches = sorted((start, -end, key not in self._capitals, key) for key, start, end in found)
         sentences: list[list[Item]] = [[]]
-        position = 0
-        for key, start, end in [*matches, (0, len(doc), len(doc))]:
-            if start < position:
+        position, asks = 0, False
+        for start, minus_end, _, key in [*matches, (len(doc), -len(doc), True, 0)]:
+            end = -minus_end
+            if start < position or (key in self._capitals and not _is_abbreviation(doc, start)):
                 continue
             for index in range(position, start):
                 text = doc[index].text
                 if text in STOP_TOKENS:
                     sentences.append([])
                 else:
-                    kind = "measure" if text[0].isdigit() else "word"
-                    sentences[-1].append(Item(kind, None, index, index + 1))
+                    sentences[-1].append(Item(*_unknown(doc, index, text), index, index + 1))
+                    asks = asks or text == "?"
             if start < end:
                 sentences[-1].append(Item(*self._meaning[key], start, end))
             position = end
-        return sentences
+        if line_starts:
+            sentences = [part for sentence in sentences for part in _split_lines(sentence, line_starts, doc)]
+        if asks:
+            sentences = [part for sentence in sentences for part in _split_questions(sentence)]
+        return [settle_cues(sentence) for sentence in sentences]
 
     def _spelled(self, doc: Doc) -> Doc:
         """The document with its misspelt words corrected, token by token; the same object where there is none."""
-        unknown = set(doc.to_array("LOWER").tolist()) - self._sound
+        unknown = set(doc.to_array("NORM").tolist()) - self._sound
         if not unknown:
             return doc
         corrections = {word: self._correction(word) for word in map(self.nlp.vocab.strings.__getitem__, unknown)}
         self._sound.update(self.nlp.vocab.strings[word] for word, known in corrections.items() if known is None)
         if not any(corrections.values()):
             return doc
-        words = [token.lower_ for token in doc]
+        words = [token.norm_ for token in doc]
         return Doc(self.nlp.vocab, words=[corrections.get(word) or word for word in words])
 
     def _correction(self, word: str) -> str | None:
@@ -203,6 +263,61 @@ class Lexer:
             near = {known for known in found if _one_edit_apart(word, known)}
             self._corrections[word] = next(iter(near)) if len(near) == 1 else None
         return self._corrections[word]
+
+
+def _unknown(doc: Doc, index: int, text: str) -> tuple[str, str | None]:
+    """Kind and value of a token that no term of the lexicon holds."""
+    if text == "?":
+        glued = not doc[index].whitespace_ and index + 1 < len(doc)
+        return "question", "before" if glued else None
+    if text == "-":  # "Edema - none", but "right-sided"
+        return ("comma" if index and doc[index - 1].whitespace_ and doc[index].whitespace_ else "descriptor"), None
+    return ("measure" if text[0].isdigit() else "word"), None
+
+
+def _is_abbreviation(doc: Doc, index: int) -> bool:
+    """Whether a token is in capitals and no unit: "CM" behind a number is none."""
+    before = doc[index - 1].text if index else ""
+    return doc[index].text.isupper() and not (before[:1].isdigit() or before in ("XXXX", "___"))
+
+
+def _split_lines(sentence: list[Item], line_starts: frozenset[int], doc: Doc) -> Iterator[list[Item]]:
+    """Cut where a line says enough and the next one begins anew ("No edema / Small effusion")."""
+    begin = 0
+    for index, item in enumerate(sentence):
+        if index > begin and item.start in line_starts:
+            last, before = sentence[index - 1], sentence[index - 2].kind if index > begin + 1 else ""
+            capitals = doc[last.start].text.isupper() and doc[item.start].text.isupper()
+            answered = last.kind in ("negation", "answer") and before in ("comma", "question")
+            if answered or (last.kind in ENDS_LINE if capitals else last.kind not in GOES_ON):
+                yield sentence[begin:index]
+                begin = index
+    yield sentence[begin:]
+
+
+def _split_questions(sentence: list[Item]) -> Iterator[list[Item]]:
+    """A question that is answered is a heading; another one doubts: "Edema? None.", "?pneumonia", "Pneumonia?"."""
+    part: list[Item] = []
+    for index, item in enumerate(sentence):
+        if item.kind != "question":
+            part.append(item)
+            continue
+        following = sentence[index + 1] if index + 1 < len(sentence) else None
+        if item.value == "before":
+            part.append(item._replace(kind="uncertainty", value=None))
+        elif following and (
+            following.kind in ("answer", "negation after")
+            or (
+                following.kind in ("severity", "location")
+                and FINDING_KINDS.isdisjoint(each.kind for each in sentence[index:])
+            )
+            or (following.value == "no" and (index + 2 == len(sentence) or sentence[index + 2].kind == "comma"))
+        ):
+            part.append(item._replace(kind="comma"))
+        else:
+            yield [*part, item._replace(kind="unconfirmed")]
+            part = []
+    yield part
 
 
 class LexiconExtractor:
@@ -226,9 +341,14 @@ class LexiconExtractor:
         ]
 
     def _read_block(self, report: str, block_start: int, block_end: int, kind: str) -> Iterator[Finding]:
-        text, offsets = _collapse_spaces(report[block_start:block_end])
+        raw = report[block_start:block_end]
+        text, offsets = _even_text(raw)
         doc = self._lexer.nlp.make_doc(text)
-        for sentence in self._lexer.sentences(doc):
+        starts: frozenset[int] = frozenset()
+        if offsets is not None and "\n" in raw:
+            lines = {match.end() for match in _LINE_START.finditer(raw)}
+            starts = frozenset(token.i for token in doc if offsets[token.idx] in lines)
+        for sentence in self._lexer.sentences(doc, starts):
             for draft in read_sentence(sentence):
                 first, last = doc[draft.start].idx, doc[draft.end - 1].idx + len(doc[draft.end - 1]) - 1
                 if offsets is not None:
@@ -257,12 +377,23 @@ def _blocks(report: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         yield start, end
 
 
-def _collapse_spaces(text: str) -> tuple[str, list[int] | None]:
-    """The text with single blanks for white space, and for each character its old offset (None: unchanged)."""
-    if "  " not in text and not re.search(r"[^\S ]", text):
+def _even_text(text: str) -> tuple[str, list[int] | None]:
+    """The text with single blanks for white space and behind stops; each character's old offset (None: unchanged)."""
+    if not _UNEVEN.search(text):
         return text, None
-    offsets = [i for i, char in enumerate(text) if not char.isspace() or (i and not text[i - 1].isspace())]
-    return "".join(" " if text[i].isspace() else text[i] for i in offsets), offsets
+    characters, offsets = [], []
+    glued = {place for match in _GLUED.finditer(text) for place in (match.start(), match.end())}
+    for index, character in enumerate(text):
+        if index in glued and characters and characters[-1] != " ":
+            characters.append(" ")
+            offsets.append(index - 1)
+        if not character.isspace():
+            characters.append(character)
+            offsets.append(index)
+        elif not characters or characters[-1] != " ":
+            characters.append(" ")
+            offsets.append(index)
+    return "".join(characters), offsets
 
 
 def _slips(word: str) -> set[str]:
