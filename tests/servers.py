@@ -13,40 +13,38 @@ from typing import Any
 
 import pandas as pd
 
-from lgdea_core.evidence.answers import OBSERVATIONS
+from lgdea_core.evidence.answers import SEPARATORS
 from lgdea_core.evidence.lexicon import LexiconExtractor
 
-FIELDS = ("phrase", "observation", "status", "region", "laterality", "severity")
 SLOW_SECONDS = 6.0
 RETRY_AFTER = "Retry-After-Ms: 20"
 FAULTS = ("429", "500", "slow", "half a JSON", "half a body", "closed", "a web page")
 """What a server does instead of answering; all of it passes when the request is repeated."""
 
 _LEXICON = LexiconExtractor()
-_PASSAGE = re.compile(r"<report>\n(.*)\n</report>", re.DOTALL)
+_PASSAGE = re.compile(r"Report: (.*)")
 
 
-def statement(phrase: str, observation: str = "nodule", **fields: str) -> dict[str, str | None]:
+def statement(phrase: str, observation: str = "nodule", status: str = "present") -> list[str]:
     """A statement as a model writes it."""
-    assert observation in OBSERVATIONS
-    return dict.fromkeys(FIELDS) | {"status": "present"} | fields | {"phrase": phrase, "observation": observation}
+    return [phrase, observation, status]
 
 
-def answer(*statements: dict[str, str | None]) -> str:
+def answer(*statements: list[str]) -> str:
     """An answer of these statements."""
-    return json.dumps({"statements": list(statements)})
+    return json.dumps({"statements": statements}, separators=SEPARATORS)
 
 
 def sound_answer(passage: str, repair: bool = False) -> str:
     """What a perfect model would say: the findings of the rules."""
-    findings = _LEXICON.extract([passage])[0]
-    return answer(*({field: getattr(finding, field) for field in FIELDS} for finding in findings))
+    findings = _LEXICON.extract([f"FINDINGS: {passage}"])[0]
+    return answer(*(statement(finding.phrase, finding.observation, finding.status) for finding in findings))
 
 
 def effusion_studies(
-    count: int, text: str = "FINDINGS: Small left\n pleural effusion, {} ml. No pneumothorax."
+    count: int, text: str = "FINDINGS: Small left\n pleural effusion, {} ml, and no pneumothorax."
 ) -> pd.DataFrame:
-    """Studies s0, s1, ... whose reports have two findings and differ in a number."""
+    """Studies s0, s1, ... whose reports have two findings in one sentence and differ in a number."""
     reports = [f"INDICATION: Study {number}.\n{text.format(number)}" for number in range(count)]
     return pd.DataFrame({"study_id": [f"s{number}" for number in range(count)], "report": reports})
 

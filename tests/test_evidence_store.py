@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from servers import answer, statement
 
-from lgdea_core.evidence.answers import Reply, Statement, Verdict, judge, read_passage
+from lgdea_core.evidence.answers import Reply, Statement, Verdict, judge, read_passages
 from lgdea_core.evidence.store import AnswerStats, AnswerStore, Question, StoredAnswer, passage_hash, store_path
 from lgdea_core.paths import project_root
 
-PASSAGE = read_passage("FINDINGS: Small nodule. Mass.")
+(PASSAGE,) = read_passages("FINDINGS: Small nodule, mass.")
 QUESTION = Question(prompt="p", model="openai:m")
-NODULE, MASS, INVENTED = statement("Small nodule"), statement("Mass", "mass"), statement("Huge mass", "mass")
+NODULE, MASS, INVENTED = statement("Small nodule"), statement("mass", "mass"), statement("Huge mass", "mass")
 NOTHING = AnswerStats(
     answers=0, accepted=0, repaired=0, rejected={}, statements=0, hallucinated=0, prompt_tokens=0,
     completion_tokens=0, seconds=0.0,
@@ -41,7 +41,7 @@ def test_an_answer_is_read_back_as_it_was_judged(store: AnswerStore) -> None:
     store.put(QUESTION, PASSAGE, verdict(answer(NODULE, INVENTED)))
     store.put(QUESTION, PASSAGE, verdict(answer(MASS)))  # the first one stays
     assert store.has(QUESTION, key)
-    statements = (Statement(**NODULE), Statement(**INVENTED))
+    statements = (Statement(*NODULE), Statement(*INVENTED))
     assert store.get(QUESTION, key) == StoredAnswer(status="accepted", reason="", statements=statements)
 
 
@@ -76,14 +76,14 @@ def test_prompt_model_and_schema_are_part_of_the_key(store: AnswerStore, other: 
 
 
 def test_of_a_report_what_is_sent_is_the_key() -> None:
-    same = ["FINDINGS: Nodule.\nMass.", "INDICATION: cough.\nFINDINGS:  Nodule. Mass. ", "Nodule. Mass."]
-    assert len({passage_hash(read_passage(report)) for report in same}) == 1
-    other = ["IMPRESSION: Nodule. Mass.", "FINDINGS: nodule. Mass.", "FINDINGS: Nodule.\nIMPRESSION: Mass."]
-    assert len({passage_hash(read_passage(report)) for report in same + other}) == 4
+    same = ["FINDINGS: Nodule,\nmass.", "INDICATION: cough.\nFINDINGS:  Nodule, mass. ", "IMPRESSION: Nodule, mass."]
+    assert len({passage_hash(read_passages(report)[0]) for report in same}) == 1
+    other = ["FINDINGS: nodule, mass.", "FINDINGS: Nodule. Mass."]
+    assert len({passage_hash(passage) for report in same + other for passage in read_passages(report)}) == 4
 
 
 def test_statistics_are_sums_over_the_passages_asked_for(store: AnswerStore) -> None:
-    reports = [read_passage(f"FINDINGS: Small nodule {number}.") for number in range(7)]
+    reports = [read_passages(f"FINDINGS: Small nodule {number}.")[0] for number in range(7)]
     given = [(answer(NODULE),), ("", answer(NODULE, MASS)), ("no", "no"), ("no", ""), ("", "no"), (answer(),)]
     for passage, texts in zip(reports, given, strict=False):
         store.put(QUESTION, passage, verdict(*texts))
