@@ -1,9 +1,11 @@
 """The store: what the key is, what is kept, what is summed up, and several processes at once."""
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,51 @@ def test_statistics_are_sums_over_the_passages_asked_for(store: AnswerStore) -> 
     assert store.statistics(QUESTION, []) == NOTHING
 
 
+def test_of_several_who_would_ask_one_claims_until_it_has_answered_or_gone(tmp_path: Path) -> None:
+    path, key = tmp_path / "evidence.sqlite", passage_hash(PASSAGE)
+    with AnswerStore(path) as other:
+        with AnswerStore(path) as mine:
+            assert mine.claim(QUESTION, key)
+            assert mine.claim(QUESTION, key)  # its own claim does not stand in its way
+            assert not other.claim(QUESTION, key)
+            assert other.claim(Question(prompt="q", model="openai:m"), key)
+            mine.release(QUESTION, key)
+            other.release(QUESTION, key)  # not its own
+            assert other.claim(QUESTION, key)
+            assert not mine.claim(QUESTION, key)
+            other.release(QUESTION, key)
+            assert mine.claim(QUESTION, key)
+        assert other.claim(QUESTION, key)  # a store that closes gives up what it has not answered
+        other.put(QUESTION, PASSAGE, verdict(answer(NODULE)))
+        assert not other.claim(QUESTION, key)
+        assert sqlite3.connect(path).execute("SELECT count(*) FROM claims").fetchone() == (1,)  # of prompt q
+
+
+@pytest.mark.parametrize("process", ["{pid} 1.0", "4194999 1.0"])  # a number that came again, and one that nobody has
+def test_the_claims_of_a_dead_process_are_void(store: AnswerStore, tmp_path: Path, process: str) -> None:
+    key = passage_hash(PASSAGE)
+    row = (key, *asdict(QUESTION).values(), "somebody", process.format(pid=os.getpid()))
+    with sqlite3.connect(tmp_path / "new" / "evidence.sqlite") as connection:
+        connection.execute("INSERT INTO claims VALUES (?, ?, ?, ?, ?, ?)", row)
+    assert store.claim(QUESTION, key)
+
+
+def test_an_error_of_the_file_names_it(store: AnswerStore, tmp_path: Path) -> None:
+    path, key = tmp_path / "new" / "evidence.sqlite", passage_hash(PASSAGE)
+    store.put(QUESTION, PASSAGE, verdict(answer(NODULE)))
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE answers SET parsed = 'half a'")
+    with pytest.raises(RuntimeError, match=r"answer store .*evidence\.sqlite: .*; look after the disk"):
+        store.get(QUESTION, key)
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE answers")
+    for failing in (store.get, store.has, store.claim, lambda *given: store.put(QUESTION, PASSAGE, verdict(answer()))):
+        with pytest.raises(RuntimeError, match=r"answer store .*evidence\.sqlite: no such table"):
+            failing(QUESTION, key)
+    with pytest.raises(RuntimeError, match=r"answer store .*evidence\.sqlite: no such table"):
+        store.statistics(QUESTION, [key])
+
+
 def test_the_place_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("LGDEA_EVIDENCE_STORE", raising=False)
     assert store_path() == project_root() / "data" / "evidence.sqlite"
@@ -127,16 +174,16 @@ WRITER = """
 import sys
 from pathlib import Path
 from lgdea_core.evidence.answers import Reply, judge
-from lgdea_core.evidence.answers import read_passage
+from lgdea_core.evidence.answers import read_passages
 from lgdea_core.evidence.store import AnswerStore, Question
 
 path, me = Path(sys.argv[1]), int(sys.argv[2])
 sys.stdin.readline()
 reply = Reply(text='{"statements": []}', finish="stop", prompt_tokens=me, completion_tokens=0, seconds=0.0)
-for number in range(500):
+for number in range(200):
     if number % 50 == 0:
         store = AnswerStore(path)
-    store.put(Question(prompt="p", model="m"), read_passage(f"FINDINGS: {number}."), judge([reply]))
+    store.put(Question(prompt="p", model="m"), read_passages(f"FINDINGS: No {number}.")[0], judge([reply]))
 """
 
 
@@ -151,5 +198,5 @@ def test_processes_write_at_the_same_time(tmp_path: Path) -> None:
         writer.stdin.close()
     assert [writer.wait() for writer in writers] == [0, 0, 0]
     with AnswerStore(path) as store:
-        hashes = [passage_hash(read_passage(f"FINDINGS: {number}.")) for number in range(500)]
-        assert store.statistics(Question(prompt="p", model="m"), hashes).answers == 500
+        hashes = [passage_hash(read_passages(f"FINDINGS: No {number}.")[0]) for number in range(200)]
+        assert store.statistics(Question(prompt="p", model="m"), hashes).answers == 200

@@ -68,7 +68,8 @@ class LanguageModelExtractor:
         self._backend = backend
         self._prompt = prompt or load_prompt()
         self._store = store or store_path()
-        self._question = Question(prompt=self._prompt.digest, model=backend.name)
+        self.question = Question(prompt=self._prompt.digest, model=backend.name)
+        """what all its questions share"""
         self._asked: set[str] = set()
         self._unanswered: dict[str, str] = {}
         self.rejected: dict[str, int] = {}
@@ -100,14 +101,14 @@ class LanguageModelExtractor:
                 for passage in read_passages(report)
             }
             self._asked |= position_of.keys()
-            missing = {key: position for key, position in position_of.items() if not store.has(self._question, key)}
+            missing = {key: position for key, position in position_of.items() if not store.has(self.question, key)}
             known = len(position_of) - len(missing)
             if not missing:
                 return
             with tqdm(
                 total=len(position_of), initial=known, disable=not progress, desc="asking", unit="sentence"
             ) as bar:
-                run = _Run(store, self._question, bar)
+                run = _Run(store, self.question, bar)
                 _interruptible(
                     lambda stop: run.until_answered(
                         missing, reports, stop, lambda passages: self._backend.run(passages, self._prompt, run.settle)
@@ -128,7 +129,7 @@ class LanguageModelExtractor:
 
     def _read_one(self, store: AnswerStore, passage: Passage) -> list[Finding]:
         key = passage_hash(passage)
-        answer = store.get(self._question, key)
+        answer = store.get(self.question, key)
         reason = f"answer: {answer.reason}" if answer else f"no answer ({self._unanswered.get(key, 'not asked')})"
         if answer is None or answer.status == "rejected":
             self.rejected[reason] = self.rejected.get(reason, 0) + 1
@@ -137,7 +138,7 @@ class LanguageModelExtractor:
     def statistics(self) -> AnswerStats:
         """What the store holds about the reports that were asked about, in this run or an earlier one."""
         with AnswerStore(self._store) as store:
-            return store.statistics(self._question, self._asked)
+            return store.statistics(self.question, self._asked)
 
 
 class _Run:

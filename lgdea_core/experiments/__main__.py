@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from lgdea_core.config import METHODS, PRESETS
 from lgdea_core.evaluation.downstream import PROBE_TASKS, SEGMENTATION_TASKS
-from lgdea_core.experiments import downstream, hard, plans, relations
+from lgdea_core.experiments import downstream, hard, plans, readers, relations
 from lgdea_core.experiments.jobs import Job, make_rows
 from lgdea_core.experiments.paper_tables import WHOLE, differences, write_paper_tables
 from lgdea_core.experiments.tables import TABLES, Table
@@ -58,6 +58,11 @@ EXPERIMENTS = {
     "label_draws": Experiment(
         "the linear probe on many draws of a small share of the labels", downstream.label_draws, TOWER_CHOICES
     ),
+    "readers": Experiment(
+        "how well a language model reads labelled reports of Open-i, beside the rules",
+        readers.readers,
+        {"samples": readers.SAMPLES},
+    ),
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "seeds": {"type": int, "nargs": "+", "help": "each its own phantom and weights"},
@@ -72,6 +77,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "protocol": {"help": "whether the tower learns from the labels, too"},
     "label_ratio": {"type": float, "help": "share of the labels"},
     "draws": {"type": int, "help": "of the share, each anew"},
+    "extractors": {"nargs": "+", "help": "beside the rules, such as openai:MODEL or openai:MODEL+lexicon"},
+    "samples": {"nargs": "+", "help": "of labelled reports"},
+    "reports": {"type": int, "help": "of each sample, its first ones"},
     "device": {"help": "such as cpu or cuda:1; None takes the best there is"},
 }
 
