@@ -1,10 +1,9 @@
-"""The store: what the key is, what is kept, what is summed up, and several processes at once."""
+"""The store: what the key is, what is kept, what is summed up, and who may ask."""
 
 import json
 import os
 import sqlite3
 import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -168,35 +167,3 @@ def test_a_file_that_is_no_store_or_one_of_another_layout_is_refused_and_left_al
         connection.execute("PRAGMA user_version = 7")
     with pytest.raises(RuntimeError, match="expected layout 1, got 7"):
         AnswerStore(tmp_path / "e.sqlite")
-
-
-WRITER = """
-import sys
-from pathlib import Path
-from lgdea_core.evidence.answers import Reply, judge
-from lgdea_core.evidence.answers import read_passages
-from lgdea_core.evidence.store import AnswerStore, Question
-
-path, me = Path(sys.argv[1]), int(sys.argv[2])
-sys.stdin.readline()
-reply = Reply(text='{"statements": []}', finish="stop", prompt_tokens=me, completion_tokens=0, seconds=0.0)
-for number in range(200):
-    if number % 50 == 0:
-        store = AnswerStore(path)
-    store.put(Question(prompt="p", model="m"), read_passages(f"FINDINGS: No {number}.")[0], judge([reply]))
-"""
-
-
-@pytest.mark.slow
-def test_processes_write_at_the_same_time(tmp_path: Path) -> None:
-    path = tmp_path / "evidence.sqlite"
-    writers = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(me)], stdin=subprocess.PIPE) for me in (1, 2, 3)
-    ]
-    for writer in writers:
-        writer.stdin.write(b"go\n")
-        writer.stdin.close()
-    assert [writer.wait() for writer in writers] == [0, 0, 0]
-    with AnswerStore(path) as store:
-        hashes = [passage_hash(read_passages(f"FINDINGS: No {number}.")[0]) for number in range(200)]
-        assert store.statistics(Question(prompt="p", model="m"), hashes).answers == 200

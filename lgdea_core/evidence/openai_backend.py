@@ -157,16 +157,16 @@ class OpenAIBackend:
 
     async def _exchange(self, client: openai.AsyncOpenAI, passage: str, prompt: Prompt) -> list[Reply]:
         """The reply; where it is of no use one more, to the same question with more room or to a request to repair."""
-        reply = await self._request(client, prompt.messages(passage))
+        reply = await self._request(client, prompt.messages(passage), MAX_TOKENS)
         try:
             parse_reply(reply)
         except UnusableReplyError as refused:
             if refused.reason == CUT_OFF:
                 return [reply, await self._request(client, prompt.messages(passage), MORE_TOKENS)]
-            return [reply, await self._request(client, prompt.repair_messages(passage, refused, reply))]
+            return [reply, await self._request(client, prompt.repair_messages(passage, refused, reply), MAX_TOKENS)]
         return [reply]
 
-    async def _request(self, client: openai.AsyncOpenAI, messages: list[Message], limit: int = MAX_TOKENS) -> Reply:
+    async def _request(self, client: openai.AsyncOpenAI, messages: list[Message], limit: int) -> Reply:
         """One reply of so many tokens.
 
         Raises:
@@ -193,9 +193,7 @@ class OpenAIBackend:
             seconds=time.perf_counter() - began,
         )
 
-    async def _completion(
-        self, client: openai.AsyncOpenAI, messages: list[Message], limit: int = MAX_TOKENS
-    ) -> _Completion:
+    async def _completion(self, client: openai.AsyncOpenAI, messages: list[Message], limit: int) -> _Completion:
         question = {**self._body, "messages": messages, "max_tokens": limit}
         for reading in range(READINGS):
             await asyncio.sleep(random.uniform(0.3, 0.6) * reading)
@@ -213,7 +211,7 @@ class OpenAIBackend:
         """Ask for an answer about nothing, so that a wrong address, key or name shows before any report is sent."""
         quick = client.with_options(max_retries=2)
         try:
-            await self._completion(quick, _GREETING)
+            await self._completion(quick, _GREETING, MAX_TOKENS)
             return
         except NoAnswerError:
             raise RuntimeError(f"{self.name}: what answers at {self._place} speaks no chat protocol") from None
