@@ -10,6 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import evaluation
+import language_model_client
 
 TINY = argparse.Namespace(pairs=30, size=48, images=40, dim=16, resamples=20, repeats=1, seed=0, cold=False)
 
@@ -44,3 +45,10 @@ def test_retrieval_of_the_benchmark_is_above_chance() -> None:
         *(f"P@{k}" for k in (5, 10, 50)),
         *(f"{way} R@{k}" for way in ("image to text", "text to image") for k in (1, 5, 10)),
     }
+
+
+def test_the_client_is_measured_on_answers_that_all_arrive() -> None:
+    found = language_model_client.measure(sentences=12, in_flight=4, delay=0.05)
+    assert found.answers == 12
+    assert 0.1 < found.waiting <= 1
+    assert found.seconds > 3 * 0.05
