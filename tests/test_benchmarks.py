@@ -47,6 +47,7 @@ def test_retrieval_of_the_benchmark_is_above_chance() -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_client_is_measured_on_answers_that_all_arrive() -> None:
     found = language_model_client.measure(sentences=12, in_flight=4, delay=0.05)
     assert found.answers == 12

@@ -67,7 +67,7 @@ def test_answers_of_other_random_models_parse(tmp_path: Path) -> None:
     statements = 0
     for seed in range(2):
         backend = TransformersBackend(str(save_tiny_lm(tmp_path / str(seed), seed, tokens=400 + 500 * seed)))
-        reports = [f"FINDINGS: {seed} {number} {'effusion ' * number}" for number in range(10)]
+        reports = [f"FINDINGS: Film {seed} {number} {'effusion ' * number}" for number in range(10)]
         for reply in ask(backend, reports):
             assert reply.finish == "stop"
             statements += len(parse_reply(reply))
@@ -174,4 +174,4 @@ def test_a_sound_answer_could_have_been_written_under_the_grammar(backend: Trans
         matcher = xgrammar.GrammarMatcher(backend._grammar)
         assert matcher.accept_string(text)
         assert matcher.accept_token(backend._ends[0])
-        assert not xgrammar.GrammarMatcher(backend._grammar).accept_string(text.replace('"present"', '"maybe"'))
+        assert not xgrammar.GrammarMatcher(backend._grammar).accept_string(text.replace('ent"]', '"]'))

@@ -56,9 +56,10 @@ def test_a_model_that_reads_like_the_rules_gets_their_row(
     monkeypatch.setenv("LGDEA_DATA", str(tmp_path))
     monkeypatch.setenv("LGDEA_EVIDENCE_STORE", str(tmp_path / "answers.sqlite"))
     monkeypatch.setattr(readers, "labelled_reports", lambda root: reference)
+    monkeypatch.setattr(readers, "RESAMPLES", 20)
     with ModelServer() as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-        plan = readers.readers(extractors=("openai:m", "openai:m+lexicon"), reports=8)
+        plan = readers.readers(extractors=("openai:m", "openai:m+lexicon"), reports=5)
         assert all("set LGDEA_DATA" in job.needs for job in plan)
         rules, model, both = (job.run()[0] for job in plan)
     assert [row["extractor"] for row in (rules, model, both)] == ["lexicon", "openai:m", "openai:m+lexicon"]
@@ -70,5 +71,5 @@ def test_a_model_that_reads_like_the_rules_gets_their_row(
     assert model["kappa_with_rules"] > 0.8  # a sentence by itself, without its neighbours
     assert (model["hallucinated"], model["rejected_answers"]) == (0, 0)
     assert model["sentences"] == len(server.answered)
-    assert model["completion_tokens_per_report"] == pytest.approx(10 * len(server.answered) / 8, abs=1e-3)
+    assert model["completion_tokens_per_report"] == pytest.approx(10 * len(server.answered) / 5, abs=1e-3)
     assert "sentences" not in rules

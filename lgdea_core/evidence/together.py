@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 from lgdea_core.evidence.answers import read_passages
@@ -60,8 +61,12 @@ class WithRules(LanguageModelExtractor):
     """A language model's findings, reconciled with those of the rules."""
 
     def read(self, reports: Sequence[str]) -> list[list[Finding]]:
-        rules = LexiconExtractor().extract(reports)
+        """As `LanguageModelExtractor.read`, by `POLICY`."""
         return [
-            reconcile(report, model, of_rules, POLICY, self.rejected)
-            for report, model, of_rules in zip(reports, super().read(reports), rules, strict=True)
+            reconcile(report, model, rules, POLICY, self.rejected)
+            for report, model, rules in zip(reports, super().read(reports), self._lexicon.extract(reports), strict=True)
         ]
+
+    @cached_property
+    def _lexicon(self) -> LexiconExtractor:
+        return LexiconExtractor()

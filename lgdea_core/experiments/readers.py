@@ -55,7 +55,7 @@ def sample_of(reference: Reference, sample: str, reports: int) -> Reference:
     if sample == "test":
         ids = order[:MOST_TESTED]
     else:
-        positive = (reference.labels == 1).any(axis=1)
+        positive = dict(zip(reference.report_ids, (reference.labels == 1).any(axis=1), strict=True))
         rest = order[MOST_TESTED:]
         with_label, without = ([name for name in rest if positive[name] == wanted] for wanted in (True, False))
         ids = list(chain.from_iterable(zip(with_label, without, strict=False)))
@@ -105,7 +105,7 @@ class Reader(Job):
         reference = sample_of(labelled_reports(Path(os.environ["LGDEA_DATA"]) / "openi"), self.sample, self.reports)
         extractor = make_extractor(self.extractor)
         reading = read_texts(extractor, reference.texts)
-        rules = read_texts(make_extractor(RULES), reference.texts)
+        rules = reading if self.extractor == RULES else read_texts(make_extractor(RULES), reference.texts)
         result = evaluate_reading(reading, reference)
         agreement = score_agreement(status_table(reading.findings), status_table(rules.findings))["micro"]
         row = self.key | {
