@@ -158,7 +158,7 @@ def test_a_phrase_is_found_over_a_wrapped_line_and_given_as_the_report_has_it() 
     ("report", "said", "expected"),
     [
         ("Small left effusion, edema.", ("Small left effusion", "pleural effusion"), ("left", None, "mild")),
-        ("A right lower lobe opacity, edema.", ("right lower lobe opacity", "lung opacity"), ("right", LOWER_RIGHT, None)),
+        ("Right lower lobe mass, edema.", ("right lower lobe mass", "mass"), ("right", LOWER_RIGHT, None)),
         ("No large left effusion, edema.", ("large left effusion", "pleural effusion", "absent"), ("left", None, None)),
         ("Mild cardiomegaly, left lead.", ("Mild cardiomegaly, left lead", "cardiomegaly"), (None, None, "mild")),
         ("Effusion, small, at both bases.", ("Effusion", "pleural effusion"), ("bilateral", None, "mild")),

@@ -263,7 +263,7 @@ def test_a_redirect_in_the_middle_ends_the_run_and_no_report_goes_where_it_leads
     with ModelServer() as elsewhere:
         monkeypatch.setattr(servers, "LOCATION", f"{elsewhere.url}/chat/completions")
         server.behave(fault=lambda passage, times: "308" if len(server.answered) == 2 else None)
-        with pytest.raises(RuntimeError, match="answers HTTP 308: it redirects .* name it by OPENAI_BASE_URL"):
+        with pytest.raises(RuntimeError, match=r"answers HTTP 308: it redirects .* name it by OPENAI_BASE_URL"):
             patient().extract(texts(9))
     assert (len(server.answered), elsewhere.bodies) == (2, [])
 
