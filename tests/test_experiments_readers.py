@@ -63,7 +63,7 @@ def test_a_model_that_reads_like_the_rules_gets_their_row(
         assert all("set LGDEA_DATA" in job.needs for job in plan)
         rules, model, both = (job.run()[0] for job in plan)
     assert [row["extractor"] for row in (rules, model, both)] == ["lexicon", "openai:m", "openai:m+lexicon"]
-    assert (rules["prompt"], model["prompt"]) == ("", both["prompt"])
+    assert (rules["prompt"], model["prompt"]) == ("none", both["prompt"])
     assert len(model["prompt"]) == 8
     assert rules["micro_f1"] > 0.9
     assert both["kappa_with_rules"] == rules["kappa_with_rules"] == 1

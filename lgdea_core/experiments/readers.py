@@ -36,6 +36,8 @@ SAMPLE_SEED = 0
 MOST_TESTED = 400
 RULES = "lexicon"
 """What the others are compared with."""
+NO_PROMPT = "none"
+"""Of the rules; the others have the first digits of the prompt's hash."""
 RESAMPLES = 2000
 
 
@@ -84,7 +86,7 @@ class Reader(Job):
     @property
     def key(self) -> dict[str, Any]:
         model = make_extractor(self.extractor) if self.extractor != RULES else None
-        prompt = model.question.prompt[:8] if isinstance(model, LanguageModelExtractor) else ""
+        prompt = model.question.prompt[:8] if isinstance(model, LanguageModelExtractor) else NO_PROMPT
         return {"sample": self.sample, "reports": self.reports, "extractor": self.extractor, "prompt": prompt}
 
     @property
