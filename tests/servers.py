@@ -13,40 +13,41 @@ from typing import Any
 
 import pandas as pd
 
-from lgdea_core.evidence.answers import OBSERVATIONS
+from lgdea_core.evidence.answers import SEPARATORS
 from lgdea_core.evidence.lexicon import LexiconExtractor
 
-FIELDS = ("phrase", "observation", "status", "region", "laterality", "severity")
 SLOW_SECONDS = 6.0
 RETRY_AFTER = "Retry-After-Ms: 20"
+LOCATION = "http://127.0.0.1:1/v1"
+"""Where a redirect leads."""
+USAGE = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
 FAULTS = ("429", "500", "slow", "half a JSON", "half a body", "closed", "a web page")
 """What a server does instead of answering; all of it passes when the request is repeated."""
 
 _LEXICON = LexiconExtractor()
-_PASSAGE = re.compile(r"<report>\n(.*)\n</report>", re.DOTALL)
+_PASSAGE = re.compile(r"Report: (.*)")
 
 
-def statement(phrase: str, observation: str = "nodule", **fields: str) -> dict[str, str | None]:
+def statement(phrase: str, observation: str = "nodule", status: str = "present") -> list[str]:
     """A statement as a model writes it."""
-    assert observation in OBSERVATIONS
-    return dict.fromkeys(FIELDS) | {"status": "present"} | fields | {"phrase": phrase, "observation": observation}
+    return [phrase, observation, status]
 
 
-def answer(*statements: dict[str, str | None]) -> str:
+def answer(*statements: list[str]) -> str:
     """An answer of these statements."""
-    return json.dumps({"statements": list(statements)})
+    return json.dumps({"statements": statements}, separators=SEPARATORS)
 
 
 def sound_answer(passage: str, repair: bool = False) -> str:
     """What a perfect model would say: the findings of the rules."""
-    findings = _LEXICON.extract([passage])[0]
-    return answer(*({field: getattr(finding, field) for field in FIELDS} for finding in findings))
+    findings = _LEXICON.extract([f"FINDINGS: {passage}"])[0]
+    return answer(*(statement(finding.phrase, finding.observation, finding.status) for finding in findings))
 
 
 def effusion_studies(
-    count: int, text: str = "FINDINGS: Small left\n pleural effusion, {} ml. No pneumothorax."
+    count: int, text: str = "FINDINGS: Small left\n pleural effusion, {} ml, and no pneumothorax."
 ) -> pd.DataFrame:
-    """Studies s0, s1, ... whose reports have two findings and differ in a number."""
+    """Studies s0, s1, ... whose reports have two findings in one sentence and differ in a number."""
     reports = [f"INDICATION: Study {number}.\n{text.format(number)}" for number in range(count)]
     return pd.DataFrame({"study_id": [f"s{number}" for number in range(count)], "report": reports})
 
@@ -65,6 +66,7 @@ class ModelServer:
     Attributes:
         asked: how often each passage was asked about, whatever came of it.
         answered: how often a question about a passage got a whole response.
+        content_type, usage, finish: what a response says of itself; of `finish`, by the request's body.
         repairs: the same, of requests to repair.
         bodies: every request's JSON.
     """
@@ -97,6 +99,7 @@ class ModelServer:
         """
         with self.lock:
             self.reply, self.fault, self.delay, self.on_answer = reply, fault, delay, on_answer
+            self.content_type, self.usage, self.finish = "application/json", USAGE, lambda body: "stop"
             self.asked: Counter[str] = Counter()
             self.answered: Counter[str] = Counter()
             self.repairs: Counter[str] = Counter()
@@ -142,7 +145,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._fail(fault, body)
             return
         time.sleep(model.delay)
-        self._send(200, completion(model.reply(passage, repair) if passage else answer()))
+        words = model.reply(passage, repair) if passage else answer()
+        self._send(200, completion(words, model.finish(body), model.usage), content_type=model.content_type)
         if passage:
             with model.lock:
                 (model.repairs if repair else model.answered)[passage] += 1
@@ -163,7 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, "<html>busy</html>", content_type="text/html")
         else:  # what a careless server says quotes all it got
             quoted = json.dumps({"error": {"message": f"{self.headers['Authorization']} {json.dumps(body)}"}})
-            self._send(int(fault), quoted, more=f"{RETRY_AFTER}\r\n")
+            self._send(int(fault), quoted, more=f"{RETRY_AFTER}\r\nLocation: {LOCATION}\r\n")
 
     def _send(
         self,
@@ -183,8 +187,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def completion(text: str) -> str:
+def completion(text: str, finish: str = "stop", usage: object = USAGE) -> str:
     """A response with these words of the model."""
-    message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-    usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+    message = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
     return json.dumps({"id": "x", "object": "chat.completion", "model": "m", "choices": [message], "usage": usage})

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import evaluation
 import faults
+import language_model_client
 
 TINY = argparse.Namespace(pairs=30, size=48, images=40, dim=16, resamples=20, repeats=1, seed=0, cold=False)
 
@@ -71,3 +72,11 @@ def test_the_campaign_of_faults_finds_the_processes_of_a_run_and_counts_what_dif
         faults.note("kills", row | counts | {"kill": kill})
     assert "2 kills: 2 SIGINT to group." in faults.tables()
     assert "| asg | 01 | 2 | SIGINT | 2 | 0 | 0.5 | 0 | 14 | 4 |" in faults.tables()
+
+
+@pytest.mark.slow
+def test_the_client_is_measured_on_answers_that_all_arrive() -> None:
+    found = language_model_client.measure(sentences=12, in_flight=4, delay=0.05)
+    assert found.answers == 12
+    assert 0.1 < found.waiting <= 1
+    assert found.seconds > 3 * 0.05

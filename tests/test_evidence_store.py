@@ -1,21 +1,22 @@
-"""The store: what the key is, what is kept, what is summed up, and several processes at once."""
+"""The store: what the key is, what is kept, what is summed up, and who may ask."""
 
 import json
+import os
 import sqlite3
 import subprocess
-import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from servers import answer, statement
 
-from lgdea_core.evidence.answers import Reply, Statement, Verdict, judge, read_passage
+from lgdea_core.evidence.answers import Reply, Statement, Verdict, judge, read_passages
 from lgdea_core.evidence.store import AnswerStats, AnswerStore, Question, StoredAnswer, passage_hash, store_path
 from lgdea_core.paths import project_root
 
-PASSAGE = read_passage("FINDINGS: Small nodule. Mass.")
+(PASSAGE,) = read_passages("FINDINGS: Small nodule, mass.")
 QUESTION = Question(prompt="p", model="openai:m")
-NODULE, MASS, INVENTED = statement("Small nodule"), statement("Mass", "mass"), statement("Huge mass", "mass")
+NODULE, MASS, INVENTED = statement("Small nodule"), statement("mass", "mass"), statement("Huge mass", "mass")
 NOTHING = AnswerStats(
     answers=0, accepted=0, repaired=0, rejected={}, statements=0, hallucinated=0, prompt_tokens=0,
     completion_tokens=0, seconds=0.0,
@@ -41,7 +42,7 @@ def test_an_answer_is_read_back_as_it_was_judged(store: AnswerStore) -> None:
     store.put(QUESTION, PASSAGE, verdict(answer(NODULE, INVENTED)))
     store.put(QUESTION, PASSAGE, verdict(answer(MASS)))  # the first one stays
     assert store.has(QUESTION, key)
-    statements = (Statement(**NODULE), Statement(**INVENTED))
+    statements = (Statement(*NODULE), Statement(*INVENTED))
     assert store.get(QUESTION, key) == StoredAnswer(status="accepted", reason="", statements=statements)
 
 
@@ -76,14 +77,14 @@ def test_prompt_model_and_schema_are_part_of_the_key(store: AnswerStore, other: 
 
 
 def test_of_a_report_what_is_sent_is_the_key() -> None:
-    same = ["FINDINGS: Nodule.\nMass.", "INDICATION: cough.\nFINDINGS:  Nodule. Mass. ", "Nodule. Mass."]
-    assert len({passage_hash(read_passage(report)) for report in same}) == 1
-    other = ["IMPRESSION: Nodule. Mass.", "FINDINGS: nodule. Mass.", "FINDINGS: Nodule.\nIMPRESSION: Mass."]
-    assert len({passage_hash(read_passage(report)) for report in same + other}) == 4
+    same = ["FINDINGS: Nodule,\nmass.", "INDICATION: cough.\nFINDINGS:  Nodule, mass. ", "IMPRESSION: Nodule, mass."]
+    assert len({passage_hash(read_passages(report)[0]) for report in same}) == 1
+    other = ["FINDINGS: nodule, mass.", "FINDINGS: Nodule. Mass."]
+    assert len({passage_hash(passage) for report in same + other for passage in read_passages(report)}) == 4
 
 
 def test_statistics_are_sums_over_the_passages_asked_for(store: AnswerStore) -> None:
-    reports = [read_passage(f"FINDINGS: Small nodule {number}.") for number in range(7)]
+    reports = [read_passages(f"FINDINGS: Small nodule {number}.")[0] for number in range(7)]
     given = [(answer(NODULE),), ("", answer(NODULE, MASS)), ("no", "no"), ("no", ""), ("", "no"), (answer(),)]
     for passage, texts in zip(reports, given, strict=False):
         store.put(QUESTION, passage, verdict(*texts))
@@ -94,6 +95,51 @@ def test_statistics_are_sums_over_the_passages_asked_for(store: AnswerStore) -> 
     )  # fmt: skip
     assert store.statistics(QUESTION, hashes).accepted == 2
     assert store.statistics(QUESTION, []) == NOTHING
+
+
+def test_of_several_who_would_ask_one_claims_until_it_has_answered_or_gone(tmp_path: Path) -> None:
+    path, key = tmp_path / "evidence.sqlite", passage_hash(PASSAGE)
+    with AnswerStore(path) as other:
+        with AnswerStore(path) as mine:
+            assert mine.claim(QUESTION, key)
+            assert mine.claim(QUESTION, key)  # its own claim does not stand in its way
+            assert not other.claim(QUESTION, key)
+            assert other.claim(Question(prompt="q", model="openai:m"), key)
+            mine.release(QUESTION, key)
+            other.release(QUESTION, key)  # not its own
+            assert other.claim(QUESTION, key)
+            assert not mine.claim(QUESTION, key)
+            other.release(QUESTION, key)
+            assert mine.claim(QUESTION, key)
+        assert other.claim(QUESTION, key)  # a store that closes gives up what it has not answered
+        other.put(QUESTION, PASSAGE, verdict(answer(NODULE)))
+        assert not other.claim(QUESTION, key)
+        assert sqlite3.connect(path).execute("SELECT count(*) FROM claims").fetchone() == (1,)  # of prompt q
+
+
+@pytest.mark.parametrize("process", ["{pid} 1.0", "4194999 1.0"])  # a number that came again, and one that nobody has
+def test_the_claims_of_a_dead_process_are_void(store: AnswerStore, tmp_path: Path, process: str) -> None:
+    key = passage_hash(PASSAGE)
+    row = (key, *asdict(QUESTION).values(), "somebody", process.format(pid=os.getpid()))
+    with sqlite3.connect(tmp_path / "new" / "evidence.sqlite") as connection:
+        connection.execute("INSERT INTO claims VALUES (?, ?, ?, ?, ?, ?)", row)
+    assert store.claim(QUESTION, key)
+
+
+def test_an_error_of_the_file_names_it(store: AnswerStore, tmp_path: Path) -> None:
+    path, key = tmp_path / "new" / "evidence.sqlite", passage_hash(PASSAGE)
+    store.put(QUESTION, PASSAGE, verdict(answer(NODULE)))
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE answers SET parsed = 'half a'")
+    with pytest.raises(RuntimeError, match=r"answer store .*evidence\.sqlite: .*; look after the disk"):
+        store.get(QUESTION, key)
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE answers")
+    for failing in (store.get, store.has, store.claim, lambda *given: store.put(QUESTION, PASSAGE, verdict(answer()))):
+        with pytest.raises(RuntimeError, match=r"answer store .*evidence\.sqlite: no such table"):
+            failing(QUESTION, key)
+    with pytest.raises(RuntimeError, match=r"answer store .*evidence\.sqlite: no such table"):
+        store.statistics(QUESTION, [key])
 
 
 def test_the_place_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -121,35 +167,3 @@ def test_a_file_that_is_no_store_or_one_of_another_layout_is_refused_and_left_al
         connection.execute("PRAGMA user_version = 7")
     with pytest.raises(RuntimeError, match="expected layout 1, got 7"):
         AnswerStore(tmp_path / "e.sqlite")
-
-
-WRITER = """
-import sys
-from pathlib import Path
-from lgdea_core.evidence.answers import Reply, judge
-from lgdea_core.evidence.answers import read_passage
-from lgdea_core.evidence.store import AnswerStore, Question
-
-path, me = Path(sys.argv[1]), int(sys.argv[2])
-sys.stdin.readline()
-reply = Reply(text='{"statements": []}', finish="stop", prompt_tokens=me, completion_tokens=0, seconds=0.0)
-for number in range(500):
-    if number % 50 == 0:
-        store = AnswerStore(path)
-    store.put(Question(prompt="p", model="m"), read_passage(f"FINDINGS: {number}."), judge([reply]))
-"""
-
-
-@pytest.mark.slow
-def test_processes_write_at_the_same_time(tmp_path: Path) -> None:
-    path = tmp_path / "evidence.sqlite"
-    writers = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(me)], stdin=subprocess.PIPE) for me in (1, 2, 3)
-    ]
-    for writer in writers:
-        writer.stdin.write(b"go\n")
-        writer.stdin.close()
-    assert [writer.wait() for writer in writers] == [0, 0, 0]
-    with AnswerStore(path) as store:
-        hashes = [passage_hash(read_passage(f"FINDINGS: {number}.")) for number in range(500)]
-        assert store.statistics(Question(prompt="p", model="m"), hashes).answers == 500

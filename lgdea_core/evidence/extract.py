@@ -22,6 +22,7 @@ from lgdea_core.evidence.lexicon import LexiconExtractor, default_lexicon
 from lgdea_core.evidence.llm import LanguageModelExtractor
 from lgdea_core.evidence.sections import readable_sections
 from lgdea_core.evidence.store import AnswerStats
+from lgdea_core.evidence.together import WithRules
 from lgdea_core.finding import EVIDENCE_COLUMNS, Finding
 from lgdea_core.paths import replacing
 
@@ -34,6 +35,9 @@ BACKENDS = {
 }
 """First part of a language model's name, `transformers:MODEL` or `openai:MODEL` -> class of where that model runs;
 imported when asked for"""
+
+RULES_TOO = "+lexicon"
+"""Ends the name of a language model that reads together with the rules."""
 
 REPORTS_PER_CALL = 256
 """Reports handed to an extractor at once."""
@@ -125,7 +129,8 @@ class KeywordExtractor:
 def make_extractor(name: str) -> EvidenceExtractor:
     """An extractor by its name: one of `EXTRACTORS`, or a language model as `transformers:MODEL` or `openai:MODEL`.
 
-    A language model is loaded, or its server greeted, when the first report has to be asked about.
+    With `+lexicon` behind it, the model and the rules read together, see `together`; the model's answers are the same
+    and are stored once. A language model is loaded, or its server greeted, when the first report has to be asked about.
 
     Raises:
         ValueError: no such extractor; or OPENAI_BASE_URL is not set, see `openai_backend`.
@@ -134,13 +139,14 @@ def make_extractor(name: str) -> EvidenceExtractor:
         return LexiconExtractor()
     if name in ("keywords", "keywords+negspacy"):
         return KeywordExtractor(negation=name.endswith("negspacy"))
-    kind, _, model = name.partition(":")
-    if kind in BACKENDS and model:
-        module, backend = BACKENDS[kind]
-        return LanguageModelExtractor(getattr(importlib.import_module(module), backend)(model))
+    place, _, model = name.partition(":")
+    if place in BACKENDS and model.removesuffix(RULES_TOO):
+        module, backend = BACKENDS[place]
+        extractor = WithRules if model.endswith(RULES_TOO) else LanguageModelExtractor
+        return extractor(getattr(importlib.import_module(module), backend)(model.removesuffix(RULES_TOO)))
     raise ValueError(
         f"no evidence extractor {name!r}; available: {', '.join(EXTRACTORS)}, transformers:MODEL (hub id or folder), "
-        "openai:MODEL (name on the server at OPENAI_BASE_URL)"
+        f"openai:MODEL (name on the server at OPENAI_BASE_URL), and either with {RULES_TOO} behind it"
     )
 
 
@@ -242,7 +248,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(prog="python -m lgdea_core.evidence.extract", description=main.__doc__)
     parser.add_argument(
-        "--extractor", default="lexicon", help="lexicon, transformers:MODEL, openai:MODEL (at OPENAI_BASE_URL), ..."
+        "--extractor",
+        default="lexicon",
+        help="lexicon, transformers:MODEL, openai:MODEL, openai:MODEL+lexicon, ...",
     )
     parser.add_argument("--corpus", required=True, help="layout of the folder, such as openi, or folder for your own")
     parser.add_argument("--root", type=Path, required=True, help="the corpus's folder")

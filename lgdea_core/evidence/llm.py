@@ -1,29 +1,32 @@
 """The extractor that asks a language model: it asks what is missing, stores every answer, and reads findings back."""
 
 import logging
-import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from itertools import chain
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from tqdm.auto import tqdm
 
-from lgdea_core.evidence.answers import Passage, Reply, judge, locate_statements, read_passage
+from lgdea_core.evidence.answers import Passage, Reply, judge, locate_statements, read_passages
 from lgdea_core.evidence.prompt import Prompt, load_prompt
 from lgdea_core.evidence.store import AnswerStats, AnswerStore, Question, passage_hash, store_path
 from lgdea_core.finding import Finding
 
 FAILURES_IN_A_ROW = 100
-"""So many reports without an answer between two answers: the server is gone, it is not the reports."""
+"""So many sentences without an answer between two answers: the server is gone, it is not the sentences."""
+
+OTHERS_SECONDS = 0.5
+"""Between two looks at what other processes ask."""
 
 log = logging.getLogger("lgdea")
 
 
 class NoAnswerError(Exception):
-    """The model said nothing about a report: transport failed, or the server refused. Its text is the reason."""
+    """The model said nothing about a sentence: transport failed, or the server refused. Its text is the reason."""
 
 
 Outcome = Sequence[Reply] | NoAnswerError
@@ -49,10 +52,10 @@ class Backend(Protocol):
 
 
 class LanguageModelExtractor:
-    """Findings of reports by a language model, through the store.
+    """Findings of reports by a language model, sentence by sentence, through the store.
 
-    A passage is asked about once, however many reports share it. A report that stayed without an answer has no
-    findings, is counted in `rejected` as "no answer (reason)", and is asked about again in the next run.
+    A sentence is asked about once, however many reports share it. One that stayed without an answer has no findings, is
+    counted in `rejected` as "no answer (reason)", and is asked about again in the next run.
     """
 
     def __init__(self, backend: Backend, prompt: Prompt | None = None, store: Path | None = None) -> None:
@@ -65,7 +68,8 @@ class LanguageModelExtractor:
         self._backend = backend
         self._prompt = prompt or load_prompt()
         self._store = store or store_path()
-        self._question = Question(prompt=self._prompt.digest, model=backend.name)
+        self.question = Question(prompt=self._prompt.digest, model=backend.name)
+        """what all its questions share"""
         self._asked: set[str] = set()
         self._unanswered: dict[str, str] = {}
         self.rejected: dict[str, int] = {}
@@ -77,13 +81,13 @@ class LanguageModelExtractor:
         return self.read(reports)
 
     def ask(self, reports: Sequence[str], progress: bool = False) -> None:
-        """Ask about every report that has no answer in the store; the model is not needed where all have one.
+        """Ask about every sentence that has no answer in the store; the model is not needed where all have one.
 
         On Ctrl-C nothing new is asked, what is in flight is finished and stored, and KeyboardInterrupt is raised; on a
         second Ctrl-C it is raised at once. Works inside a running event loop, such as a notebook's.
 
         Args:
-            reports: any text; what is sent of it is `Passage.text`.
+            reports: any text; what is sent of it are the texts of `read_passages`.
             progress: show a bar, with rate and remaining time.
 
         Raises:
@@ -91,33 +95,41 @@ class LanguageModelExtractor:
         """
         with AnswerStore(self._store) as store:
             # Of 400,000 reports only the hashes are kept; each is read again when its turn comes.
-            passages = ((position, read_passage(report)) for position, report in enumerate(reports))
-            position_of = {passage_hash(passage): position for position, passage in passages if passage.text}
+            position_of = {
+                passage_hash(passage): position
+                for position, report in enumerate(reports)
+                for passage in read_passages(report)
+            }
             self._asked |= position_of.keys()
-            missing = {key: position for key, position in position_of.items() if not store.has(self._question, key)}
+            missing = {key: position for key, position in position_of.items() if not store.has(self.question, key)}
             known = len(position_of) - len(missing)
             if not missing:
                 return
-            with tqdm(total=len(position_of), initial=known, disable=not progress, desc="asking", unit="report") as bar:
-                run = _Run(store, self._question, bar)
+            with tqdm(
+                total=len(position_of), initial=known, disable=not progress, desc="asking", unit="sentence"
+            ) as bar:
+                run = _Run(store, self.question, bar)
                 _interruptible(
-                    lambda stop: self._backend.run(run.passages(missing, reports, stop), self._prompt, run.settle)
+                    lambda stop: run.until_answered(
+                        missing, reports, stop, lambda passages: self._backend.run(passages, self._prompt, run.settle)
+                    )
                 )
         self._unanswered = run.unanswered
-        log.info("evidence: %s answered %d passages, %d were known", self._backend.name, run.answered, known)
+        log.info("evidence: %s answered %d sentences, %d were known", self._backend.name, run.answered, known)
         if run.unanswered:
             run.report_unanswered(known)
 
     def read(self, reports: Sequence[str]) -> list[list[Finding]]:
         """Findings of reports that were asked about; refused answers and statements are counted in `rejected`."""
         with AnswerStore(self._store) as store:
-            return [self._read_one(store, read_passage(report)) for report in reports]
+            return [
+                [finding for passage in read_passages(report) for finding in self._read_one(store, passage)]
+                for report in reports
+            ]
 
     def _read_one(self, store: AnswerStore, passage: Passage) -> list[Finding]:
-        if not passage.text:
-            return []
         key = passage_hash(passage)
-        answer = store.get(self._question, key)
+        answer = store.get(self.question, key)
         reason = f"answer: {answer.reason}" if answer else f"no answer ({self._unanswered.get(key, 'not asked')})"
         if answer is None or answer.status == "rejected":
             self.rejected[reason] = self.rejected.get(reason, 0) + 1
@@ -126,7 +138,7 @@ class LanguageModelExtractor:
     def statistics(self) -> AnswerStats:
         """What the store holds about the reports that were asked about, in this run or an earlier one."""
         with AnswerStore(self._store) as store:
-            return store.statistics(self._question, self._asked)
+            return store.statistics(self.question, self._asked)
 
 
 class _Run:
@@ -139,16 +151,48 @@ class _Run:
         self.unanswered: dict[str, str] = {}
         """hash of a passage -> why it has no answer"""
 
-    def passages(self, missing: dict[str, int], reports: Sequence[str], stop: threading.Event) -> Iterator[Passage]:
-        """What is still without an answer, until `stop` is set; in random order, so that processes that share a store
-        seldom have the same passage in flight."""
-        for key in random.sample(list(missing), len(missing)):
+    def until_answered(
+        self,
+        missing: dict[str, int],
+        reports: Sequence[str],
+        stop: threading.Event,
+        ask: Callable[[Iterator[Passage]], None],
+    ) -> None:
+        """Ask what is missing, until `stop` is set; then wait for what other processes ask, and ask what they left."""
+        left = self._claimed(missing, reports, stop, elsewhere := [])
+        ask(left)
+        while elsewhere and not stop.is_set():
+            waiting = [key for key in elsewhere if not self._store.has(self._question, key)]
+            self._bar.update(len(elsewhere) - len(waiting))
+            elsewhere = []
+            first = next(
+                claimed := self._claimed({key: missing[key] for key in waiting}, reports, stop, elsewhere), None
+            )
+            if first is not None:
+                ask(chain([first], claimed))
+            elif elsewhere:
+                stop.wait(OTHERS_SECONDS)
+
+    def _claimed(
+        self, missing: dict[str, int], reports: Sequence[str], stop: threading.Event, elsewhere: list[str]
+    ) -> Iterator[Passage]:
+        """What is still without an answer and nobody else asks, in the order of the reports, until `stop` is set.
+
+        Args:
+            missing: hash of a passage -> position of a report that holds it.
+            reports: all of them.
+            stop: see above.
+            elsewhere: takes the hashes of what another process asks.
+        """
+        for key in missing:
             if stop.is_set():
                 return
-            if self._store.has(self._question, key):  # another process was faster
+            if self._store.claim(self._question, key):
+                yield next(passage for passage in read_passages(reports[missing[key]]) if passage_hash(passage) == key)
+            elif self._store.has(self._question, key):  # another process was faster
                 self._bar.update()
             else:
-                yield read_passage(reports[missing[key]])
+                elsewhere.append(key)
 
     def settle(self, passage: Passage, outcome: Outcome) -> None:
         """Store an answer, or note why there is none."""
@@ -158,15 +202,16 @@ class _Run:
             self.answered, self._failed_in_a_row = self.answered + 1, 0
             return
         self.unanswered[passage_hash(passage)] = str(outcome)
+        self._store.release(self._question, passage_hash(passage))
         self._failed_in_a_row += 1
         if self._failed_in_a_row == FAILURES_IN_A_ROW:
-            self._give_up(f"{FAILURES_IN_A_ROW} reports in a row")
+            self._give_up(f"{FAILURES_IN_A_ROW} sentences in a row")
 
     def report_unanswered(self, known: int) -> None:
-        """Warn of reports without an answer; an error where no report has one."""
+        """Warn of sentences without an answer; an error where none has one."""
         if not self.answered + known:
-            self._give_up("any report")
-        log.warning("evidence: no answer to %d passages (%s); run again", len(self.unanswered), self._reasons)
+            self._give_up("any sentence")
+        log.warning("evidence: no answer to %d sentences (%s); run again", len(self.unanswered), self._reasons)
 
     @property
     def _reasons(self) -> str:

@@ -6,7 +6,8 @@
 
 The client repeats what passes: timeouts, closed connections, HTTP 408, 409, 429 and 5xx, with growing, jittered waits,
 or as long as Retry-After says, up to two minutes. It does not repeat a response that is no completion, such as half a
-JSON; we do. A report's text, a key, or what a server says about them reaches no log and no exception.
+JSON; we do. It follows no redirect: reports go to the address that was named. A report's text, a key, or what a server
+says about them reaches no log and no exception.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from urllib.parse import urlsplit
 import openai
 from pydantic import BaseModel, Field
 
-from lgdea_core.evidence.answers import ANSWER_SCHEMA, Passage, Reply, UnusableReplyError, parse_reply
+from lgdea_core.evidence.answers import ANSWER_SCHEMA, CUT_OFF, Passage, Reply, UnusableReplyError, parse_reply
 from lgdea_core.evidence.llm import NoAnswerError, Settle, log
 from lgdea_core.evidence.prompt import Message, Prompt
 
@@ -39,11 +40,17 @@ RETRIES = 8
 """Of a request by the client; about 35 seconds of waits altogether."""
 READINGS = 4
 """Requests for one reply until the response is a completion, each with its own `RETRIES`."""
-MAX_TOKENS = 2048
-"""Of a reply: 30 statements of usual length. A question needs a context of some 6,000 tokens, a repair 8,000."""
+MAX_TOKENS, MORE_TOKENS = 400, 2000
+"""Of a reply: some 20 a statement. A reply that is cut off is asked for once more, with more room. A question with its
+reply needs a context of some 3,000 tokens, or 5,000."""
+MOST_COUNTED = 2**31
+"""A server that counts more tokens in one reply counts nothing."""
 
 FATAL = {401: f"the key is refused; set {KEY_VARIABLE}", 403: "the key may not do that", 404: "no such model or page"}
 """HTTP codes that every other request would get too."""
+REDIRECT = (
+    f"it redirects to another address, where no report is sent; if it may go there, name it by {BASE_URL_VARIABLE}"
+)
 UNKNOWN_FIELD = (400, 422)
 """HTTP codes of a server that does not know response_format."""
 
@@ -60,16 +67,16 @@ class _Choice(BaseModel):
     finish_reason: str | None = None
 
 
-class _Usage(BaseModel):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
 class _Completion(BaseModel):
     """What is read of a response. The client's own classes would check nothing and cost more than the request."""
 
     choices: list[_Choice] = Field(min_length=1)
-    usage: _Usage | None = None
+    usage: Any = None
+
+    def tokens(self, kind: str) -> int:
+        """What the server counted, 0 where that is no sensible number."""
+        count = self.usage.get(f"{kind}_tokens") if isinstance(self.usage, dict) else None
+        return count if type(count) is int and 0 <= count < MOST_COUNTED else 0
 
 
 class OpenAIBackend:
@@ -100,7 +107,6 @@ class OpenAIBackend:
         self._body: dict[str, Any] = {
             "model": model,
             "temperature": 0,
-            "max_tokens": MAX_TOKENS,
             "response_format": _FORMAT,
         }
 
@@ -115,7 +121,13 @@ class OpenAIBackend:
     async def _run(self, passages: Iterator[Passage], prompt: Prompt, settle: Settle) -> None:
         key = os.environ.get(KEY_VARIABLE) or "none"  # the client insists on one, a local server ignores it
         timeout = openai.Timeout(self._timeout, connect=CONNECT_SECONDS)
-        client = openai.AsyncOpenAI(base_url=self._base_url, api_key=key, timeout=timeout, max_retries=self._retries)
+        client = openai.AsyncOpenAI(
+            base_url=self._base_url,
+            api_key=key,
+            timeout=timeout,
+            max_retries=self._retries,
+            http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
+        )
         async with client:
             await self._greet(client)
             waiting = (passage for passage in passages)  # of this call, so that one worker can close it for all
@@ -144,16 +156,18 @@ class OpenAIBackend:
             waiting.close()
 
     async def _exchange(self, client: openai.AsyncOpenAI, passage: str, prompt: Prompt) -> list[Reply]:
-        """The reply, and where it is unusable one more to the request to repair it."""
-        reply = await self._request(client, prompt.messages(passage))
+        """The reply; where it is of no use one more, to the same question with more room or to a request to repair."""
+        reply = await self._request(client, prompt.messages(passage), MAX_TOKENS)
         try:
             parse_reply(reply)
         except UnusableReplyError as refused:
-            return [reply, await self._request(client, prompt.repair_messages(passage, refused, reply))]
+            if refused.reason == CUT_OFF:
+                return [reply, await self._request(client, prompt.messages(passage), MORE_TOKENS)]
+            return [reply, await self._request(client, prompt.repair_messages(passage, refused, reply), MAX_TOKENS)]
         return [reply]
 
-    async def _request(self, client: openai.AsyncOpenAI, messages: list[Message]) -> Reply:
-        """One reply.
+    async def _request(self, client: openai.AsyncOpenAI, messages: list[Message], limit: int) -> Reply:
+        """One reply of so many tokens.
 
         Raises:
             NoAnswerError: there is none to this request.
@@ -161,31 +175,34 @@ class OpenAIBackend:
         """
         began = time.perf_counter()
         try:
-            completion = await self._completion(client, messages)
+            completion = await self._completion(client, messages, limit)
         except openai.APITimeoutError:
             raise NoAnswerError("timeout") from None
         except openai.APIConnectionError:
             raise NoAnswerError("connection failed") from None
         except openai.APIStatusError as error:
-            if error.status_code in FATAL:
+            if error.status_code in FATAL or error.status_code < 400:
                 raise RuntimeError(await self._describe(client, error.status_code)) from None
             raise NoAnswerError(f"HTTP {error.status_code}") from None
-        choice, usage = completion.choices[0], completion.usage or _Usage()
+        choice = completion.choices[0]
         return Reply(
             text=choice.message.content or "",
             finish=choice.finish_reason or "stop",
-            prompt_tokens=usage.prompt_tokens or 0,
-            completion_tokens=usage.completion_tokens or 0,
+            prompt_tokens=completion.tokens("prompt"),
+            completion_tokens=completion.tokens("completion"),
             seconds=time.perf_counter() - began,
         )
 
-    async def _completion(self, client: openai.AsyncOpenAI, messages: list[Message]) -> _Completion:
+    async def _completion(self, client: openai.AsyncOpenAI, messages: list[Message], limit: int) -> _Completion:
+        question = {**self._body, "messages": messages, "max_tokens": limit}
         for reading in range(READINGS):
             await asyncio.sleep(random.uniform(0.3, 0.6) * reading)
             try:
                 # `post` and not `chat.completions.create`: that one walks through all messages, 3 ms a request
-                body = await client.post("/chat/completions", cast_to=object, body={**self._body, "messages": messages})
-                return _Completion.model_validate(body)
+                body = await client.post("/chat/completions", cast_to=object, body=question)
+                # text is what the client makes of a body that calls itself something else than JSON
+                read = _Completion.model_validate_json if isinstance(body, str) else _Completion.model_validate
+                return read(body)
             except (ValueError, RecursionError):  # no JSON, no completion, or nested without end
                 continue
         raise NoAnswerError("response is no completion")
@@ -194,7 +211,7 @@ class OpenAIBackend:
         """Ask for an answer about nothing, so that a wrong address, key or name shows before any report is sent."""
         quick = client.with_options(max_retries=2)
         try:
-            await self._completion(quick, _GREETING)
+            await self._completion(quick, _GREETING, MAX_TOKENS)
             return
         except NoAnswerError:
             raise RuntimeError(f"{self.name}: what answers at {self._place} speaks no chat protocol") from None
@@ -215,7 +232,8 @@ class OpenAIBackend:
             served = ", ".join([model.id async for model in client.models.list()][:10])
         except (openai.OpenAIError, ValueError):
             served = "unknown"
-        return f"{self.name}: {self._place} answers HTTP {status}: {FATAL.get(status, 'error')}; it serves: {served}"
+        what = REDIRECT if status < 400 else FATAL.get(status, "error")
+        return f"{self.name}: {self._place} answers HTTP {status}: {what}; it serves: {served}"
 
     @property
     def _place(self) -> str:

@@ -8,29 +8,26 @@ from pathlib import Path
 
 from lgdea_core.evidence.answers import (
     ANSWER_SCHEMA,
-    MAX_STATEMENTS,
     OBSERVATIONS,
     PHRASE_LENGTH,
+    SEPARATORS,
     Reply,
     UnusableReplyError,
     locate_statements,
     parse_reply,
-    read_passage,
+    read_passages,
 )
-from lgdea_core.vocabulary import REGIONS
 
 PROMPT_FILE = Path(__file__).with_name("prompts") / "evidence.md"
 
 PLACEHOLDERS = {
     "{observations}": ", ".join(f'"{name}"' for name in OBSERVATIONS),
-    "{regions}": ", ".join(f'"{name}"' for name in REGIONS),
-    "{statements}": str(MAX_STATEMENTS),
     "{characters}": str(PHRASE_LENGTH),
 }
 COMPLAINT = "{complaint}"
 
 _SECTION = re.compile(r"^## (.+)\n((?:(?!## ).*\n?)*)", re.MULTILINE)
-_EXAMPLE = re.compile(r"^### (.+)\n+```report\n((?:.*\n)*?)```\n+```json\n((?:.*\n)*?)```$", re.MULTILINE)
+_EXAMPLES = re.compile(r"^```examples\n((?:.*\n)*?)```$", re.MULTILINE)
 
 Message = dict[str, str]
 """role and content, as chat templates and servers take them"""
@@ -38,10 +35,11 @@ Message = dict[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """All that is sent besides the report."""
+    """All that is sent besides the sentence."""
 
     opening: tuple[Message, ...]
-    """instructions, then each example as a question and its answer"""
+    """instructions, then each example as a question and its answer: what every question begins with, so that a server
+    with a prefix cache reads it once"""
     repair: str
     """what is said of an unusable answer, with `{complaint}`"""
 
@@ -52,7 +50,7 @@ class Prompt:
         return hashlib.sha256(sent.encode()).hexdigest()
 
     def messages(self, passage: str) -> list[Message]:
-        """The question about one report.
+        """The question about one sentence.
 
         Args:
             passage: `Passage.text`.
@@ -69,8 +67,8 @@ class Prompt:
 
 
 def report_message(passage: str) -> Message:
-    """A report between marks that it cannot hold itself: `read_passage` puts a blank behind every "<"."""
-    return {"role": "user", "content": f"<report>\n{passage}\n</report>"}
+    """A sentence as a message of its own; `read_passages` leaves it no line break and no mark of a template."""
+    return {"role": "user", "content": f"Report: {passage}"}
 
 
 def load_prompt(path: Path = PROMPT_FILE) -> Prompt:
@@ -85,23 +83,28 @@ def load_prompt(path: Path = PROMPT_FILE) -> Prompt:
         raise ValueError(f"{path}: no text under the heading(s) {missing}, each written as '## {missing[0]}'")
     if COMPLAINT not in parts["Repair"]:
         raise ValueError(f"{path}: the text under '## Repair' must hold {COMPLAINT}, which says what was wrong")
-    examples = _EXAMPLE.findall(parts["Examples"])
-    if len(examples) != parts["Examples"].count("### ") or not examples:
-        raise ValueError(f"{path}: each example needs a heading '### ...', a block ```report and a block ```json")
+    lines = [line for block in _EXAMPLES.findall(parts["Examples"]) for line in block.splitlines() if line.strip()]
+    if not lines or len(lines) % 2:
+        raise ValueError(
+            f"{path}: examples stand in a block ```examples, a line of report and a line of statements each"
+        )
     instructions = parts["Instructions"].strip()
     for mark, value in PLACEHOLDERS.items():
         instructions = instructions.replace(mark, value)
     opening = [{"role": "system", "content": instructions}]
-    for name, report, answer in examples:
-        where, passage, refused = f"{path}, example '{name}'", read_passage(report), {}
+    for sentence, statements in zip(lines[::2], lines[1::2], strict=True):
+        where, passages, refused = f"{path}, example '{sentence}'", read_passages(sentence), {}
+        if len(passages) != 1:
+            raise ValueError(f"{where}: expected one sentence, got {len(passages)}")
+        answer = f'{{"statements": {statements}}}'
         try:
-            parsed = parse_reply(Reply(text=answer, finish="stop", prompt_tokens=0, completion_tokens=0, seconds=0.0))
+            stated = parse_reply(Reply(text=answer, finish="stop", prompt_tokens=0, completion_tokens=0, seconds=0.0))
         except UnusableReplyError as error:
             raise ValueError(f"{where}: its answer would be refused: {error.complaint}") from None
-        locate_statements(parsed.statements, passage, refused)
+        locate_statements(stated, passages[0], refused)
         if refused:
             raise ValueError(f"{where}: its answer has statements that would be refused: {refused}")
         # written as the grammar writes: an example must not teach other white space
-        content = json.dumps(json.loads(answer), ensure_ascii=False)
-        opening += [report_message(passage.text), {"role": "assistant", "content": content}]
+        content = json.dumps(json.loads(answer), ensure_ascii=False, separators=SEPARATORS)
+        opening += [report_message(passages[0].text), {"role": "assistant", "content": content}]
     return Prompt(opening=tuple(opening), repair=parts["Repair"].strip())

@@ -19,7 +19,7 @@ from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 from xgrammar.contrib.hf import LogitsProcessor
 
-from lgdea_core.evidence.answers import ANSWER_BYTES, ANSWER_SCHEMA, Passage, Reply
+from lgdea_core.evidence.answers import ANSWER_BYTES, ANSWER_SCHEMA, SEPARATORS, Passage, Reply
 from lgdea_core.evidence.llm import Settle
 from lgdea_core.evidence.prompt import Message, Prompt
 
@@ -76,7 +76,7 @@ class TransformersBackend:
             stop_token_ids=self._ends,
         )
         self._grammar = xgrammar.GrammarCompiler(tokens).compile_json_schema(
-            json.dumps(ANSWER_SCHEMA), any_whitespace=False, strict_mode=True
+            json.dumps(ANSWER_SCHEMA), any_whitespace=False, separators=SEPARATORS, strict_mode=True
         )
 
     def _render(self, messages: Sequence[Message]) -> str:

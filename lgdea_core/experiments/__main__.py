@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from lgdea_core.command import Command, ending_mistakes
 from lgdea_core.config import METHODS, PRESETS
 from lgdea_core.evaluation.downstream import PROBE_TASKS, SEGMENTATION_TASKS
-from lgdea_core.experiments import downstream, hard, plans, relations
+from lgdea_core.experiments import downstream, hard, plans, readers, relations
 from lgdea_core.experiments.docs import write_pages
 from lgdea_core.experiments.jobs import Job, make_rows
 from lgdea_core.experiments.paper_tables import WHOLE, differences, write_paper_tables
@@ -60,6 +60,11 @@ EXPERIMENTS = {
     "label_draws": Experiment(
         "the linear probe on many draws of a small share of the labels", downstream.label_draws, TOWER_CHOICES
     ),
+    "readers": Experiment(
+        "how well a language model reads labelled reports of Open-i, beside the rules",
+        readers.readers,
+        {"samples": readers.SAMPLES},
+    ),
 }
 WRITERS: dict[str, tuple[str, Callable[[], list[str]]]] = {
     "tables": ("our rows beside published numbers, as the papers print them: figures/tables/paper", write_paper_tables),
@@ -79,6 +84,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "protocol": {"help": "whether the tower learns from the labels, too"},
     "label_ratio": {"type": float, "help": "share of the labels"},
     "draws": {"type": int, "help": "of the share, each anew"},
+    "extractors": {"nargs": "+", "help": "beside the rules, such as openai:MODEL or openai:MODEL+lexicon"},
+    "samples": {"nargs": "+", "help": "of labelled reports"},
+    "reports": {"type": int, "help": "of each sample, its first ones"},
     "device": {"help": "such as cpu or cuda:1; None takes the best there is"},
 }
 

@@ -260,6 +260,12 @@ TABLES = {
             key=("corpus", "method", "label_ratio", "seed", "preset", "draw"),
             summarise=draws_summary,
         ),
+        Table(
+            name="llm_evidence",
+            experiment="readers",
+            key=("sample", "reports", "extractor", "prompt"),
+            summarise=lambda rows: rows[[name for name in rows if name != "commit"]],
+        ),
     )
 }
 """Name of the file -> table. In relations.csv `relations` is the mode of the relations or the name of a control
