@@ -10,6 +10,7 @@ The core is the files of this folder; it imports torch, scipy, transformers and 
     encoders     image and text towers, tokenizer      relations    relations of unpaired images and reports
     prototypes   lesion tokens, the evidence space     inference    embeddings of whole pools
     decoders     query decoder                         grounding    phrase -> map
+    command      how commands end a user's mistake
 
 The rooms around it (tests/test_layers.py says what each may import):
 
