@@ -24,7 +24,7 @@ BOX = (256, 256, 512, 512)
 def picture(side: int, bright: Sequence[str]) -> np.ndarray:
     """A grey film with a bright square: in the middle ("lesion"), or in a corner ("corner")."""
     film = np.full((side, side), 60, dtype=np.uint8)
-    film[:, -1] = 61  # a film without any contrast would be refused
+    film[:, -1] = 70  # a film without any contrast would be refused
     if "lesion" in bright:
         film[side // 4 : 3 * side // 4, side // 4 : 3 * side // 4] = 220
     if "corner" in bright:

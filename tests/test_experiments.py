@@ -401,7 +401,7 @@ def test_help_lists_every_experiment_with_a_line(
         (("limited_pairing", "--world", "mismatched"), 4 * len(COMPARED)),
         (("ablation", "--variants", "shuffled pairs", "whole reports"), len(COMPARED) + 1),
         (("ablation", "--variants", "shuffled pairs", "--methods", "mgca", "prior"), 2),
-        (("real",), 4 * len(COMPARED)),
+        (("real",), 2 * (len(PAIRED_RATIOS) + 2) * len(COMPARED)),
         (("relations",), 4),
         (("asg", "--variants"), len(TOWERS)),
         (("linear_probe", "--corpora", "phantom", "nih", "--device", "cpu"), 2),

@@ -129,7 +129,7 @@ def test_the_command_ends_a_users_mistake_with_one_line(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     film = tmp_path / "film.png"
-    Image.fromarray(np.zeros((40, 40), dtype=np.uint8)).save(film)
+    Image.fromarray(np.eye(40, dtype=np.uint8)).save(film)
     rest = ("--model", str(folder), "--output", str(tmp_path / "out"), "--device", "cpu")
     assert "no model there" in refused(capsys, str(film), "edema", "--model", str(tmp_path))
     assert "nowhere.png" in refused(capsys, str(tmp_path / "nowhere.png"), "edema", *rest)

@@ -1,8 +1,9 @@
 """DICOM films as grey arrays: modality LUT or rescale, VOI LUT or window, padding, palettes, compression."""
 
 import io
+import json
+import math
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -288,10 +289,12 @@ def _read_elsewhere(path: Path) -> np.ndarray:
     assert worker.stdin is not None
     assert worker.stdout is not None
     try:
-        pickle.dump((str(path.absolute()), PATIENCE), worker.stdin)
+        worker.stdin.write(f"{json.dumps([str(path.absolute()), PATIENCE])}\n".encode())
         worker.stdin.flush()
-        answer = pickle.load(worker.stdout)
-    except (EOFError, OSError, pickle.UnpicklingError):
+        kind, said = json.loads(worker.stdout.readline())
+        if kind == "film":
+            film = np.frombuffer(worker.stdout.read(4 * math.prod(said)), dtype=np.float32).reshape(said)
+    except (OSError, ValueError):  # the worker has ended, in the middle of its answer or before
         worker.kill()
         worker.wait()
         raise ValueError(f"its decoder crashes or takes more than {PATIENCE:g} seconds") from None
@@ -299,27 +302,27 @@ def _read_elsewhere(path: Path) -> np.ndarray:
         worker.kill()
         raise
     _IDLE.append(worker)
-    if isinstance(answer, np.ndarray):
-        return answer
-    kind, reason = answer
-    raise {"unfit": UnfitFilmError, "memory": MemoryError}.get(kind, ValueError)(reason)
+    if kind == "film":
+        return film.copy()  # writable
+    raise {"unfit": UnfitFilmError, "memory": MemoryError}.get(kind, ValueError)(said)
 
 
 def _serve() -> None:
-    """Answer paths with arrays or reasons, until the process that asks has ended."""
+    """Answer paths with a line of JSON, and the pixels of a film behind it, until the process that asks has ended."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what decoders print is no answer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     while True:
-        try:
-            path, patience = pickle.load(sys.stdin.buffer)
-        except EOFError:
+        asked = sys.stdin.readline()
+        if not asked:
             return
-        answer: Any
+        path, patience = json.loads(asked)
+        film = b""
         if hasattr(signal, "setitimer"):  # not on Windows; the alarm ends the process, in C++ too
             signal.setitimer(signal.ITIMER_REAL, patience)
         try:
-            answer = read_dicom(Path(path), isolate=False)
+            grey = read_dicom(Path(path), isolate=False)
+            answer, film = ("film", grey.shape), grey.tobytes()
         except UnfitFilmError as error:
             answer = ("unfit", str(error))
         except MemoryError as error:
@@ -328,7 +331,7 @@ def _serve() -> None:
             answer = ("broken", f"{type(error).__name__}: {error}")
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
-        pickle.dump(answer, answers)
+        answers.write(f"{json.dumps(answer)}\n".encode() + film)
         answers.flush()
 
 
