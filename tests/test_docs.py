@@ -59,7 +59,7 @@ def commands() -> list[tuple[str, str]]:
     for page in EVERY_PAGE:
         text = page.read_text()
         fenced = re.findall(r"^```(?:sh|bash)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-        lines = [line.split("   # ")[0] for block in fenced for line in block.splitlines()]
+        lines = [line.split("   # ")[0] for block in fenced for line in re.sub(r"\\\n *", "", block).splitlines()]
         spans = [" ".join(span.split()) for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", text)]
         found += [(name(page), line) for line in (*lines, *spans) if re.match(r"(python|make) [\w/.-]", line)]
     return found

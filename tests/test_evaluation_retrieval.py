@@ -441,9 +441,7 @@ def test_text_queries_are_studies_without_films_and_train_nobody(tmp_path: Path)
     assert texts["report"].tolist() == [line.split(",")[1] for line in TEXTS[1:]]
     assert not set(texts["study_id"]) & set(corpus.images["study_id"])
     write(path, *TEXTS, "Hernia,A hernia.")
-    with pytest.raises(
-        ValueError, match=r"text_query\.csv, line 5, query of 6 characters, letters: Variable must be one class"
-    ):
+    with pytest.raises(ValueError, match=r"query\.csv, line 5, query of 6 characters, letters: Variable must be one"):
         load_corpus("chexpert_8x200", tmp_path)
     write(path, TEXTS[0], "Edema,")
     with pytest.raises(ValueError, match=r"line 2, query of 5 characters, letters: Text must be a sentence"):
