@@ -35,11 +35,12 @@ test: $(INSTALLED)
 	OMP_WAIT_POLICY=passive $(IN_VENV) -m pytest -n auto --maxprocesses 4 --dist loadfile; tests=$$?; \
 	wait $$notebooks || tests=$$?; cat data/test-runs/notebooks.log; exit $$tests
 
-# docs/ and the executed notebooks of a run as a book, in data/book/; where that run has none, all are run on preset ci.
+# docs/ and the executed notebooks of a run as a book, in data/book/: of RUN, else of lgdea-demo-0 as `make figures`
+# leaves it, else of a run of preset ci.
 # What they show of a corpus stays in data/: the copies are beside the pages only while these are built.
-book: BOOK_RUN = $(or $(RUN),lgdea-demo-0)
+book: BOOK_RUN = $(or $(RUN),$(if $(wildcard data/runs/lgdea-demo-0/notebooks/07*),lgdea-demo-0,lgdea-ci-0))
 book: $(INSTALLED)
-	test -d data/runs/$(BOOK_RUN)/notebooks || $(IN_VENV) notebooks/run.py --preset ci --run $(BOOK_RUN)
+	test -d data/runs/$(BOOK_RUN)/notebooks || LGDEA_RUNS=data/runs $(IN_VENV) notebooks/run.py --preset ci --run $(BOOK_RUN)
 	rm -rf docs/notebooks/run data/book
 	cp -r data/runs/$(BOOK_RUN)/notebooks docs/notebooks/run
 	$(IN_VENV) -m sphinx -W --keep-going -q -b html docs data/book; status=$$?; rm -rf docs/notebooks/run; exit $$status

@@ -11,8 +11,9 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -133,10 +134,11 @@ def remove_leftovers(folder: Path, name: str) -> None:
 def sweep(folder: Path) -> None:
     """Remove all that was left half-written in a folder and below, by whomever: for its holder, before it writes.
 
-    What a living process of this machine writes stays: a notebook's holder writes beside it.
+    What a living process of this machine writes stays: a notebook's holder writes beside it. So does what is younger
+    than a day and another machine's, whose processes cannot be asked.
     """
     parts = (path for path in folder.rglob("*") if path.name.endswith((".part", ".tmp")))
-    left = [path for path in parts if not _alive(_LEFTOVER.fullmatch(path.name))]
+    left = [path for path in parts if not _is_written(path)]
     for path in left:
         remove(path)
     if left:
@@ -162,11 +164,13 @@ def holding(folder: Path) -> Iterator[None]:
         return
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK_FILE
-    lock = FileLock(path, timeout=0.5, thread_local=False)
+    lock, holder = FileLock(path, timeout=0.5, thread_local=False), ""
     try:
         lock.acquire()
     except Timeout:
-        holder = (path.read_text().strip() if path.is_file() else "") or "a process that has just begun"
+        with suppress(OSError):  # it may just have ended
+            holder = path.read_text().strip()
+        holder = holder or "a process that has just begun"
         raise FolderHeld(
             f"{folder} is being written by {holder}; wait until that ends, end it, or give this run a name of its own"
         ) from None
@@ -189,11 +193,19 @@ def remove(path: Path) -> None:
 
 
 def _old(target: Path) -> Path:
-    return target.with_name(f"{target.name}.old")
+    return target.with_name(f".{target.name}.old")
 
 
 def _host() -> str:
     return re.sub(r"[^\w-]", "-", socket.gethostname())
+
+
+def _is_written(path: Path) -> bool:
+    """Whether a living process may be writing a temporary file."""
+    name = _LEFTOVER.fullmatch(path.name)
+    if name and name["host"] != _host():
+        return path.exists() and path.stat().st_mtime > time.time() - 86400
+    return _alive(name)
 
 
 def _alive(name: re.Match[str] | None) -> bool:

@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from lgdea_core.command import Command, ending_mistakes  # noqa: E402
 from lgdea_core.config import PRESETS, RunConfig  # noqa: E402
-from lgdea_core.paths import HOLDER_VARIABLE, holding, runs_folder, sweep, write_text  # noqa: E402
+from lgdea_core.paths import HOLDER_VARIABLE, LOCK_FILE, holding, runs_folder, sweep, write_text  # noqa: E402
 from lgdea_core.runs.artifacts import check_run_name, default_run_name, plain_name  # noqa: E402
 
 CONFIG_FIELDS = {"corpus": "corpus", "data": "root"} | {name: name for name in ("method", "seed", "paired_ratio")}
@@ -37,8 +37,8 @@ CONFIG_FIELDS = {"corpus": "corpus", "data": "root"} | {name: name for name in (
 
 STOPS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 """Signals that ask to end: from the keyboard, `timeout` or a scheduler, and a terminal that is closed."""
-GRACE = 3.0
-"""Seconds that a kernel has to end after them."""
+GRACE, SAVING = 3.0, 30.0
+"""Seconds that a kernel has to end after them, and one that trains: it ends its step and saves its checkpoint."""
 END_WITH_PARENT = "__import__('ctypes').CDLL(None).prctl(1, 9)" if sys.platform == "linux" else ""
 """What a kernel begins with: PR_SET_PDEATHSIG, SIGKILL. Elsewhere its own poll ends it, within a second."""
 
@@ -242,7 +242,8 @@ def execute(source: Path, copy: Path, parameters: Parameters, stops: list[int]) 
 
     Papermill works in a thread of its own, so that this one hears signals. One that asks to end interrupts the cell: a
     training saves what it can resume from, and the copy says where it stopped. What is still there after `GRACE`
-    seconds, or at the second signal, is killed. Where this process is killed itself, its kernel ends with it.
+    seconds (`SAVING` where it trains), or at the second signal, is killed. Where this process is killed itself, its
+    kernel ends with it.
     """
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it calls parameters it cannot parse unknown
     papermill_io.register(str(copy), WholeFiles())
@@ -252,7 +253,7 @@ def execute(source: Path, copy: Path, parameters: Parameters, stops: list[int]) 
     thread.start()
     peak, asked_at = 0.0, None
     while thread.is_alive():
-        thread.join(0.1)
+        thread.join(0.1 if stops else 0.5)
         kernels = psutil.Process().children()
         peak = max([peak, *map(peak_mb, kernels)])
         if not stops:
@@ -260,7 +261,7 @@ def execute(source: Path, copy: Path, parameters: Parameters, stops: list[int]) 
         if asked_at is None:
             asked_at = time.monotonic()
             tell(kernels, signal.SIGINT)
-        elif len(stops) > 1 or time.monotonic() - asked_at > GRACE:
+        elif len(stops) > 1 or time.monotonic() - asked_at > (SAVING if trains(copy.parents[1]) else GRACE):
             tell(kernels, signal.SIGKILL)
             thread.join(1.5)  # the copy is saved
             break
@@ -268,6 +269,11 @@ def execute(source: Path, copy: Path, parameters: Parameters, stops: list[int]) 
     if stops:
         error = f"stopped by {signal.Signals(stops[0]).name}; the same command goes on where it stood"
     return Outcome(seconds=round(time.monotonic() - start, 1), peak_mb=round(peak), error=error)
+
+
+def trains(run: Path) -> bool:
+    """Whether a training of the run holds its folder."""
+    return any((run / "training").glob(f"*/{LOCK_FILE}"))
 
 
 def run_notebook(source: Path, copy: Path, parameters: Parameters, errors: list[str]) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "lgdea_core"
 CORE = {path.stem for path in PACKAGE.glob("*.py")}
-WORDS = {"vocabulary", "finding", "paths", "crops"}
-"""The files of the core that say what data and evidence are made of."""
+WORDS = {"vocabulary", "finding", "paths", "crops", "command"}
+"""The files of the core that say what data and evidence are made of, and how their commands end."""
 ALLOWED = {
     "core": CORE,
     "methods": CORE,

@@ -101,7 +101,7 @@ def test_a_half_written_checkpoint_is_never_read(tmp_path: Path) -> None:
     state, _ = train(run, data, model, tmp_path, until="text", progress=False)
     (tmp_path / "checkpoint.part").mkdir()
     (tmp_path / "checkpoint.part" / "model.safetensors").write_bytes(b"half")
-    (tmp_path / CHECKPOINT).rename(tmp_path / "checkpoint.old")  # killed between the two renames
+    (tmp_path / CHECKPOINT).rename(tmp_path / ".checkpoint.old")  # killed between the two renames
     fresh = start_state(world.model(run)[0], run)
     resume(fresh, tmp_path / CHECKPOINT, training_origin(run, data))
     assert fresh.step == state.step == 2

@@ -16,6 +16,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from lgdea_core.command import Command, ending_mistakes
 from lgdea_core.data.corpora import CORPORA, load_corpus
 from lgdea_core.data.corpora.folder import read_folder
 from lgdea_core.data.corpus import COLUMNS, Corpus, quoted
@@ -117,13 +118,14 @@ def _mask_problems(corpus: Corpus) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m lgdea_core.data.check", description=__doc__)
+    parser = Command(prog="python -m lgdea_core.data.check", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("corpus", choices=sorted(CORPORA), help="which layout")
     parser.add_argument("root", type=Path, help="the corpus's own folder")
     parser.add_argument("--headers-only", action="store_true", help="do not decode the images")
     options = parser.parse_args(arguments)
-    report = check_corpus(options.corpus, options.root, headers_only=options.headers_only)
+    with ending_mistakes(parser):
+        report = check_corpus(options.corpus, options.root, headers_only=options.headers_only)
     sys.stdout.writelines(f"{line}\n" for line in report.lines())
     return 1 if report.problems else 0
 

@@ -1,5 +1,6 @@
 """DICOM films as grey arrays: modality LUT or rescale, VOI LUT or window, padding, palettes, compression."""
 
+import contextlib
 import io
 import json
 import math
@@ -281,9 +282,11 @@ def _read_elsewhere(path: Path) -> np.ndarray:
 
     Decoders of compressed films are C++, and some damaged ones end the process (gdcm: "terminate called").
     """
+    reused = True
     try:
         worker = _IDLE.pop()
     except IndexError:
+        reused = False
         command = [sys.executable, "-P", __file__]
         worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert worker.stdin is not None
@@ -295,8 +298,15 @@ def _read_elsewhere(path: Path) -> np.ndarray:
         if kind == "film":
             film = np.frombuffer(worker.stdout.read(4 * math.prod(said)), dtype=np.float32).reshape(said)
     except (OSError, ValueError):  # the worker has ended, in the middle of its answer or before
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.wait(1)
+        ended = worker.poll()
         worker.kill()
         worker.wait()
+        if reused:  # it may have died before it was asked
+            return _read_elsewhere(path)
+        if ended == -9:  # by the system, where memory is short: no fault of the film
+            raise MemoryError("the process that decodes compressed films was killed") from None
         raise ValueError(f"its decoder crashes or takes more than {PATIENCE:g} seconds") from None
     except BaseException:  # interrupted: the answer to come is nobody's
         worker.kill()

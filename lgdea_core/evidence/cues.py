@@ -107,7 +107,7 @@ def _alone(settled: Sequence[Item], item: Item, following: Item | None) -> Item:
     between: set[str] = set()
     for before in reversed(settled):
         if before.kind in ("observation", "state"):
-            leads_on = following and following.kind in PHRASE_KINDS | {"observation"} - {"change"}
+            leads_on = following and following.kind in (PHRASE_KINDS | {"observation"}) - {"change"}
             behind = not (leads_on and "comma" in between)
             return item._replace(kind="negation after", value=None) if behind else item._replace(**_NEAR)
         between.add(before.kind)

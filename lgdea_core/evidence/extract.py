@@ -3,7 +3,6 @@
 python -m lgdea_core.evidence.extract --extractor openai:MODEL --corpus openi --root FOLDER --out evidence.parquet
 """
 
-import argparse
 import importlib
 import json
 import logging
@@ -17,6 +16,7 @@ import pandas as pd
 import spacy
 from tqdm.auto import tqdm
 
+from lgdea_core.command import Command, ending_mistakes
 from lgdea_core.evidence.answers import HALLUCINATED, REPEATED
 from lgdea_core.evidence.lexicon import LexiconExtractor, default_lexicon
 from lgdea_core.evidence.llm import LanguageModelExtractor
@@ -24,7 +24,7 @@ from lgdea_core.evidence.sections import readable_sections
 from lgdea_core.evidence.store import AnswerStats
 from lgdea_core.evidence.together import WithRules
 from lgdea_core.finding import EVIDENCE_COLUMNS, Finding
-from lgdea_core.paths import replacing
+from lgdea_core.paths import replacing, write_text
 
 EXTRACTORS = ("lexicon", "keywords", "keywords+negspacy")
 """Rule extractors by name. The keyword ones are controls: what the rules of `lexicon` are worth."""
@@ -246,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     A language model's answers are kept in the store (LGDEA_EVIDENCE_STORE): killed at any point, the same command asks
     only for what is missing, and one whose answers are all stored exports them without a model.
     """
-    parser = argparse.ArgumentParser(prog="python -m lgdea_core.evidence.extract", description=main.__doc__)
+    parser = Command(prog="python -m lgdea_core.evidence.extract", description=main.__doc__)
     parser.add_argument(
         "--extractor",
         default="lexicon",
@@ -256,13 +256,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--root", type=Path, required=True, help="the corpus's folder")
     parser.add_argument("--out", type=Path, required=True, help="evidence.parquet or evidence.jsonl to write")
     options = parser.parse_args(arguments)
-    _check_suffix(options.out)
     load_corpus = importlib.import_module("lgdea_core.data.corpora").load_corpus  # evidence needs no corpus otherwise
-    evidence, stats = extract_evidence(load_corpus(options.corpus, options.root).studies, options.extractor)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_evidence(evidence, options.out)
-    counted = options.out.with_suffix(".stats.json")
-    counted.write_text(json.dumps(asdict(stats), indent=2) + "\n", encoding="utf-8")
+    with ending_mistakes(parser):
+        _check_suffix(options.out)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        evidence, stats = extract_evidence(load_corpus(options.corpus, options.root).studies, options.extractor)
+        write_evidence(evidence, options.out)
+        counted = options.out.with_suffix(".stats.json")
+        write_text(counted, json.dumps(asdict(stats), indent=2) + "\n")
     _logger.info("evidence: %d findings written to %s, counts to %s", len(evidence), options.out, counted)
 
 

@@ -326,7 +326,7 @@ class LexiconExtractor:
     name = "lexicon"
 
     def __init__(self, lexicon: Lexicon | None = None) -> None:
-        self._lexer = Lexer(lexicon or load_lexicon())
+        self._lexer = Lexer(lexicon or default_lexicon())
 
     def extract(self, reports: Sequence[str]) -> list[list[Finding]]:
         """Findings of each report, in the order of its text."""

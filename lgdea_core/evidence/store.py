@@ -276,6 +276,6 @@ def _alive(process: str) -> bool:
     """Whether a process of `_process` still runs."""
     number, began = process.split()
     try:
-        return psutil.Process(int(number)).create_time() == float(began)
+        return abs(psutil.Process(int(number)).create_time() - float(began)) < 5  # clocks are set
     except psutil.Error:
         return False

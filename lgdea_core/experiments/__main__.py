@@ -77,7 +77,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ratios": {"type": float, "nargs": "+", "help": "paired ratios; None takes the world's own"},
     "methods": {"choices": METHODS, "nargs": "*", "help": "trained as they are; of ablation: whose control"},
     "variants": {"nargs": "*", "help": "parts left out or replaced, and controls"},
-    "world": {"choices": GENERATED, "help": "where films and reports come from"},
+    "world": {"choices": (*GENERATED, "openi"), "help": "where films and reports come from"},
     "worlds": {"choices": REAL, "nargs": "+", "help": "of real films"},
     "corpora": {"nargs": "+", "help": "whose labels are learnt"},
     "label_ratios": {"type": float, "nargs": "+", "help": "shares of the labels; None takes the corpus's own"},
@@ -113,7 +113,7 @@ def main() -> None:
             jobs = EXPERIMENTS[name].plan(**options)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-    missing = table.missing(jobs)
+        missing = table.missing(jobs)
     todo = [job for job in missing if not job.needs]
     _say(*todo, *dict.fromkeys(job.needs for job in missing if job.needs))
     _say(f"{len(todo)} jobs to do, {workers} at a time -> {table.path}")

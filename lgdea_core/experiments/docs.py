@@ -19,7 +19,7 @@ from lgdea_core.experiments.paper_tables import WHOLE, as_it_is, differences, re
 from lgdea_core.experiments.plans import COMPARED, CONTROL, CONTROLS, PHRASES, WITHOUT_IMAGES
 from lgdea_core.experiments.relations import SETTINGS
 from lgdea_core.experiments.tables import GROUNDED, TABLES
-from lgdea_core.paths import project_root
+from lgdea_core.paths import project_root, write_text
 
 Where = Mapping[str, Any]
 """column -> the value of the rows that are shown"""
@@ -108,8 +108,9 @@ def write_pages() -> list[str]:
     """Bring every page up to date; a line for each says what became of it."""
     lines = []
     for path in pages():
-        old, new = path.read_text(), rendered(path)
-        path.write_text(new)
+        old, new = path.read_text(encoding="utf-8"), rendered(path)
+        if new != old:
+            write_text(path, new)
         lines.append(f"{path.relative_to(project_root())}: {'written' if new != old else 'current'}")
     return lines
 
@@ -130,7 +131,7 @@ def rendered(page: Path) -> str:
         opening, kind, name, end = match.groups()
         return f"{opening}{_file(name, page) if kind == 'file' else _table(name, page)}\n{end}"
 
-    return BLOCK.sub(block, page.read_text())
+    return BLOCK.sub(block, page.read_text(encoding="utf-8"))
 
 
 def _file(name: str, page: Path) -> str:

@@ -206,7 +206,8 @@ class Run:
         """
         path = self.path(artifact)
         again = f"run notebook {ARTIFACTS[artifact].notebook} again"
-        recover(path)
+        if not path.exists():
+            recover(path)
         if not path.exists():
             first = f"run notebook {ARTIFACTS[artifact].notebook} first"
             raise FileNotFoundError(f"run {self.name}: no {artifact} at {path}; {first}")

@@ -178,7 +178,7 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(chain(file, [END]))
             names = _check_columns(path, next(reader), columns)
-            line, cells = reader.line_num + 1, [END]
+            line, begin, cells = reader.line_num + 1, 1, [""]
             for cells in reader:
                 cells = [cell.strip() for cell in cells]
                 if any(cells[len(names) :]):  # the cells behind an unquoted comma would stand in the wrong columns
