@@ -212,7 +212,8 @@ class Shell(InteractiveShell):
 
 
 @pytest.fixture
-def shell() -> Iterator[InteractiveShell]:
+def shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # whose place the shell's names take
     yield Shell.instance()
     Shell.clear_instance()
 
