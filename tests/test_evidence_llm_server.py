@@ -461,12 +461,14 @@ def test_no_key_and_no_word_of_a_report_is_logged_shown_or_raised(
 
 
 def test_the_command_writes_table_and_counts_and_refuses_a_name_before_it_asks(
-    server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     corpus, out = write_studies(tmp_path / "corpus", 7), tmp_path / "out" / "evidence.parquet"
     command = ["--extractor", "openai:m", "--corpus", "folder", "--root", str(corpus), "--out"]
-    with pytest.raises(ValueError, match=r"expected a name that ends in \.parquet or \.jsonl"):
+    with pytest.raises(SystemExit) as ended:
         main([*command, "evidence.csv"])
+    assert ended.value.code == 2
+    assert "expected a name that ends in .parquet or .jsonl" in capsys.readouterr().err
     assert server.bodies == []
     main([*command, str(out)])
     expected, _ = extract(effusion_studies(7), "lexicon")

@@ -88,6 +88,7 @@ def test_a_kernel_ends_with_a_killed_run_and_the_same_command_then_goes_on(
     kernel = kernel_of(beat)
     half = tmp_path / "runs/mine/.timing.json.elsewhere.1.0.part"
     half.write_text("{")
+    os.utime(half, (0, 0))  # of another machine, and too old to be in use
 
     second = start("--run", "mine")
     message = second.communicate(timeout=60)[1]
