@@ -47,7 +47,8 @@ book: $(INSTALLED)
 	@echo "data/book/index.html"
 
 # sha256 of what preset ci trains (five methods), measures and extracts, against the committed ones: code that was only
-# moved leaves them alone. They are of an AMD EPYC, one thread, bfloat16 (also emulated): elsewhere compare two checkouts.
+# moved leaves them alone. They are of an AMD EPYC without bfloat16 units, so of float32, one thread: elsewhere compare two
+# checkouts.
 hashes: $(INSTALLED)
 	rm -rf data/hash-runs
 	set -e; for method in lgdea clip gloria asg medklip; do \
