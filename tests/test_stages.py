@@ -286,7 +286,7 @@ def test_without_validation_images_there_are_no_thresholds_and_the_rest_is_the_s
     assert set(alone["metric"]) == {"auc", "auc_global", *oracle, *whole}
     validation = harness.validation_part(with_validation.corpus, part, "test")
     both = run_task(model, inputs.crops, harness.zero_shot_table(model, processor, part, validation, FEW))
-    pd.testing.assert_frame_equal(both.iloc[: len(alone)], alone)
+    pd.testing.assert_frame_equal(both.iloc[: len(alone)], alone, atol=1e-5)  # rounded otherwise in other blocks
 
 
 def test_validation_images_are_of_the_source_that_is_tested(
