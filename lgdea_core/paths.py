@@ -124,10 +124,9 @@ def recover(target: Path) -> None:
 
 
 def remove_leftovers(folder: Path, name: str) -> None:
-    """Remove what dead processes of this machine left of one file that they were writing."""
+    """Remove what dead processes left of one file that they were writing; see `sweep` for which count as dead."""
     for path in folder.glob(f".{glob.escape(name[:_KEPT])}.*.part"):
-        match = _LEFTOVER.fullmatch(path.name)
-        if match and match["host"] == _host() and not _alive(match):
+        if _LEFTOVER.fullmatch(path.name) and not _is_written(path):
             remove(path)
 
 
@@ -203,21 +202,16 @@ def _host() -> str:
 def _is_written(path: Path) -> bool:
     """Whether a living process may be writing a temporary file."""
     name = _LEFTOVER.fullmatch(path.name)
-    if name and name["host"] != _host():
-        return path.exists() and path.stat().st_mtime > time.time() - 86400
-    return _alive(name)
-
-
-def _alive(name: re.Match[str] | None) -> bool:
-    """Whether the process that a temporary file is named after is one of this machine and lives."""
-    if name is None or name["host"] != _host():
+    if name is None:
         return False
+    if name["host"] != _host():
+        return path.exists() and path.stat().st_mtime > time.time() - 86400
     try:
         os.kill(int(name["process"]), 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        pass
+    except PermissionError:  # another user's, and alive
+        return True
     return True
 
 
