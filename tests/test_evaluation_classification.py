@@ -12,6 +12,7 @@ from lgdea_core.evaluation.bootstrap import Bootstrap
 from lgdea_core.evaluation.classification import (
     ORACLE_METRICS,
     VALIDATION_METRICS,
+    abnormal_rows,
     best_f1_threshold,
     classification_table,
     validation_thresholds,
@@ -43,6 +44,18 @@ def test_table_without_any_scored_finding() -> None:
     table = classification_table(np.zeros((4, 1)), np.array([[1.0], [0.0], [0.0], [0.0]]), ["a"], list("pqrs"), FEW)
     assert table["estimate"].isna().all()
     assert table["positives"].tolist() == [1, 0]
+
+
+def test_abnormal_images_rank_above_normal_ones_by_all_findings_on_one_scale() -> None:
+    generator = np.random.default_rng(0)
+    normal, patients = np.repeat([1.0, 0.0, np.nan, -1.0], [30, 30, 5, 5]), np.arange(70)
+    scores = np.stack([generator.normal(size=70), 1000 * generator.normal(size=70), np.full(70, 7.0)], axis=1)
+    scores[normal == 0, 0] += 3
+    [row] = abnormal_rows(scores, normal, patients, FEW).to_dict("records")
+    standard = sum((scores[:, at] - scores[:, at].mean()) / scores[:, at].std() for at in (0, 1))  # the third is silent
+    assert row["estimate"] == pytest.approx(roc_auc_score(normal[:60] == 0, standard[:60]), abs=1e-12)
+    assert (row["metric"], row["finding"], row["n"], row["positives"]) == ("auc_abnormal", "all", 60, 30)
+    assert abnormal_rows(scores[:39], normal[:39], patients[:39], FEW).empty, "nine abnormal images are too few"
 
 
 @settings(max_examples=30, deadline=None)

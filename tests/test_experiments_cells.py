@@ -18,10 +18,12 @@ from lgdea_core.batch import TrainingData
 from lgdea_core.config import DataConfig, RunConfig, replace_fields
 from lgdea_core.data.regions import crop_boxes
 from lgdea_core.evaluation.harness import GROUNDING_METRICS
-from lgdea_core.experiments import cells, downstream, hard, relations, tables, worlds
+from lgdea_core.experiments import cells, downstream, hard, hospitals, paired, relations, tables, worlds
 from lgdea_core.experiments.cells import Cell, evidence_of, headline_measures, images_seen, with_whole_reports
 from lgdea_core.experiments.downstream import Draws, Pretrained, Probe, Segmentation
 from lgdea_core.experiments.hard import HardSet
+from lgdea_core.experiments.hospitals import KEPT, Asked
+from lgdea_core.experiments.paired import Comparison
 from lgdea_core.experiments.plans import ABLATIONS, ablation, asg, limited_pairing
 from lgdea_core.experiments.relations import SHUFFLED, WarmModel
 from lgdea_core.experiments.tables import FURTHER_MEASURES, MEASURES, REGION_MEASURES, TABLES
@@ -45,8 +47,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("LGDEA_RUNS", str(folder / "runs"))
         patch.setattr(cells, "RESAMPLES", 5)
         patch.setattr(hard, "RESAMPLES", 5)
+        patch.setattr(hospitals, "INTERVAL_RESAMPLES", 5)
+        patch.setattr(paired, "INTERVAL_RESAMPLES", 5)
         patch.setattr(hard, "PER_STRATUM", 2)
-        for module in (tables, worlds, hard, downstream, run_inputs):
+        for module in (tables, worlds, hard, hospitals, downstream, run_inputs):
             patch.setattr(module, "project_root", lambda: folder)
         yield folder
 
@@ -112,6 +116,24 @@ def test_a_training_leaves_a_row_and_its_model(kept: Cell) -> None:
     assert row["images_seen"] == 5 * cell.config.train.batch_size
     assert (cell.folder / "model" / "model.safetensors").is_file()
     assert not (cell.folder / "training").exists()
+
+
+@pytest.mark.slow
+def test_a_kept_model_is_asked_at_both_hospitals_and_compared_with_itself(kept: Cell) -> None:
+    rows = {corpus: pd.DataFrame(Asked(cell=kept, corpus=corpus).run()) for corpus in ("phantom", "easy")}
+    assert not rows["phantom"].duplicated(TABLES["hospitals"].key).any()
+    assert set(rows["phantom"]["metric"]) == {name for own in KEPT.values() for name in own}
+    films = {corpus: table.loc[table["metric"] == "auc_global", "n"].item() for corpus, table in rows.items()}
+    own = kept.inputs().corpus
+    assert films["phantom"] == len(own.split("test").images)
+    assert films["easy"] == len(own.images), "another hospital's patients are all unseen"
+    [auc] = kept_auc = rows["phantom"].query("metric == 'auc' and finding == 'macro'")["estimate"].tolist()
+    assert auc == TABLES["limited_pairing"].read()["auc"].item(), kept_auc
+    same = pd.DataFrame(Comparison(ours=(kept,), others=(kept,), corpus="phantom").run())
+    assert (same[["estimate", "low", "high"]] == 0).all(axis=None)
+    assert {"auc", "auc_abnormal", "precision_at_5", "recall_at_10"} == set(same["metric"])
+    TABLES["paired"].add(same.to_dict("records"))
+    assert TABLES["paired"].missing([Comparison(ours=(kept,), others=(kept,), corpus="phantom")]) == []
 
 
 @pytest.mark.slow

@@ -192,6 +192,41 @@ class Bootstrap:
         mean = np.mean([interval.estimate for interval in intervals])
         return intervals, self._interval(mean, np.mean(shared, axis=0), len(labels), drawn)
 
+    def auc_difference(
+        self,
+        labels: Float[np.ndarray, "images findings"],
+        scores: Float[np.ndarray, "runs images findings"],
+        others: Float[np.ndarray, "others images findings"],
+        patients: Keys,
+    ) -> Interval:
+        """Macro AUC of some trainings less that of others, on the same patients in every draw.
+
+            mean over runs and findings of AUC(scores) - mean over others and findings of AUC(others)
+
+        Args:
+            labels: 1 or 0.
+            scores: of every training, finite.
+            others: likewise; as many trainings as there are.
+            patients: of each image.
+
+        Raises:
+            ValueError: lengths differ, a patient is missing, or a finding lacks a class.
+        """
+        _, codes = _matched(labels[:, 0], patients, "auc_difference")
+        drawn = int(codes.max()) + 1
+        every, once = self.counts(drawn), np.ones((1, drawn), dtype=np.uint16)
+
+        def macro(runs: np.ndarray, counts: np.ndarray) -> np.ndarray:
+            draws = []
+            for run in runs:
+                for column, (known, shown) in enumerate(zip(labels.T, run.T, strict=True)):
+                    pair = _checked_binary(known, shown, f"auc_difference, finding {column}")
+                    draws.append(auc_resamples(*pair, codes, counts))
+            return np.mean(draws, axis=0)
+
+        estimate = (macro(scores, once) - macro(others, once))[0]
+        return self._interval(estimate, macro(scores, every) - macro(others, every), len(labels), drawn)
+
     def counts(self, patients: int) -> Integer[np.ndarray, "resamples patients"]:
         """How often each patient is drawn in each resample, see `resample_counts`; the last few are remembered."""
         return _remembered_counts(patients, self.resamples, self.seed)

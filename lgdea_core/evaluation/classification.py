@@ -138,6 +138,47 @@ def whole_set_rows(
     return pd.concat(tables) if tables else pd.DataFrame(columns=["metric", "finding"])
 
 
+def abnormal_rows(
+    scores: Float[np.ndarray, "images findings"],
+    normal: Float[np.ndarray, " images"],
+    patients: Keys,
+    bootstrap: Bootstrap,
+) -> pd.DataFrame:
+    """`auc_abnormal`, finding "all": how well abnormal images rank above normal ones, by `abnormal_scores`.
+
+    Args:
+        scores: larger means more likely present.
+        normal: label "no finding": 1, 0 or unknown, which is left out.
+        patients: the patient of each image.
+        bootstrap: draws the interval.
+
+    Returns:
+        Columns of `classification_table`; no row where fewer than `MIN_POSITIVES` images are normal, or abnormal.
+    """
+    abnormal = known_abnormal(normal)
+    if min((abnormal == 1).sum(), (abnormal == 0).sum()) < MIN_POSITIVES:
+        return pd.DataFrame(columns=["metric", "finding"])
+    table = classification_table(abnormal_scores(scores)[:, None], abnormal[:, None], ["all"], patients, bootstrap)
+    return table[table["finding"] == "all"].assign(metric="auc_abnormal")
+
+
+def abnormal_scores(scores: Float[np.ndarray, "images findings"]) -> Float[np.ndarray, " images"]:
+    """How far an image shows more of all findings than other images do.
+
+        mean over findings of (score - mean of the finding's scores) / their standard deviation, over the images
+
+    No prompt asks for "abnormal". A finding whose score is the same for all images adds nothing.
+    """
+    varies = np.ptp(scores, axis=0) > 0
+    centred = scores - scores.mean(axis=0)
+    return np.where(varies, centred / np.where(varies, scores.std(axis=0), 1.0), 0.0).mean(axis=1)
+
+
+def known_abnormal(normal: Float[np.ndarray, " images"]) -> Float[np.ndarray, " images"]:
+    """1 where label "no finding" is 0, 0 where it is 1, else NaN."""
+    return np.where(np.isin(normal, (0, 1)), 1 - normal, np.nan)
+
+
 def validation_thresholds(
     scores: Float[np.ndarray, "images findings"],
     labels: Float[np.ndarray, "images findings"],

@@ -31,7 +31,7 @@ from lgdea_core.evaluation.segmentation import (
     lesion_masks,
     segment,
 )
-from lgdea_core.evaluation.supervised import FROZEN, LABEL_RATIOS, Schedule, label_share
+from lgdea_core.evaluation.supervised import AUGMENTED, FROZEN, LABEL_RATIOS, Schedule, label_share
 from lgdea_core.vocabulary import CHEXPERT_FIVE, NIH_FINDINGS, PHANTOM_FINDINGS
 
 DRAW_STRIDE = 1000
@@ -69,12 +69,13 @@ class SegmentationTask:
 PROBE_TASKS = {
     "phantom": ProbeTask(findings=PHANTOM_FINDINGS),
     "nih": ProbeTask(findings=tuple(NIH_FINDINGS.values()), ratios=(0.1, 1.0)),
+    "openi": ProbeTask(findings=tuple(NIH_FINDINGS.values()), ratios=(0.1, 1.0)),
     "chexpert": ProbeTask(findings=CHEXPERT_FIVE, blank_is_absent=True, options={"uncertain": "mgca"}),
     "rsna": ProbeTask(findings=("lung opacity",)),
     "covidx": ProbeTask(findings=("no finding", "pneumonia", "covid-19"), classes=True, blank_is_absent=True),
 }
-"""Macro AUC, on COVIDx accuracy. The phantom is that of the run's seed. Of NIH a sample of some hundred films is
-assumed, one percent of which would be a few; whole, it takes `LABEL_RATIOS`."""
+"""Macro AUC, on COVIDx accuracy. The phantom is that of the run's seed, Open-i has the split of world "openi". Of NIH a
+sample of some hundred films is assumed, one percent of which would be a few; whole, it takes `LABEL_RATIOS`."""
 SEGMENTATION_TASKS = {
     "phantom": SegmentationTask(truth="masks", finding=None, schedule=replace(RSNA, min_steps=10), ratios=(0.01, 0.1)),
     "nih": SegmentationTask(
@@ -115,7 +116,7 @@ def probe_scores(
         films: of the corpus.
         task: its findings.
         tower: not changed.
-        protocol: `FROZEN`, or fine-tuned.
+        protocol: `FROZEN`, or fine-tuned, `AUGMENTED` or without augmentation.
         ratios: shares of the labels.
         seed: of the share and of the order of the images.
         draws: how often each share is drawn, and learnt from, anew; the first draw is the one of `draws=1`.
@@ -135,7 +136,7 @@ def probe_scores(
         rows = np.flatnonzero(chosen)
         return LabelledImages(inputs[rows], values[rows], table["patient_id"].iloc[rows].tolist())
 
-    learn = linear_probe if protocol == FROZEN else partial(fine_tune, tower)
+    learn = linear_probe if protocol == FROZEN else partial(fine_tune, tower, augmented=protocol == AUGMENTED)
     held_out = [part(table["split"].eq(split)) for split in ("val", "test")]
     seeds = [seed + DRAW_STRIDE * draw for draw in range(draws)]
     return [

@@ -18,6 +18,7 @@ from lgdea_core.evaluation.classification import (
     MIN_POSITIVES,
     ORACLE_METRICS,
     VALIDATION_METRICS,
+    abnormal_rows,
     classification_table,
     validation_thresholds,
     whole_set_rows,
@@ -32,7 +33,7 @@ from lgdea_core.grounding import MAP_PROTOCOLS
 from lgdea_core.inference import ImageTextModel, ImageTextProcessor
 from lgdea_core.runs.inputs import Inputs
 from lgdea_core.runs.leaks import refuse_training_patients
-from lgdea_core.vocabulary import LABEL_SETS
+from lgdea_core.vocabulary import LABEL_SETS, NO_FINDING
 
 logger = logging.getLogger("lgdea")
 
@@ -161,7 +162,9 @@ def zero_shot_table(
     prompts: str = DEFAULT_PROMPTS,
     label_set: str | None = None,
 ) -> Task[pd.DataFrame]:
-    """Zero-shot AUC, AP, F1 and accuracy per finding with enough positives, and their means; see `whole_set_rows`, too.
+    """Zero-shot AUC, AP, F1 and accuracy per finding with enough positives, and their means.
+
+    `whole_set_rows` and `abnormal_rows` speak of all findings at once.
 
     `auc`, `ap` and the oracle metrics rank by the sum of the method's channels, each z-scored over the images (so it
     ranks a set and has no meaning for one image); `auc_global`, the mean alone, by the global channel, which a method
@@ -195,6 +198,7 @@ def zero_shot_table(
         tables.append(alone[alone["finding"] == "macro"].assign(metric="auc_global"))
     tables.append(classification_table(fused, truth, findings, patients, metrics=ORACLE_METRICS, **options))
     tables.append(whole_set_rows(fused, truth, findings, patients, bootstrap))
+    tables.append(abnormal_rows(fused, _labelled(part, [NO_FINDING])[1][:, 0], patients, bootstrap))
     if held_out:
         other = {channel: rows[len(image_ids) :] for channel, rows in both.items()}
         thresholds = validation_thresholds(combine_channels(other, chosen), known, findings)
@@ -246,6 +250,7 @@ def phrase_grounding_table(
     `<metric>_blind` and `<metric>_swapped`, of each of `GROUNDING_METRICS`, are the location-prior control and the
     cross-patient control on the same samples (see module `controls`): a map of other patients' boxes, and the model's
     map of the phrase on another patient's image. One that the patients do not allow has no rows, which the log says.
+    `<metric>_own = <metric> - <metric>_swapped`, sample by sample: what the image itself adds, in units of the metric.
 
     "macro" is the mean over findings with at least `MIN_POSITIVES` phrases, "all" that over all phrases. Under another
     map protocol than the default a metric is named after it, too: "cnr_signed, biovil maps".
@@ -336,7 +341,7 @@ def grounding_samples(
 
 
 def _scores(samples: Iterator[PhraseSample], priors: BoxPriors | None) -> pd.DataFrame:
-    """Columns study_id, finding, `grounding.METRICS`, and `<metric>_<control>` where there is such a control."""
+    """Columns study_id, finding, `grounding.METRICS`; `<metric>_<control>` and `_own` where there is a control."""
     blocks = []
     while block := list(itertools.islice(samples, SAMPLES_AT_ONCE)):
         masks, names = [sample.mask for sample in block], [sample.study_id for sample in block]
@@ -346,7 +351,9 @@ def _scores(samples: Iterator[PhraseSample], priors: BoxPriors | None) -> pd.Dat
             tables.append(score_maps(prior, masks, GROUNDING_METRICS, names).add_suffix("_blind"))
         if block[0].swapped_map is not None:
             swapped = [sample.swapped_map for sample in block]
-            tables.append(score_maps(swapped, masks, GROUNDING_METRICS, names).add_suffix("_swapped"))
+            others = score_maps(swapped, masks, GROUNDING_METRICS, names)
+            own = tables[0][list(GROUNDING_METRICS)] - others
+            tables += [others.add_suffix("_swapped"), own.add_suffix("_own")]
         blocks.append(pd.concat(tables, axis=1).assign(finding=[sample.finding for sample in block]))
     return pd.concat(blocks).rename_axis("study_id").reset_index()
 

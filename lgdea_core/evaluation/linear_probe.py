@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lgdea_core.crops import pixel_values
+from lgdea_core.crops import augment, grey_levels, pixel_values, random_motion, standardise
 from lgdea_core.encoders import ImageTower
 from lgdea_core.evaluation.bootstrap import Bootstrap, Interval, auc_resamples
 from lgdea_core.evaluation.classification import MIN_POSITIVES
@@ -50,15 +50,23 @@ class ProbeScore(NamedTuple):
 
 
 class TowerClassifier(nn.Module):
-    """A copy of a tower with one linear layer on `pooled_features`, all of it trainable: fine-tuning."""
+    """A copy of a tower with one linear layer on `pooled_features`, all of it trainable: fine-tuning.
 
-    def __init__(self, tower: ImageTower, head: nn.Linear) -> None:
+    With a generator, images are moved and changed in training as they are in pretraining (`crops.augment`).
+    """
+
+    def __init__(self, tower: ImageTower, head: nn.Linear, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.tower, self.head = copy.deepcopy(tower), head.to(next(tower.parameters()).device)
+        self.generator = generator
 
     def forward(self, crops: UInt8[Tensor, "images height width"]) -> Float[Tensor, "images findings"]:
         """Logits."""
-        return self.head(pooled_features(self.tower, crops))
+        if not self.training or self.generator is None:
+            return self.head(pooled_features(self.tower, crops))
+        pixels = grey_levels(crops.cpu())  # the generator's device
+        moved = augment(pixels, random_motion(len(pixels), self.generator), self.generator)
+        return self.head(self.tower(standardise(moved).to(crops.device)).patch_features.mean(dim=1))
 
 
 def pooled_features(tower: ImageTower, crops: UInt8[Tensor, "images height width"]) -> Float[Tensor, "images channels"]:
@@ -144,16 +152,19 @@ def fine_tune(
     seed: int,
     classes: bool = False,
     schedule: Schedule = PROBE,
+    augmented: bool = False,
 ) -> ProbeScore:
-    """What the whole tower reaches when it is trained on the labels too, without augmentation.
+    """What the whole tower reaches when it is trained on the labels too.
 
     Args as for `linear_probe`, where inputs are crops. No published protocol: MGCA probes, BenchX fine-tunes
     otherwise (SGD, cosine).
 
     Args:
         tower: copied, not changed.
+        augmented: images are changed in training as in pretraining; a random tower is then a supervised classifier.
     """
-    module = TowerClassifier(tower, _zero_head(tower.width, len(findings)))
+    generator = torch.Generator().manual_seed(seed) if augmented else None
+    module = TowerClassifier(tower, _zero_head(tower.width, len(findings)), generator)
     return _learn(module, (train, val, test), findings, seed, classes, schedule)
 
 

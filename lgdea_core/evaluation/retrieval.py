@@ -83,13 +83,10 @@ def retrieval_table(
 
 def pair_rows(model: ImageTextModel, processor: ImageTextProcessor, part: Corpus, bootstrap: Bootstrap) -> Task[Rows]:
     """Recall, median rank and precision of studies with image and report; of each study the first image."""
-    studies = part.studies[part.studies["report"].notna()]
-    images = part.images[part.images["study_id"].isin(studies["study_id"])].drop_duplicates("study_id")
+    images, texts = paired_studies(part)
     if len(images) < LEAST_PAIRS:
         logger.info("corpus %s: %d studies with image and report, so no retrieval of pairs", part.name, len(images))
         return []
-    texts = studies.set_index("study_id").loc[images["study_id"], "report"]
-    texts = [" ".join(report_sentences(report)) for report in texts]
     embeds, reports = yield from score_rows(model, images["image_id"].tolist(), *processor.tokens(texts))
     patients = np.array(patients_of(part, images["study_id"]), dtype=object)
     rows = recall_rows(embeds, reports, texts, patients, bootstrap)
@@ -100,6 +97,14 @@ def pair_rows(model: ImageTextModel, processor: ImageTextProcessor, part: Corpus
         rows += precision_rows("", embeds[labelled], reports[labelled], sets, sets, patients[labelled], bootstrap)
         rows += commonest_rows(sets, patients[labelled], bootstrap)
     return rows
+
+
+def paired_studies(part: Corpus) -> tuple[pd.DataFrame, list[str]]:
+    """The first image of every study with a report, and the report's text as it is ranked."""
+    studies = part.studies[part.studies["report"].notna()]
+    images = part.images[part.images["study_id"].isin(studies["study_id"])].drop_duplicates("study_id")
+    reports = studies.set_index("study_id").loc[images["study_id"], "report"]
+    return images, [" ".join(report_sentences(report)) for report in reports]
 
 
 def recall_rows(

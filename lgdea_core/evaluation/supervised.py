@@ -14,6 +14,8 @@ from lgdea_core.inference import IMAGES_AT_ONCE
 
 FROZEN = "frozen"
 """Name of the protocol of MGCA and ASG: the tower does not learn from the labels."""
+AUGMENTED = "fine-tuned, augmented"
+"""Name of the protocol under which the tower learns from the labels as methods learn from pairs: on moved images."""
 LABEL_RATIOS = (0.01, 0.1, 1.0)
 """Shares of the labelled training studies in the papers' tables."""
 

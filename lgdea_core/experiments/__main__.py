@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from lgdea_core.command import Command, ending_mistakes
 from lgdea_core.config import METHODS, PRESETS
 from lgdea_core.evaluation.downstream import PROBE_TASKS, SEGMENTATION_TASKS
-from lgdea_core.experiments import downstream, hard, plans, readers, relations
+from lgdea_core.experiments import downstream, hard, hospitals, paired, plans, readers, relations
 from lgdea_core.experiments.docs import write_pages
 from lgdea_core.experiments.jobs import Job, make_rows
 from lgdea_core.experiments.paper_tables import WHOLE, differences, write_paper_tables
@@ -20,6 +20,7 @@ from lgdea_core.experiments.tables import TABLES, Table
 from lgdea_core.experiments.worlds import GENERATED, REAL
 
 TOWER_CHOICES = {"variants": tuple(plans.ASG_ABLATIONS)}
+HOSPITAL_CHOICES = {"variants": tuple(plans.ABLATIONS), "corpora": hospitals.HOSPITALS}
 PROBE_CHOICES = {"corpora": tuple(PROBE_TASKS), "protocol": downstream.PROTOCOLS["linear_probe"]}
 SEGMENTATION_CHOICES = {"corpora": tuple(SEGMENTATION_TASKS), "protocol": downstream.PROTOCOLS["segmentation"]}
 
@@ -42,6 +43,16 @@ EXPERIMENTS = {
         {"variants": tuple(plans.ABLATIONS)},
     ),
     "real": Experiment("methods and their controls on real films, with intervals", plans.real),
+    "hospitals": Experiment(
+        "the models of world openi on its test patients and at another hospital, finding by finding",
+        hospitals.hospitals,
+        HOSPITAL_CHOICES,
+    ),
+    "paired": Experiment(
+        "lgdea less each other model of world openi on the same patients, with intervals",
+        paired.paired,
+        HOSPITAL_CHOICES,
+    ),
     "relations": Experiment("what relations know after the warm-up, by setting", relations.relations),
     "hard": Experiment("the hard set, asked of the models that limited_pairing left", hard.hard),
     "asg": Experiment(

@@ -21,7 +21,7 @@ from lgdea_core.evidence.extract import extract_evidence
 from lgdea_core.evidence.index import index_reports
 from lgdea_core.evidence.sections import report_sentences
 from lgdea_core.experiments.jobs import Job
-from lgdea_core.experiments.tables import FURTHER_MEASURES, MEASURES, REGION_MEASURES, RELATION_MEASURES
+from lgdea_core.experiments.tables import FURTHER_MEASURES, MEASURES, REGION_MEASURES, RELATION_MEASURES, TABLES
 from lgdea_core.experiments.worlds import REAL, WORLDS, build_world, world_inputs
 from lgdea_core.paths import git_commit, project_root, replacing, runs_folder
 from lgdea_core.relations import relation_quality
@@ -87,6 +87,20 @@ class Cell(Job):
         """Where its checkpoint lies while it trains, and its model afterwards."""
         name = "-".join(str(part) for part in self.key.values() if part != "")
         return runs_folder() / "experiments" / name
+
+    @property
+    def missing_model(self) -> str:
+        """Where its model should lie, and what makes it; empty where it is there. For jobs that ask trained models."""
+        if (self.folder / "model" / "config.json").is_file():
+            return ""
+        table = TABLES["ablation" if self.variant else "limited_pairing"]
+        options = {"--world": self.world, "--ratios": self.config.data.paired_ratio, "--seeds": self.config.seed}
+        options |= {"--methods": self.config.method, "--preset": self.config.preset}
+        options |= {"--variants": f'"{self.variant}"'} if self.variant else {}
+        command = " ".join([table.command, *(f"{name} {value}" for name, value in options.items())])
+        trained = not table.missing([self])
+        first = f"  (after deleting its row from {table.path.name}, else nothing is trained)" if trained else ""
+        return f"no model in {self.folder / 'model'}; make it with\n    {command}{first}"
 
     @property
     def place(self) -> Hashable:

@@ -15,10 +15,11 @@ from typing import Any
 import pandas as pd
 
 from lgdea_core.config import PRESETS, RunConfig
+from lgdea_core.evaluation.supervised import AUGMENTED
 from lgdea_core.experiments.paper_tables import WHOLE, as_it_is, differences, read_published
 from lgdea_core.experiments.plans import COMPARED, CONTROL, CONTROLS, PHRASES, WITHOUT_IMAGES
 from lgdea_core.experiments.relations import SETTINGS
-from lgdea_core.experiments.tables import GROUNDED, TABLES
+from lgdea_core.experiments.tables import GROUNDED, TABLES, mean_and_sd
 from lgdea_core.paths import project_root, write_text
 
 Where = Mapping[str, Any]
@@ -86,6 +87,20 @@ RATIOS = (0.01, 0.05, 0.1, 0.25, 1.0)
 TENTH = {"world": "phantom", "paired_ratio": 0.1}
 PUBLISHED = ("grounding", "zero_shot", "classification", "segmentation")
 REAL_NAMES = {"covid_chestxray+nih+openi": "three sources", "nih": "NIH"}
+"""Worlds of real images without real pairs."""
+REAL_PAIRS = {
+    "auc": "zero-shot AUC",
+    "auc_global": "AUC, global score",
+    "precision_at_5": "P@5",
+    "recall_at_10": "R@10",
+}
+DIFFERENCES = {
+    ("auc", "macro"): "zero-shot AUC",
+    ("auc_abnormal", "all"): "abnormal against normal",
+    ("precision_at_5", "all"): "P@5",
+    ("recall_at_10", "all"): "R@10",
+}
+"""metric and finding of paired.csv -> heading"""
 TOWERS = ("random", "clip", "asg", "asg ita + arsa", "asg ita + irl", "asg ita + irl + erl", "asg shuffled regions")
 HARD = {
     ("size", "large", "auc"): "zero-shot AUC: large lesions",
@@ -205,10 +220,14 @@ def trainings(
 
 
 def headline() -> pd.DataFrame:
-    """The README's table: real images first, then synthetic lesions in real images, then the phantom."""
-    real = {"method": "lgdea", "variant": ("", CONTROL)}
+    """The README's table: real pairs first, then synthetic lesions in real images, then the phantom."""
     tenth = {"method": ("clip", "lgdea"), "variant": "", "paired_ratio": 0.1}
-    parts = [(f"real: {name}", "real_films", {"world": world} | real) for world, name in REAL_NAMES.items()]
+    real = {"world": "openi", "variant": ""}
+    parts = [
+        ("real: Open-i", "limited_pairing", real | {"method": COMPARED, "paired_ratio": 0.1}),
+        ("real: Open-i", "ablation", real | {"method": "lgdea", "variant": CONTROL, "paired_ratio": 0.1}),
+        ("real: Open-i", "limited_pairing", real | {"method": ("clip", "lgdea"), "paired_ratio": 1.0}),
+    ]
     parts += [("synthetic lesions in real images", "limited_pairing", {"world": "painted"} | tenth)]
     parts += [("phantom", "limited_pairing", {"world": "phantom"} | tenth)]
     tables = [
@@ -216,6 +235,82 @@ def headline() -> pd.DataFrame:
         for images, name, where in parts
     ]
     return pd.concat(tables, ignore_index=True).fillna("")
+
+
+def real_pairs() -> pd.DataFrame:
+    """Open-i: methods by the share of known pairs, then `lgdea` without a part and its controls."""
+    methods = {"world": "openi", "variant": "", "paired_ratio": RATIOS}
+    parts = [("limited_pairing", methods), ("ablation", {"world": "openi", "paired_ratio": RATIOS})]
+    tables = [trainings(name, where, REAL_PAIRS, PAIRS | METHOD) for name, where in parts]
+    return pd.concat(tables, ignore_index=True).fillna("")
+
+
+def by_finding(corpus: str) -> pd.DataFrame:
+    """AUC of every finding at one hospital: mean ± deviation over seeds, a column for each model."""
+    rows = TABLES["hospitals"].read()
+    rows = rows[(rows["corpus"] == corpus) & rows["metric"].isin(("auc", "auc_abnormal"))]
+    if rows.empty:
+        return rows
+    label = rows["finding"].replace({"macro": "mean of the findings", "all": "abnormal against normal"})
+    models = [f"{name_of(row.method, row.variant)}, {percent(row.paired_ratio)}" for row in rows.itertuples()]
+    groups = rows.assign(model=models, label=label).groupby(["label", "model"])
+    wide = groups["estimate"].agg(mean_and_sd).unstack("model").fillna("")
+    order = sorted(wide.columns, key=lambda name: ("control" in name, "without" in name, name))
+    last = ["mean of the findings", "abnormal against normal"]
+    findings = [name for name in wide.index if name not in last] + [name for name in last if name in wide.index]
+    positives = rows.assign(label=label).groupby("label")["positives"].first().astype(int)
+    wide = wide.loc[findings, order]
+    wide.insert(0, "positives", [positives[name] for name in findings])
+    return wide.rename_axis("finding").rename_axis(None, axis=1).reset_index()
+
+
+def looked_at() -> pd.DataFrame:
+    """CNR in the boxes of another hospital, beside both controls, with intervals of each training."""
+    rows = TABLES["hospitals"].read()
+    names = {
+        "cnr_signed": "CNR",
+        "cnr_signed_swapped": "CNR, cross-patient",
+        "cnr_signed_own": "CNR beyond cross-patient",
+        "cnr_signed_blind": "CNR of mean boxes",
+    }
+    rows = rows[rows["metric"].isin(names) & (rows["finding"] == "macro") & (rows["corpus"] == "nih")]
+    if rows.empty:
+        return rows
+    cells = [f"{row.estimate:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in rows.itertuples()]
+    key = ["method", "variant", "paired_ratio", "seed"]
+    wide = rows.assign(cell=cells).pivot(index=key, columns="metric", values="cell").reset_index()
+    named = [name_of(row.method, row.variant) for row in wide.itertuples()]
+    shown = wide[list(names)].set_axis(list(names.values()), axis=1)
+    for heading, values in (
+        ("seed", wide["seed"]),
+        ("known pairs", wide["paired_ratio"].map(percent)),
+        ("method", named),
+    ):
+        shown.insert(0, heading, values)
+    return shown
+
+
+def led_by(corpus: str) -> pd.DataFrame:
+    """`lgdea` less each other model on the same patients of a hospital: difference and 95 % interval."""
+    rows = TABLES["paired"].read()
+    rows = rows[rows["corpus"] == corpus]
+    rows = rows[[pair in DIFFERENCES for pair in zip(rows["metric"], rows["finding"], strict=True)]]
+    if rows.empty:
+        return rows
+    key = ["paired_ratio", "against", "against_variant", "against_ratio", "seeds"]
+    cells = [f"{row.estimate:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" for row in rows.itertuples()]
+    headings = [DIFFERENCES[pair] for pair in zip(rows["metric"], rows["finding"], strict=True)]
+    wide = rows.assign(cell=cells, heading=headings).pivot(index=key, columns="heading", values="cell").fillna("")
+    shown = wide.reset_index()
+    leading = {
+        "LGDEA with": shown["paired_ratio"].map(percent),
+        "less": [
+            f"{name_of(row.against, row.against_variant)}, {percent(row.against_ratio)}" for row in shown.itertuples()
+        ],
+        "seeds": shown["seeds"],
+    }
+    measured = [heading for heading in DIFFERENCES.values() if heading in wide]
+    return pd.concat([pd.DataFrame(leading), shown[measured]], axis=1)
 
 
 def controlled() -> pd.DataFrame:
@@ -387,6 +482,14 @@ SHOWN: dict[str, Callable[[], pd.DataFrame]] = {
         f"real images, {name}": partial(trainings, "real_films", {"world": world, "method": COMPARED})
         for world, name in REAL_NAMES.items()
     },
+    "real pairs": real_pairs,
+    "real pairs, by finding": partial(by_finding, "openi"),
+    "real pairs, differences": partial(led_by, "openi"),
+    "another hospital, by finding": partial(by_finding, "nih"),
+    "another hospital, differences": partial(led_by, "nih"),
+    "another hospital, boxes": looked_at,
+    "ceiling, Open-i": partial(towers, "asg_linear_probe", "auc", "openi", AUGMENTED),
+    "ceiling, NIH": partial(towers, "asg_linear_probe", "auc", "nih", AUGMENTED),
     "few pairs": partial(pairing, "phantom"),
     "baselines": partial(pairing, "phantom", BASELINES, (0.1, 1.0)),
     "mismatched pools": partial(pairing, "mismatched"),

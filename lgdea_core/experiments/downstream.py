@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 import pandas as pd
 
-from lgdea_core.config import METHODS, RunConfig
+from lgdea_core.config import METHODS, RunConfig, replace_fields
 from lgdea_core.data.corpora import FOLDERS, load_corpus
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.images import load_images
@@ -24,7 +24,7 @@ from lgdea_core.evaluation.downstream import (
 )
 from lgdea_core.evaluation.linear_probe import ProbeScore
 from lgdea_core.evaluation.segmentation import SegmentationScore
-from lgdea_core.evaluation.supervised import FROZEN
+from lgdea_core.evaluation.supervised import AUGMENTED, FROZEN
 from lgdea_core.experiments.jobs import Job
 from lgdea_core.experiments.plans import ASG_ABLATIONS, SEEDS, TOWERS, asg
 from lgdea_core.experiments.tables import TABLES
@@ -39,7 +39,7 @@ Score = TypeVar("Score", ProbeScore, SegmentationScore)
 
 RANDOM = "random"
 """Name of a tower with the initial weights of its seed."""
-PROTOCOLS = {"linear_probe": (FROZEN, "fine-tuned"), "segmentation": (FROZEN, "tuned")}
+PROTOCOLS = {"linear_probe": (FROZEN, "fine-tuned", AUGMENTED), "segmentation": (FROZEN, "tuned")}
 """experiment -> what happens to the tower; the first is the default"""
 
 
@@ -79,13 +79,13 @@ class Pretrained:
 
 
 def load_films(corpus: str, config: RunConfig) -> Films:
-    """The phantom of the run's seed, or a corpus under `LGDEA_DATA` with its own split.
+    """The phantom of the run's seed, world "openi", or a corpus under `LGDEA_DATA` with its own split.
 
     Raises:
         ValueError: a real corpus, but `LGDEA_DATA` is not set.
     """
-    if corpus == "phantom":
-        loaded = build_world(corpus, config)
+    if corpus in ("phantom", "openi"):
+        loaded = build_world(corpus, replace_fields(config, corpus=corpus))
     elif root := os.environ.get(DATA_VARIABLE):
         options = PROBE_TASKS[corpus].options if corpus in PROBE_TASKS else {}
         loaded = load_corpus(corpus, Path(root) / FOLDERS[corpus], **options)

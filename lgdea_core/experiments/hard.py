@@ -26,7 +26,6 @@ from lgdea_core.evaluation.zero_shot import combine_channels, zero_shot_scores
 from lgdea_core.experiments.cells import RESAMPLES, Cell
 from lgdea_core.experiments.jobs import Job
 from lgdea_core.experiments.plans import COMPARED, SEEDS, limited_pairing
-from lgdea_core.experiments.tables import TABLES
 from lgdea_core.grounding import load
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 from lgdea_core.paths import project_root
@@ -54,15 +53,7 @@ class HardSet(Job):
 
     @property
     def needs(self) -> str:
-        folder, table = self.cell.folder / "model", TABLES["limited_pairing"]
-        if (folder / "config.json").is_file():
-            return ""
-        key = self.key
-        options = " ".join(f"--{name}s {key[name]}" for name in ("seed", "method"))
-        command = f"{table.command} {options} --ratios {key['paired_ratio']} --preset {key['preset']}"
-        trained = not table.missing([self.cell])
-        first = f"  (after deleting its row from {table.path.name}, else nothing is trained)" if trained else ""
-        return f"no model in {folder}; make it with\n    {command}{first}"
+        return self.cell.missing_model
 
     @property
     def place(self) -> Hashable:

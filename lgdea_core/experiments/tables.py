@@ -104,7 +104,8 @@ class Table:
         """Rows so far; only the key's columns where there is no table yet. An empty variant is "", not missing."""
         if not self.path.is_file():
             return pd.DataFrame(columns=list(self.key))
-        return pd.read_csv(self.path).fillna({"variant": ""})
+        rows = pd.read_csv(self.path, dtype={"seeds": str} if "seeds" in self.key else None)
+        return rows.fillna({name: "" for name in ("variant", "against_variant") if name in rows})
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows, all of them or none, and keep the table sorted by its key; a row that is there stays as it is.
@@ -198,6 +199,11 @@ def hard_summary(rows: pd.DataFrame) -> pd.DataFrame:
     return groups.agg(lambda values: f"{mean_and_sd(values)} ({len(values)})").unstack("model").reset_index()
 
 
+def paired_summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """Every difference as it is, with its interval; the seeds are in it already."""
+    return rows.drop(columns=["commit"])
+
+
 def draws_summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Mean over draws, then mean and deviation over seeds; likewise of the difference to `REFERENCE`, draw by draw.
 
@@ -226,6 +232,10 @@ TRAINING = ("world", "method", "variant", "paired_ratio", "seed", "preset")
 _OF_TRAININGS = (*MEASURES, *OWN, *REGION_MEASURES, *(f"relation_{name}" for name in RELATION_MEASURES))
 _WARM = ("world", "paired_ratio", "seed", "preset", "pair_steps")
 _GRAPH = ("relations", "alpha", "neighbours", "self_loop", "graph_exponent", "affinity_sharpness", "report_marginal")
+_COMPARED = (
+    *("world", "paired_ratio", "preset", "corpus", "against", "against_variant", "against_ratio", "seeds"),
+    *("metric", "finding"),
+)
 _TOWER = ("corpus", "method", "protocol", "label_ratio", "seed", "preset")
 
 TABLES = {
@@ -247,6 +257,13 @@ TABLES = {
             key=("method", "paired_ratio", "seed", "preset", "by", "group", "measure"),
             summarise=hard_summary,
         ),
+        Table(
+            name="hospitals",
+            experiment="hospitals",
+            key=(*TRAINING, "corpus", "task", "metric", "finding"),
+            measures=("estimate",),
+        ),
+        Table(name="paired", experiment="paired", key=_COMPARED, summarise=paired_summary),
         Table(name="asg_linear_probe", experiment="linear_probe", key=_TOWER, measures=("auc", "accuracy")),
         Table(
             name="segmentation",
