@@ -281,13 +281,8 @@ def looked_at() -> pd.DataFrame:
     wide = rows.assign(cell=cells).pivot(index=key, columns="metric", values="cell").reset_index()
     named = [name_of(row.method, row.variant) for row in wide.itertuples()]
     shown = wide[list(names)].set_axis(list(names.values()), axis=1)
-    for heading, values in (
-        ("seed", wide["seed"]),
-        ("known pairs", wide["paired_ratio"].map(percent)),
-        ("method", named),
-    ):
-        shown.insert(0, heading, values)
-    return shown
+    leading = {"method": named, "known pairs": wide["paired_ratio"].map(percent), "seed": wide["seed"]}
+    return pd.concat([pd.DataFrame(leading), shown], axis=1)
 
 
 def led_by(corpus: str) -> pd.DataFrame:
