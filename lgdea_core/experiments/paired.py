@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from lgdea_core.data.corpus import label_table, patients_of
@@ -74,6 +75,7 @@ def answers_of(cell: Cell, corpus: str, device: str | None) -> Answers:
     channels, *retrieved = run_task(model, inputs.crops, together(tasks))
     scores, truth = combine_channels(channels, prompts), of_images[asked].to_numpy(dtype=float)
     kept = np.minimum((truth == 1).sum(axis=0), (truth == 0).sum(axis=0)) >= MIN_POSITIVES
+    unknown = pd.Series(np.nan, index=of_images.index)
     hits = {}
     for embeds, reports in retrieved:
         sets = finding_sets(labels.loc[pairs["study_id"]].to_numpy(dtype=float))
@@ -86,7 +88,7 @@ def answers_of(cell: Cell, corpus: str, device: str | None) -> Answers:
         findings=tuple(np.array(asked)[kept]),
         labels=truth[:, kept],
         scores=scores[:, kept],
-        abnormal=known_abnormal(of_images[NO_FINDING].to_numpy(dtype=float)),
+        abnormal=known_abnormal(of_images.get(NO_FINDING, unknown).to_numpy(dtype=float)),
         abnormal_scores=abnormal_scores(scores),
         patients=patients_of(part, images["study_id"]),
         hits=hits,
