@@ -15,7 +15,7 @@ Rows are appended to `faults_kills.csv` and `faults_servers.csv` beside this fil
 with those that are missing.
 
     python benchmarks/faults.py --kills 63 --reports 2000
-    python benchmarks/faults.py                            prints the tables
+    python -m lgdea_core.experiments docs                  brings the tables of docs/faults.md up to date
 """
 
 import argparse
@@ -55,7 +55,7 @@ PASSING = ("429", "500", "503", "half a JSON", "half a body", "closed", "a web p
 
 
 def main() -> None:
-    """Run what is asked for and is not there yet, then print both tables."""
+    """Run what is asked for and is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=0, help="63: three of each notebook of three methods")
     parser.add_argument("--reports", type=int, default=0, help="how many go to the server that misbehaves")
@@ -73,7 +73,6 @@ def main() -> None:
             if number * CHAIN not in there and time.monotonic() < end:
                 for row in chain(work, number):
                     note("kills", row)
-    sys.stdout.write(tables())
 
 
 def note(name: str, row: dict[str, Any]) -> None:
@@ -85,38 +84,6 @@ def note(name: str, row: dict[str, Any]) -> None:
             writer.writeheader()
         writer.writerow(row)
     sys.stderr.write(f"{row}\n")
-
-
-def tables() -> str:
-    """Both tables in Markdown: kills by method and notebook, and what the server did to extraction."""
-    parts = []
-    if ROWS["kills"].is_file():
-        rows = pd.read_csv(ROWS["kills"], dtype={"notebook": str})
-        table = (
-            rows.groupby(["method", "notebook"], sort=False)
-            .agg(
-                kills=("kill", "size"),
-                signals=("signal", lambda own: ", ".join(sorted(set(own)))),
-                while_running=("still_running", "sum"),
-                orphans=("orphans", "sum"),
-                seconds_to_end=("seconds_to_end", "max"),
-                repairs_by_hand=("repairs", "sum"),
-                files_compared=("files", "sum"),
-                files_that_differ=("differing", "sum"),
-            )
-            .reset_index()
-        )
-        sent = ", ".join(f"{count} {how} to {to}" for (how, to), count in rows.groupby(["signal", "to"]).size().items())
-        parts += [f"{len(rows)} kills: {sent}.", markdown(table)]
-    if ROWS["servers"].is_file():
-        parts.append(markdown(pd.read_csv(ROWS["servers"])))
-    return "\n\n".join(parts) + "\n"
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """A table in Markdown."""
-    head = [" | ".join(name.replace("_", " ") for name in table), " | ".join("---" for _ in table)]
-    return "\n".join(f"| {line} |" for line in [*head, *(" | ".join(map(str, row)) for row in table.to_numpy())])
 
 
 # ---- kills

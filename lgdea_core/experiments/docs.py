@@ -435,6 +435,29 @@ def _score(prompts: Mapping[str, Any]) -> str:
     return f"{channels}; {prompts['ensemble'].replace('_', ' ')}, {prompts['join'].replace('_', ' ')}"
 
 
+def fault_kills(path: Path | None = None) -> pd.DataFrame:
+    """What became of runs that were killed at random moments: sums over the kills of each notebook."""
+    rows = pd.read_csv(path or project_root() / "benchmarks" / "faults_kills.csv", dtype={"notebook": str})
+    counts = {
+        "while running": ("still_running", "sum"),
+        "orphans": ("orphans", "sum"),
+        "seconds to end": ("seconds_to_end", "max"),
+        "repairs by hand": ("repairs", "sum"),
+        "files compared": ("files", "sum"),
+        "files that differ": ("differing", "sum"),
+    }
+    rows = rows.assign(method=rows["method"].map(name_of), sent=rows["signal"] + " to " + rows["to"])
+    groups = rows.groupby(["method", "notebook"], sort=False)
+    named = {"kills": ("kill", "size"), "signals": ("sent", lambda own: ", ".join(sorted(set(own))))}
+    return groups.agg(**named, **counts).reset_index()
+
+
+def fault_servers() -> pd.DataFrame:
+    """What became of reports that were asked of a server which misbehaves."""
+    rows = pd.read_csv(project_root() / "benchmarks" / "faults_servers.csv")
+    return rows.set_axis([name.replace("_", " ") for name in rows], axis=1)
+
+
 def presets() -> pd.DataFrame:
     """The four sizes of a run."""
     rows = []
@@ -524,6 +547,8 @@ SHOWN: dict[str, Callable[[], pd.DataFrame]] = {
     "segmentation, NIH": partial(towers, "segmentation", "dice", "nih"),
     "segmentation, NIH, images with a lesion": partial(towers, "segmentation", "dice_positive", "nih"),
     **{f"published {name}": partial(published, name) for name in PUBLISHED},
+    "faults, kills": fault_kills,
+    "faults, servers": fault_servers,
     "prompt sets": prompt_sets,
     "presets": presets,
     "committed tables": committed,
