@@ -15,6 +15,8 @@ import pandas as pd
 import pytest
 from orphans import Number
 
+from lgdea_core.config import replace_fields
+from lgdea_core.data.pairing import limit_pairs
 from lgdea_core.experiments import __main__ as command
 from lgdea_core.experiments import tables, worlds
 from lgdea_core.experiments.cells import Cell
@@ -154,6 +156,7 @@ def test_real_films_are_read_by_every_method_and_its_control_with_intervals() ->
     places = {(cell.world, cell.config.data.corpus, cell.config.data.paired_ratio) for cell in plan}
     assert places == {
         *(("openi", "openi", ratio) for ratio in PAIRED_RATIOS),
+        *(("openi+nih", "openi+nih", ratio) for ratio in (0.1, 0.05)),
         ("covid_chestxray+nih+openi", "covid_chestxray+nih+openi", 1.0),
         ("nih", "nih", 0.25),
     }
@@ -217,6 +220,19 @@ def test_open_is_split_is_the_committed_one_whatever_the_seed_and_has_eight_find
     found = test.labels[test.labels["study_id"].isin(test.images["study_id"]) & (test.labels["value"] == 1)]
     counts = found.loc[found["finding"] != NO_FINDING, "finding"].value_counts()
     assert (counts >= 10).sum() == 8
+    [apart] = limited_pairing(world="openi+nih", preset="ci", seeds=(1,), ratios=(0.1,), methods=("clip",))
+    assert apart.intervals
+    pools = limit_pairs(build_world("openi+nih", apart.config), 1.0, seed=1)
+    known = {report_id.removeprefix("openi/") for report_id in pools.seed_pairs["report_id"]}
+    unpaired = {name.removeprefix("openi_reports/") for name in pools.report_ids if "openi_reports" in name}
+    train = set(split.loc[split["split"] == "train", "study_id"])
+    assert known | unpaired <= train
+    assert not known & unpaired
+    assert 0.09 * len(train) < len(known) <= 0.1 * len(train) + 1
+    assert 0.45 * len(train) < len(unpaired) <= 0.5 * len(train) + 1
+    assert not any("openi" in name for name in set(pools.image_ids) - set(pools.seed_pairs["image_id"]))
+    with pytest.raises(ValueError, match=r"take ratios up to 0\.5"):
+        build_world("openi+nih", replace_fields(apart.config, paired_ratio=0.6))
     with pytest.MonkeyPatch.context() as patch:
         short = first.subset(first.studies["study_id"][1:])
         patch.setattr(worlds, "load_corpus_of", lambda *_: short)

@@ -88,7 +88,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ratios": {"type": float, "nargs": "+", "help": "paired ratios; None takes the world's own"},
     "methods": {"choices": METHODS, "nargs": "*", "help": "trained as they are; of ablation: whose control"},
     "variants": {"nargs": "*", "help": "parts left out or replaced, and controls"},
-    "world": {"choices": (*GENERATED, "openi"), "help": "where films and reports come from"},
+    "world": {"choices": (*GENERATED, *REAL), "help": "where films and reports come from"},
     "worlds": {"choices": REAL, "nargs": "+", "help": "of real films"},
     "corpora": {"nargs": "+", "help": "whose labels are learnt"},
     "label_ratios": {"type": float, "nargs": "+", "help": "shares of the labels; None takes the corpus's own"},

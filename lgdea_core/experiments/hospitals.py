@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lgdea_core.config import replace_fields
+from lgdea_core.config import RunConfig, replace_fields
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.evaluation.harness import evaluate
 from lgdea_core.experiments.cells import INTERVAL_RESAMPLES, Cell
@@ -62,11 +62,11 @@ class Asked(Job):
         return self.corpus, self.cell.config.data.image_size
 
     def prepare(self) -> None:
-        hospital_inputs(self.corpus, self.cell)
+        hospital_inputs(self.corpus, self.cell.world, self.cell.config)
 
     def run(self) -> list[dict[str, Any]]:
         model, processor = load(self.cell.folder / "model", self.device)
-        inputs = hospital_inputs(self.corpus, self.cell)
+        inputs = hospital_inputs(self.corpus, self.cell.world, self.cell.config)
         table = evaluate(model, processor, inputs, resamples=INTERVAL_RESAMPLES, progress=False)
         kept = [
             row
@@ -83,10 +83,9 @@ class Asked(Job):
         ]
 
 
-def hospital_inputs(corpus: str, cell: Cell) -> Inputs:
+def hospital_inputs(corpus: str, world: str, config: RunConfig) -> Inputs:
     """The test patients of the world's own split, or every patient of another hospital; no pools."""
-    config = cell.config
-    if corpus != cell.world:
+    if corpus != world:
         config = replace_fields(config, corpus=corpus)
         return evaluation_inputs(_all_test(build_world(corpus, config)), config, progress=False)
     return evaluation_inputs(build_world(corpus, config), config, progress=False)

@@ -7,12 +7,14 @@ patients are drawn once for both, and the interval is that of the difference.
 import functools
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from lgdea_core.config import RunConfig
 from lgdea_core.data.corpus import label_table, patients_of
 from lgdea_core.evaluation.bootstrap import Bootstrap, Interval
 from lgdea_core.evaluation.classification import MIN_POSITIVES, abnormal_scores, known_abnormal
@@ -59,17 +61,17 @@ class Answers(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def answers_of(cell: Cell, corpus: str, device: str | None) -> Answers:
-    """One pass of a cell's model over the test images of a hospital."""
-    model, processor = load(cell.folder / "model", device)
-    inputs, prompts = hospital_inputs(corpus, cell), load_prompt_set()
+def answers_of(folder: Path, corpus: str, world: str, config: RunConfig, device: str | None) -> Answers:
+    """One pass of a model over the test images of a hospital."""
+    model, processor = load(folder, device)
+    inputs, prompts = hospital_inputs(corpus, world, config), load_prompt_set()
     part = inputs.corpus.split("test")
     labels = label_table(part)
     images = part.images[part.images["study_id"].isin(labels.index)]
     of_images = labels.loc[images["study_id"]]
     asked = [finding for finding in sorted(labels.columns) if prompts.covers(finding)]
     tasks = [channel_scores(model, processor, images["image_id"].tolist(), asked)]
-    pairs, texts = paired_studies(part) if corpus == cell.world else (part.images.iloc[:0], [])
+    pairs, texts = paired_studies(part) if corpus == world else (part.images.iloc[:0], [])
     if len(pairs):
         tasks.append(score_rows(model, pairs["image_id"].tolist(), *processor.tokens(texts)))
     channels, *retrieved = run_task(model, inputs.crops, together(tasks))
@@ -156,10 +158,13 @@ class Comparison(Job):
         return self.corpus, self.ours[0].config.data.image_size
 
     def prepare(self) -> None:
-        hospital_inputs(self.corpus, self.ours[0])
+        hospital_inputs(self.corpus, self.ours[0].world, self.ours[0].config)
 
     def run(self) -> list[dict[str, Any]]:
-        sides = [[answers_of(cell, self.corpus, self.device) for cell in side] for side in (self.ours, self.others)]
+        sides = [
+            [answers_of(cell.folder / "model", self.corpus, cell.world, cell.config, self.device) for cell in side]
+            for side in (self.ours, self.others)
+        ]
         first, commit = sides[0][0], git_commit(project_root())
         return [
             self.key

@@ -9,7 +9,7 @@ import pandas as pd
 
 from lgdea_core.config import RunConfig, replace_fields
 from lgdea_core.data.corpus import Corpus
-from lgdea_core.data.pairing import split_by_patient
+from lgdea_core.data.pairing import combine, split_by_patient, stable_hash
 from lgdea_core.data.phantom import EASY, SHIFTED_PREVALENCE, PhantomConfig, build_phantom, mismatched_pools
 from lgdea_core.paths import project_root
 from lgdea_core.runs.inputs import Inputs, inputs_of, load_corpus_of
@@ -121,6 +121,25 @@ def _openi(config: RunConfig) -> Corpus:
     return replace(corpus, studies=corpus.studies.assign(split=corpus.studies["study_id"].map(split)))
 
 
+def _openi_and_nih(config: RunConfig) -> Corpus:
+    """Pairs of one half of Open-i's training studies, reports alone of the other half, and NIH's training images.
+
+    No unpaired image has its report among the unpaired ones: what separate archives are like.
+
+    Raises:
+        ValueError: more than half of the pairs are asked for.
+    """
+    ratio = config.data.paired_ratio
+    if ratio > 0.5:
+        raise ValueError("world 'openi+nih' has its unpaired reports from half of the studies: take ratios up to 0.5")
+    whole = _openi(replace_fields(config, corpus="openi"))
+    train = sorted(whole.split("train").studies["study_id"], key=lambda name: stable_hash(config.seed, f"half:{name}"))
+    held_out = whole.studies.loc[whole.studies["split"] != "train", "study_id"]
+    reports = replace(whole.subset(train[len(train) // 2 :]), name="openi_reports")
+    images = load_corpus_of(replace_fields(config, corpus="nih").data, config.seed)
+    return combine(pairs=whole.subset([*train[: round(ratio * len(train))], *held_out]), images=images, reports=reports)
+
+
 WORLDS = {
     "phantom": World(build=partial(_phantom, "phantom", PhantomConfig()), films="generated", reports="generated"),
     "easy": World(build=partial(_phantom, "easy", EASY), films="generated", reports="generated"),
@@ -135,6 +154,14 @@ WORLDS = {
         build=_named, films="lesions painted into real normal films", reports="generated", corpus="painted_nih"
     ),
     "openi": World(build=_openi, films="real", reports="real", corpus="openi"),
+    "openi+nih": World(
+        build=_openi_and_nih,
+        films="real",
+        reports="real; unpaired images and reports of two hospitals",
+        corpus="openi+nih",
+        ratios=(0.1, 0.05),
+        own_pools=True,
+    ),
     "covid_chestxray+nih+openi": World(
         build=_named,
         films="real",
@@ -147,7 +174,8 @@ WORLDS = {
 }
 """phantom: what every default is; easy: that of the quick study (eight findings, clear contrast, plain wording);
 mismatched: the phantom with unpaired reports from another clinic; painted: phantom lesions in real anatomy; openi: real
-pairs, on one split; the others are corpora as `DataConfig.corpus` names them, of real films."""
+pairs, on one split; openi+nih: its pairs and reports beside NIH's images; the others are corpora as `DataConfig.corpus`
+names them, of real films."""
 GENERATED = ("phantom", "easy", "mismatched", "painted")
 """Worlds whose truth is known."""
-REAL = ("openi", "covid_chestxray+nih+openi", "nih")
+REAL = ("openi", "openi+nih", "covid_chestxray+nih+openi", "nih")
