@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +211,10 @@ def test_every_world_is_generated_or_real_and_says_what_it_is(monkeypatch: pytes
 
 @pytest.mark.slow
 @pytest.mark.skipif("LGDEA_DATA" not in os.environ, reason="needs LGDEA_DATA with Open-i")
-def test_open_is_split_is_the_committed_one_whatever_the_seed_and_has_eight_findings_to_measure() -> None:
+def test_open_is_split_is_the_committed_one_whatever_the_seed_and_has_eight_findings_to_measure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worlds, "load_corpus_of", cache(worlds.load_corpus_of))
     cells = limited_pairing(world="openi", preset="ci", seeds=(1, 2), ratios=(0.1,), methods=("clip",))
     first, second = (build_world("openi", cell.config) for cell in cells)
     assert first.studies["split"].tolist() == second.studies["split"].tolist()
@@ -417,7 +421,7 @@ def test_help_lists_every_experiment_with_a_line(
         (("limited_pairing", "--world", "mismatched"), 4 * len(COMPARED)),
         (("ablation", "--variants", "shuffled pairs", "whole reports"), len(COMPARED) + 1),
         (("ablation", "--variants", "shuffled pairs", "--methods", "mgca", "prior"), 2),
-        (("real",), 2 * (len(PAIRED_RATIOS) + 2) * len(COMPARED)),
+        (("real",), 2 * (len(PAIRED_RATIOS) + 4) * len(COMPARED)),
         (("relations",), 4),
         (("asg", "--variants"), len(TOWERS)),
         (("linear_probe", "--corpora", "phantom", "nih", "--device", "cpu"), 2),
