@@ -203,8 +203,9 @@ def gradcam(
             finite(text.cpu().numpy(), "gradcam", "values of the phrase's embedding")
         tower = model.image_tower
         maps = {"reshape_transform": lambda output: output if output.ndim == 4 else token_grid(output)}
+        pixels = processor.pixel_values(crop).to(device).requires_grad_()  # the weights of a frozen tower need none
         with GradCAM(model=_ImageEmbed(model), target_layers=[tower.seen], **maps) as cam:
-            heat = cam(input_tensor=processor.pixel_values(crop).to(device), targets=[_PhraseTarget(text)])[0]
+            heat = cam(input_tensor=pixels, targets=[_PhraseTarget(text)])[0]
     heat = finite(heat, "gradcam", "values of the map")
     return crop_to_original(heat.astype(np.float32), crop_frame(*image.shape, processor.image_size))
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_origin
@@ -63,6 +64,8 @@ logger = logging.getLogger("lgdea")
 MAX_LOGIT_SCALE = 100.0
 """CLIP's bound on the learned factor."""
 PROCESSOR_FILE = "processor_config.json"
+ADDED = ("dual", "pixel_mean", "pixel_deviation", "pad_to", "pad_id")
+"""Fields of `LGDEAConfig` that folders of version 0.1.0 lack, and mean by it what the defaults say."""
 COMMON_FIELDS = {"architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path"}
 """What transformers may write into any configuration."""
 
@@ -170,9 +173,10 @@ class LGDEAModel(
 
     def published_weights(self) -> list[nn.Parameter]:
         """Weights that training started from and did not make."""
-        towers = [tower for tower in (self.image_tower, self.text_tower) if tower.published]
-        named = [entry for tower in towers for entry in tower.backbone.named_parameters()]
-        return [weight for name, weight in named if "lora_" not in name]
+        parts = [tower.backbone for tower in (self.image_tower, self.text_tower) if tower.published]
+        if parts and self.config.dual:
+            parts += [self.image_tower.projection, self.text_tower.head]
+        return [weight for part in parts for name, weight in part.named_parameters() if "lora_" not in name]
 
     def export(self, folder: Path | str, processor: "LGDEAProcessor") -> PreTrainedModel:
         """Write the model back as the class of transformers that `model_start` was of, for other tools.
@@ -261,7 +265,8 @@ def _checked_config(path: Path) -> LGDEAConfig:
     Raises:
         ValueError: it is not; the message names file and field.
     """
-    values = read_fields(path, {entry.name for entry in fields(LGDEAConfig)})
+    defaults = {name: getattr(LGDEAConfig(), name) for name in ADDED}
+    values = defaults | read_fields(path, {entry.name for entry in fields(LGDEAConfig)}, set(defaults))
     check_sizes(path, "", values)
     for entry in fields(LGDEAConfig):
         kind = (int, float) if entry.type is float else get_origin(entry.type) or entry.type
@@ -288,19 +293,19 @@ def _check_tower(path: Path, name: str, values: dict[str, Any]) -> None:
             _check_tower(path, f"{name}.{part}", values[part])
 
 
-def read_fields(path: Path, known: set[str]) -> dict[str, Any]:
-    """The fields of a JSON file, all of them and no others.
+def read_fields(path: Path, known: set[str], optional: Collection[str] = ()) -> dict[str, Any]:
+    """The fields of a JSON file, all of them but the optional ones, and no others.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no JSON object of these fields.
     """
     values = read_json(path)
-    if not isinstance(values, dict) or set(values) != known:
+    if not isinstance(values, dict) or not known - set(optional) <= set(values) <= known:
         found = set(values) if isinstance(values, dict) else set()
         raise ValueError(
             f"{path}: written by another version; fields too many: {sorted(found - known)}, fields it lacks: "
-            f"{sorted(known - found)}. Train the model again"
+            f"{sorted(known - found - set(optional))}. Train the model again"
         )
     return values
 

@@ -85,7 +85,7 @@ def test_embeddings_are_those_the_checkpoint_gives_itself(kind: str, folders: di
     assert (raw.norm(dim=-1) - 1).abs().max() > 0.01
     tokens = model.text_tower.with_tokens(*processor.tokens(TEXTS))
     assert tokens.token_embeds.shape[:2] == processor.tokens(TEXTS)[0].shape
-    assert gradcam(model.requires_grad_(), processor, crops[0].numpy() / np.float32(255), "left mass").max() > 0
+    assert gradcam(model, processor, crops[0].numpy() / np.float32(255), "left mass").max() > 0
 
 
 @pytest.mark.parametrize("kind", ["clip", "dual"])
@@ -242,7 +242,8 @@ def test_published_weights_may_learn_more_slowly(folders: dict, world: PlantedWo
     factors = {name: rates[id(weight)] for name, weight in state.model.named_parameters()}
     assert len(factors) == len(rates), "every weight in one group"
     slow = {name for name, factor in factors.items() if factor == 0.25}
-    assert slow == {name for name in factors if ".backbone." in name}
+    heads = {"image_tower.projection.weight", "text_tower.head.weight"}
+    assert slow == {name for name in factors if ".backbone." in name} | heads
 
 
 @pytest.mark.parametrize("tuning", ["locked image", "lora"])
