@@ -9,7 +9,7 @@ from typing import Any, get_origin
 
 import numpy as np
 import torch
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from jaxtyping import Bool, Float, Int, UInt8
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -81,6 +81,8 @@ code. `run_config.json` beside this file, where present, says what it was traine
 
 **Not for clinical use.** A research model: it has not been evaluated for any patient, and what it learnt depends wholly
 on the corpus named in `run_config.json` (the default is a generated phantom, not patients).
+
+A model that started from published weights, which `run_config.json` names, is under their licence too.
 """
 
 
@@ -192,14 +194,20 @@ class LGDEAModel(
         """
         if not self.config.dual:
             raise ValueError("export: this model did not start from a published dual encoder; use save_pretrained")
-        plain, config = merged(self), self.config
-        towers = plain.image_tower, plain.text_tower
-        dual = joined(_tower_config(config.dual), *towers, self.logit_scale.log())
-        image_processor = exported_image_processor(self.image_tower, config.image_size)
+        plain = merged(self)
+        dual = joined(_tower_config(self.config.dual), plain.image_tower, plain.text_tower, self.logit_scale.log())
+        image_processor = exported_image_processor(self.image_tower, self.config.image_size)
         for part in (dual, processor.tokenizer, image_processor):
             part.save_pretrained(folder)
         write_text(Path(folder) / "README.md", str(self.generate_model_card()))
         return dual
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The card of a folder; published weights keep their own licence."""
+        card = super().generate_model_card(*args, **kwargs)
+        if self.config.dual:
+            card.data.license = "other"
+        return card
 
     @classmethod
     def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> "LGDEAModel":

@@ -193,7 +193,9 @@ def test_what_was_trained_is_read_again_by_us_and_by_transformers(
     dual = AutoModel.from_pretrained(tmp_path / "export")
     assert type(dual) is type(AutoModel.from_pretrained(folders[kind]))
     torch.testing.assert_close(dual.logit_scale.reshape(()), again.log_logit_scale, atol=1e-6, rtol=0)
-    assert "Not for clinical use" in (tmp_path / "export" / "README.md").read_text()
+    card = (tmp_path / "export" / "README.md").read_text()
+    assert "Not for clinical use" in card
+    assert "license: other" in card, "published weights keep their own"
     exported, _ = load_published(str(tmp_path / "export"))  # and a run may start from it once more
     torch.testing.assert_close(exported.encode_crops(world.images[:3]).image_embeds, images, atol=1e-6, rtol=0)
 
