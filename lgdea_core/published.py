@@ -182,10 +182,11 @@ def read_start(name: str) -> Start:
             raise ValueError(f"{name}: {kind} has no {wanted}; give a dual encoder such as CLIPModel")
     vision, text = dual.vision_model, dual.text_model.config
     pooled = any(isinstance(getattr(vision, part, None), nn.Module) for part in _POOLINGS)
-    if not pooled or not hasattr(vision.config, "patch_size"):
+    square = all(type(getattr(vision.config, side, None)) is int for side in ("image_size", "patch_size"))
+    if not pooled or not square:
         raise ValueError(
-            f"{name}: vision tower {vision.config.model_type!r} has no patches, or none of {', '.join(_POOLINGS)}; "
-            "give a ViT such as CLIP's"
+            f"{name}: vision tower {vision.config.model_type!r} has no square patches of a square image, or none of "
+            f"{', '.join(_POOLINGS)}; give a ViT such as CLIP's"
         )
     processor = _read_image_processor(name)
     try:

@@ -286,6 +286,8 @@ def breakings(folders: dict[str, Path], to: Path) -> Iterator[tuple[str, Path]]:
     yield "resizes to {40} and crops {32}: maps would not fit the image", save_tiny("clip", to / "cut", side=40)
     changed(folder := clip("channels"), "config.json", vision_config__num_channels=4)
     yield "the image tower reads 4 channels; grey images can be given 1 or 3", folder
+    changed(folder := clip("oblong"), "config.json", vision_config__image_size=[32, 16])
+    yield "no model can be built from it|has no square patches of a square image", folder
     changed(folder := clip("means"), "preprocessor_config.json", image_mean=[0.5], image_std=[0.5])
     yield "reads 3 channels, its preprocessing has 1 means", folder
     changed(folder := clip("wide"), "config.json", projection_dim=13)
