@@ -66,7 +66,7 @@ bench: $(INSTALLED)
 
 # What make and the tools made; runs and corpora in data/ stay.
 clean:
-	rm -rf $(VENV) data/test-runs data/hash-runs data/book docs/notebooks/run *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) data/test-runs data/hash-runs data/book docs/notebooks/run build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	rm -f figures/*.png figures/*.pdf figures/tables/.*.lock
 	find lgdea_core tests notebooks benchmarks -name __pycache__ -prune -exec rm -rf {} +
 

@@ -10,7 +10,8 @@ The core is the files of this folder; it imports torch, scipy, transformers and 
     encoders     image and text towers, tokenizer      relations    relations of unpaired images and reports
     prototypes   lesion tokens, the evidence space     inference    embeddings of whole pools
     decoders     query decoder                         grounding    phrase -> map
-    command      how commands end a user's mistake
+    published    towers of published dual encoders     command      how commands end a user's mistake
+    __main__     the console command
 
 The rooms around it (tests/test_layers.py says what each may import):
 

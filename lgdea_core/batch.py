@@ -40,8 +40,8 @@ class TrainingData:
     phrase_mask: Bool[Tensor, "phrases tokens"]
     seed_pairs: Int[np.ndarray, "pairs 2"]
     """rows of `images` and of `sentences`: the known pairs"""
-    special_ids: tuple[int, int, int]
-    """ids of [CLS], [SEP] and [PAD], or what the tokenizer has in their place"""
+    special_ids: tuple[int | None, int | None, int]
+    """ids of [CLS], [SEP] and [PAD], or what the tokenizer has in their place; None where it has nothing"""
     max_tokens: int
     regions: RegionData | None = None
     """only for a method that reads regions and tags"""
@@ -149,7 +149,8 @@ def drop_words(
 def one_text(sentences: Sequences, data: TrainingData) -> list[int]:
     """Sentences as one sequence between [CLS] and [SEP], cut at `max_tokens`."""
     first, last, _ = data.special_ids
-    return [first, *[token for sentence in sentences for token in sentence][: data.max_tokens - 2], last]
+    words = [token for sentence in sentences for token in sentence][: data.max_tokens - 2]
+    return [token for token in (first, *words, last) if token is not None]
 
 
 class SentencePart(NamedTuple):

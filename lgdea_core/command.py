@@ -1,16 +1,26 @@
 """How every command ends where its user made a mistake: one line that says what to do, and exit status 2."""
 
 import argparse
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lgdea_core.paths import FolderHeld
 
 
 class Command(argparse.ArgumentParser):
-    """A parser whose errors are one line; `--help` shows the rest."""
+    """A parser whose errors are one line; `--help` shows the rest.
+
+    Args:
+        prog: what its user typed, unless that was a command of `lgdea`.
+        **options: of any parser.
+    """
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        typed = sys.argv[0] if sys.argv[0].startswith("lgdea ") and prog.startswith("python -m ") else prog
+        super().__init__(prog=typed, **options)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (--help shows all options)\n")

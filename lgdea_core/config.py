@@ -40,6 +40,10 @@ def find_method(name: str) -> Any:
 
 
 PRESET_VARIABLE = "LGDEA_PRESET"
+BUILT_IMAGE_TOWERS = (None, "resnet-50", "vit-small")
+"""Names of image towers that are built on the spot and have no weights to load."""
+TUNINGS = ("full", "locked image", "locked text", "locked", "lora")
+"""What of published weights is trained: all; all but one tower or both, with the heads; or adapters of low rank."""
 Number = int | float
 MOVABLE = ("data.root",)
 """configuration fields that only say where something lies: they may change between two visits of a run"""
@@ -84,6 +88,10 @@ class DataConfig:
 class ModelConfig:
     """The towers and heads that every method shares."""
 
+    model_start: str | None = None
+    """hub id or folder of a dual encoder of the CLIP family: its towers and projections start the model"""
+    tuning: Literal["full", "locked image", "locked text", "locked", "lora"] = "full"
+    """what of the published weights is trained, see `TUNINGS`; heads, and a tower built on the spot, always are"""
     image_tower: str | None = None
     """hub id or folder of a transformers image model; None builds a small ResNet on the spot"""
     text_tower: str | None = None
@@ -109,6 +117,16 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_choice("prototype_norm", self.prototype_norm, ("unit", "free"))
+        check_choice("tuning", self.tuning, TUNINGS)
+        if self.model_start and (self.image_tower or self.text_tower or self.text_layers):
+            raise ValueError("model_start brings both towers: leave out image_tower, text_tower and text_layers")
+        image = bool(self.model_start) or self.image_tower not in BUILT_IMAGE_TOWERS
+        text = bool(self.model_start or self.text_tower)
+        published = {"full": True, "locked image": image, "locked text": text, "locked": image and text}
+        if not published.get(self.tuning, image or text):
+            raise ValueError(
+                f"tuning {self.tuning!r} is about published weights: name model_start, or image_tower and text_tower"
+            )
         for name in ("text_temperature", "image_temperature"):
             check_range(name, getattr(self, name), 0, 10, open_ends=True)
         check_range("text_layers", self.text_layers, 0, 1000)
@@ -204,6 +222,8 @@ class TrainConfig:
     learning_rate: float = 2e-3
     text_learning_rate: float = 3e-3
     """learning rate of the text warm-up"""
+    published_factor: float = 1.0
+    """factor on both rates for published weights, which may want a far smaller one than fresh heads"""
     weight_decay: float = 0.05
     warmup_share: float = 0.15
     """share of the steps over which the learning rate rises; then it falls as a cosine"""
@@ -228,7 +248,7 @@ class TrainConfig:
         check_range("warmup_share", self.warmup_share, 0, 1, open_ends=True)
         for name in ("learning_rate", "text_learning_rate"):
             check_range(name, getattr(self, name), 0, 1e6, open_ends=True)
-        for name in ("weight_decay", "clip_norm"):
+        for name in ("weight_decay", "clip_norm", "published_factor"):
             check_range(name, getattr(self, name), 0, 1e6)
         check_range("teacher_decay", self.teacher_decay, 0, 1)
         check_choice("mixed_precision", self.mixed_precision, ("no", "bf16"))
@@ -280,7 +300,7 @@ class RunConfig:
             preset: one of `PRESETS`; None takes the environment's LGDEA_PRESET, or else "demo".
             **changes: fields of `RunConfig`, or of one of its parts by that field's own name (`paired_ratio=0.1`). None
                 keeps the preset's value; for PAIRS+IMAGES+REPORTS all pairs are known unless a ratio is given, because
-                the unpaired pools come from elsewhere.
+                the unpaired pools come from elsewhere. `model_start` takes the place of the preset's towers.
 
         Raises:
             ValueError: unknown preset, unknown field, or a value out of range.
@@ -290,6 +310,8 @@ class RunConfig:
         changes = {name: value for name, value in changes.items() if value is not None}
         if "+" in changes.get("corpus", ""):
             changes.setdefault("paired_ratio", 1.0)
+        if "model_start" in changes:
+            changes = {"image_tower": None, "text_tower": None, "text_layers": 0} | changes
         method = changes.get("method", cls.method)
         values = PRESETS[preset] | find_method(method).presets.get(preset, {})
         return replace_fields(cls(preset=preset, **values | {"method": method}), **changes)

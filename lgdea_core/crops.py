@@ -134,14 +134,9 @@ def _covered(low: float, high: float, length: int) -> slice:
     return slice(max(start, 0), max(min(stop, length), 0))
 
 
-def grey_levels(crops: UInt8[Tensor, "images height width"]) -> Float[Tensor, "images 1 height width"]:
-    """Crops in [0, 1]."""
-    return crops.unsqueeze(1).float() / 255
-
-
 def pixel_values(crops: UInt8[Tensor, "images height width"]) -> Float[Tensor, "images 1 height width"]:
-    """Crops as the towers read them."""
-    return standardise(grey_levels(crops))
+    """Crops as grey levels in [0, 1], which towers take; see `encoders.Pixels`."""
+    return crops.unsqueeze(1).float() / 255
 
 
 def standardise(pixels: Float[Tensor, "images 1 height width"]) -> Float[Tensor, "images 1 height width"]:

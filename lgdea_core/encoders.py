@@ -1,7 +1,9 @@
 """Image and text towers (transformers) and the heads that map both into the joint space; shared by all methods."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,10 +15,13 @@ from transformers import (
     AutoModel,
     BertConfig,
     PreTrainedConfig,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     ResNetConfig,
     ViTConfig,
 )
+
+from lgdea_core.crops import standardise
 
 FINEST_GRID = 28
 """Finest patch grid used, a side: the finest stage of a tower that is not finer than this."""
@@ -24,6 +29,10 @@ NECK_WIDTH = 256
 """Widest fused patch feature unless told otherwise (the usual width of a feature pyramid)."""
 POOL_SHARPNESS = 4.0
 """Sharpness of the smooth maximum over patches: 0 is the mean, infinity the maximum."""
+MOST, MOST_LAYERS, LARGEST_IMAGE = 2_000_000, 256, 4096
+"""Largest number of a model folder's configuration, such as its vocabulary; of what is built one by one; of pixels."""
+COUNTED = ("layer", "depth", "block", "stage", "repeat", "expert")
+"""Words in the names of fields that say how many modules there are."""
 
 
 class ImageEmbeddings(NamedTuple):
@@ -48,7 +57,51 @@ class TextEmbeddings(NamedTuple):
     """L2-normalised, by the same head applied to each token; means nothing where the mask is False"""
 
 
-class ImageTower(nn.Module):
+class Pixels(nn.Module):
+    """Grey levels in [0, 1] as a backbone reads them: its channels, all alike.
+
+        (grey - mean) / deviation    of each channel, as published; without these each image is standardised by itself
+
+    Raises:
+        ValueError: neither one channel nor three, or another number of means or deviations.
+    """
+
+    def __init__(self, channels: int, mean: Sequence[float] = (), deviation: Sequence[float] = ()) -> None:
+        super().__init__()
+        if channels not in (1, 3):
+            raise ValueError(f"the image tower reads {channels} channels; grey images can be given 1 or 3")
+        if {len(mean), len(deviation)} - {channels} and (len(mean) or len(deviation)):
+            raise ValueError(
+                f"the image tower reads {channels} channels, its preprocessing has {len(mean)} means and "
+                f"{len(deviation)} deviations; they are not of one model"
+            )
+        self.channels, self.published = channels, bool(len(mean))
+        for name, values in (("mean", mean), ("deviation", deviation)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+
+    def forward(self, grey: Float[Tensor, "images 1 height width"]) -> Float[Tensor, "images channels height width"]:
+        if self.published:
+            return (grey - self.mean) / self.deviation
+        return standardise(grey).contiguous(memory_format=torch.channels_last).expand(-1, self.channels, -1, -1)
+
+
+class Tower(nn.Module):
+    """A backbone of transformers, and heads."""
+
+    backbone: nn.Module
+    published = False
+    """the backbone has published weights"""
+    locked = False
+    """the backbone does not learn, and stays in evaluation mode: neither dropout nor the statistics of batch norm"""
+
+    def train(self, mode: bool = True) -> "Tower":
+        super().train(mode)
+        if self.locked:
+            self.backbone.eval()
+        return self
+
+
+class ImageTower(Tower):
     """A transformers vision model, its stages fused into one patch grid, and the global and local heads.
 
     A CNN's stages are fused by lateral 1x1 convolutions at the finest grid not above `FINEST_GRID` (as in a feature
@@ -59,9 +112,9 @@ class ImageTower(nn.Module):
 
     def __init__(self, config: PreTrainedConfig, dim: int, image_size: int, neck_width: int = NECK_WIDTH) -> None:
         super().__init__()
-        self.backbone = AutoModel.from_config(config)
+        self.backbone = AutoModel.from_config(config).float()
         self.autocast_dtype: torch.dtype | None = None  # set by training; losses always see float32
-        self.channels = getattr(config, "num_channels", 3)
+        self.pixels = Pixels(getattr(config, "num_channels", 3))
         shapes = self._stage_shapes(image_size)
         self.grid = shapes[0][-1]
         self.width = width = min(shapes[-1][1], neck_width)
@@ -80,7 +133,7 @@ class ImageTower(nn.Module):
     @torch.no_grad()
     def _stage_shapes(self, image_size: int) -> list[torch.Size]:
         self.backbone.eval()  # batch norm must not learn from the zeros
-        stages = self._stages(torch.zeros(1, self.channels, image_size, image_size))
+        stages = self._stages(torch.zeros(1, self.pixels.channels, image_size, image_size))
         self.backbone.train()
         return [stage.shape for stage in stages]
 
@@ -103,11 +156,10 @@ class ImageTower(nn.Module):
         return self.fuse(fused + self.positions).flatten(2).transpose(1, 2)
 
     def forward(self, pixel_values: Float[Tensor, "images 1 height width"]) -> ImageEmbeddings:
-        """Embeddings of standardised grey images; float32 whatever precision the tower ran in."""
-        enabled = self.autocast_dtype is not None
-        with torch.autocast(pixel_values.device.type, dtype=self.autocast_dtype or torch.bfloat16, enabled=enabled):
-            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-            stages = self._stages(pixel_values.expand(-1, self.channels, -1, -1))
+        """Embeddings of grey images, levels in [0, 1]; float32 whatever precision the tower ran in."""
+        pixels, enabled = self.pixels(pixel_values), self.autocast_dtype is not None
+        with torch.autocast(pixels.device.type, dtype=self.autocast_dtype or torch.bfloat16, enabled=enabled):
+            stages = self._stages(pixels)
             levels = [lateral(stage) for lateral, stage in zip(self.laterals, stages, strict=True)]
             features = self._fused(levels)
             near = self._fused(levels[:-1]) if len(levels) > 1 else features
@@ -119,6 +171,11 @@ class ImageTower(nn.Module):
             global_patch_embeds=F.normalize(global_patches, dim=-1),
         )
 
+    @property
+    def seen(self) -> nn.Module:
+        """The module whose output, a map, Grad-CAM weighs."""
+        return self.fuse
+
 
 def token_grid(tokens: Float[Tensor, "images tokens channels"]) -> Float[Tensor, "images channels grid grid"]:
     """A ViT's patch tokens as a map; CLS and register tokens, which come first, are left out."""
@@ -126,13 +183,13 @@ def token_grid(tokens: Float[Tensor, "images tokens channels"]) -> Float[Tensor,
     return tokens[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))
 
 
-class TextTower(nn.Module):
+class TextTower(Tower):
     """A transformers text model; a text is the mean of its real tokens, projected."""
 
     def __init__(self, config: PreTrainedConfig, dim: int) -> None:
         super().__init__()
         extra = {"add_pooling_layer": False} if config.model_type in ("bert", "roberta") else {}
-        self.backbone = AutoModel.from_config(config, **extra)
+        self.backbone = AutoModel.from_config(config, **extra).float()
         self.head = nn.Linear(config.hidden_size, dim)
 
     def forward(
@@ -146,24 +203,35 @@ class TextTower(nn.Module):
         self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
     ) -> TextEmbeddings:
         """The same embeddings with those of the single tokens, from one pass."""
-        states = self.token_features(input_ids, token_mask)
-        return TextEmbeddings(
-            *(F.normalize(self.head(part).float(), dim=-1) for part in (mean_token(states, token_mask), states))
-        )
+        parts = self.states(input_ids, token_mask)
+        return TextEmbeddings(*(F.normalize(self.head(part).float(), dim=-1) for part in parts))
 
     def features(
         self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
     ) -> Float[Tensor, "texts channels"]:
-        """Mean state of each text's real tokens, before the head."""
-        return mean_token(self.token_features(input_ids, token_mask), token_mask)
+        """State of each text, before the head."""
+        return self.states(input_ids, token_mask)[0]
 
     def token_features(
         self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
     ) -> Float[Tensor, "texts tokens channels"]:
         """State of every token in its text, padding included."""
+        return self.states(input_ids, token_mask)[1]
+
+    def states(
+        self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
+    ) -> tuple[Float[Tensor, "texts channels"], Float[Tensor, "texts tokens channels"]]:
+        """State of each text, and of every token in it."""
         if not len(input_ids):  # transformers' attention cannot reshape an empty batch
-            return torch.zeros(*input_ids.shape, self.head.in_features, device=input_ids.device)
-        return self.backbone(input_ids=input_ids, attention_mask=token_mask.long()).last_hidden_state
+            states = torch.zeros(*input_ids.shape, self.head.in_features, device=input_ids.device)
+            return states.sum(dim=1), states
+        return self._read(input_ids, token_mask)
+
+    def _read(
+        self, input_ids: Int[Tensor, "texts tokens"], token_mask: Bool[Tensor, "texts tokens"]
+    ) -> tuple[Float[Tensor, "texts channels"], Float[Tensor, "texts tokens channels"]]:
+        states = self.backbone(input_ids=input_ids, attention_mask=token_mask.long()).last_hidden_state
+        return mean_token(states, token_mask), states
 
 
 def mean_token(
@@ -210,18 +278,63 @@ def image_tower_config(name: str | None, image_size: int) -> PreTrainedConfig:
         return ViTConfig(
             hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536, image_size=image_size
         )
-    return AutoConfig.from_pretrained(name, trust_remote_code=False)
+    return check_named(name)
 
 
-BUILT_IMAGE_TOWERS = (None, "resnet-50", "vit-small")
-"""Names of image towers that are built on the spot and have no weights to load."""
+def check_named(name: str, **changes: Any) -> PreTrainedConfig:
+    """Configuration of a published model that asks for no code and is no larger than any here.
+
+    Args:
+        name: hub id or folder.
+        **changes: of its fields.
+
+    Raises:
+        ValueError: it does, or is.
+        OSError: nothing to load there, from transformers.
+    """
+    values = PreTrainedConfig.get_config_dict(name)[0]
+    check_sizes(f"{name}: config.json", "", values)
+    if asked := values.get("auto_map"):
+        raise ValueError(
+            f"{name}: config.json asks for code of its own (auto_map: {', '.join(sorted(asked))}), which is never run; "
+            "save the weights by a class of transformers, such as CLIPModel, or remove auto_map if one fits them as is"
+        )
+    return AutoConfig.from_pretrained(name, trust_remote_code=False, **changes)
+
+
+def check_sizes(path: Path | str, name: str, value: Any) -> None:
+    """Refuse a number that would make a model which no machine here can hold, or build in its lifetime.
+
+    Args:
+        path: of a configuration, for the message.
+        name: of the field; empty for the whole.
+        value: of the field, with all below.
+
+    Raises:
+        ValueError: a number is too large, or none.
+    """
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            check_sizes(path, f"{name}.{key}".lstrip("."), entry)
+    elif isinstance(value, list):
+        if len(value) > MOST_LAYERS:
+            raise ValueError(f"{path}: {name} lists {len(value)} values, {MOST_LAYERS} at most are read here")
+        for entry in value:
+            check_sizes(path, name, entry)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        last = name.rpartition(".")[2]
+        most = LARGEST_IMAGE if last.endswith("image_size") else MOST
+        most = MOST_LAYERS if any(word in last for word in COUNTED) else most
+        if not -most <= value <= most:  # which no NaN is
+            raise ValueError(f"{path}: {name} is {value}, at most {most} is read here; train the model again")
 
 
 def text_tower_config(name: str, layers: int) -> PreTrainedConfig:
     """Configuration of a text tower by hub id or folder, with its first `layers` layers; 0 keeps all."""
-    return AutoConfig.from_pretrained(
-        name, trust_remote_code=False, **({"num_hidden_layers": layers} if layers else {})
-    )
+    config = check_named(name, **({"num_hidden_layers": layers} if layers else {}))
+    if config.is_encoder_decoder or not hasattr(config, "vocab_size"):
+        raise ValueError(f"text tower {name}: {config.model_type!r} is no encoder of texts; give one such as BERT")
+    return config
 
 
 def small_bert_config(vocabulary: int, max_tokens: int) -> PreTrainedConfig:
@@ -236,6 +349,22 @@ def small_bert_config(vocabulary: int, max_tokens: int) -> PreTrainedConfig:
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, int | None, int]:
+    """Ids that a tokenizer puts before and behind every text, such as [CLS] and [SEP], None for none; and of padding.
+
+    Raises:
+        ValueError: it has no padding, or puts more around a text.
+    """
+    around = tokenizer("")["input_ids"]
+    if tokenizer.pad_token_id is None or len(around) > 2:
+        raise ValueError(
+            f"{tokenizer.name_or_path}: its tokenizer has padding {tokenizer.pad_token!r} and {len(around)} tokens "
+            "around a text; expected a padding token and at most 2: take a text tower that encodes texts"
+        )
+    first = around[0] if len(around) == 2 else None
+    return first, around[-1] if around else None, tokenizer.pad_token_id
 
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from lgdea_core.crops import crop_frame, crop_image, crop_to_original
-from lgdea_core.encoders import ImageEmbeddings
+from lgdea_core.encoders import ImageEmbeddings, token_grid
 from lgdea_core.inference import (
     TEXTS_AT_ONCE,
     ImageTextModel,
@@ -182,7 +182,7 @@ class _ImageEmbed(torch.nn.Module):
 def gradcam(
     model: LGDEAModel, processor: LGDEAProcessor, image: Float[np.ndarray, "height width"], phrase: str
 ) -> Float[np.ndarray, "height width"]:
-    """Grad-CAM of the image-phrase cosine at the fused patch features (package grad-cam), in original pixels.
+    """Grad-CAM of the image-phrase cosine at the tower's last map (package grad-cam), in original pixels.
 
     Values in [0, 1], scaled to the map's own maximum by that package: it says where, not how much.
 
@@ -201,8 +201,11 @@ def gradcam(
         with torch.no_grad():
             text = model.encode_texts(*(part.to(device) for part in processor.tokens([phrase])))[0]
             finite(text.cpu().numpy(), "gradcam", "values of the phrase's embedding")
-        with GradCAM(model=_ImageEmbed(model), target_layers=[model.image_tower.fuse]) as cam:
-            heat = cam(input_tensor=processor.pixel_values(crop).to(device), targets=[_PhraseTarget(text)])[0]
+        tower = model.image_tower
+        maps = {"reshape_transform": lambda output: output if output.ndim == 4 else token_grid(output)}
+        pixels = processor.pixel_values(crop).to(device).requires_grad_()  # the weights of a frozen tower need none
+        with GradCAM(model=_ImageEmbed(model), target_layers=[tower.seen], **maps) as cam:
+            heat = cam(input_tensor=pixels, targets=[_PhraseTarget(text)])[0]
     heat = finite(heat, "gradcam", "values of the map")
     return crop_to_original(heat.astype(np.float32), crop_frame(*image.shape, processor.image_size))
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,12 @@ def checksum(path: Path) -> str:
 
 @cache
 def git_commit(root: Path) -> str:
-    """Commit of the code, with "-dirty" where package or notebooks differ from it; "unknown" outside a checkout."""
+    """Commit of the code, with "-dirty" where package or notebooks differ from it; "unknown" outside a checkout.
+
+    Of an installed package its version: the working directory may be a checkout of something else.
+    """
+    if not (Path(__file__).resolve().parents[1] / "pyproject.toml").is_file():
+        return f"release {metadata.version('lgdea')}"
 
     def git(*arguments: str) -> str:
         return subprocess.run(

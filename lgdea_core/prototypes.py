@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -82,6 +81,8 @@ def initial_prototypes(
     """k-means centres of the phrases, L2-normalised; with fewer distinct phrases than K, random directions fill up."""
     points = np.unique(phrase_embeds.detach().cpu().numpy().round(6), axis=0)
     known = min(prototypes, len(points))
+    from sklearn.cluster import KMeans  # only training needs it
+
     centres = KMeans(known, n_init=1, random_state=seed).fit(points).cluster_centers_
     filler = torch.randn(prototypes - known, phrase_embeds.shape[1], generator=torch.Generator().manual_seed(seed))
     return F.normalize(torch.cat([torch.from_numpy(centres).float(), filler]), dim=-1)

@@ -15,7 +15,6 @@ from jaxtyping import Bool, Float, Int
 from scipy import sparse
 from scipy.optimize import brentq
 from scipy.special import expit
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from lgdea_core.config import GraphConfig
@@ -361,6 +360,8 @@ def relation_quality(
         image, report = (torch.from_numpy(index.astype(np.int64)) for index in true_reports[rows].nonzero())
         weight.append(block[image, report].numpy())
         found.append(((best[image] == report[:, None]) & (value[image] > 0)).any(dim=1).float().numpy())
+    from sklearn.metrics import roc_auc_score  # only measuring needs it
+
     covered, same = np.concatenate(reached), np.concatenate(same)
     table = zip(np.concatenate(scores).T, image_findings.T, strict=True)
     auc = [

@@ -27,8 +27,8 @@ ALLOWED = {
 COMMANDS = {"evidence": {"data"}}
 """What only a function of the room may import, when it runs: its command reads a corpus."""
 OUTSIDE_OF_CORE = {
-    "faiss", "filelock", "huggingface_hub", "jaxtyping", "numpy", "pandas", "PIL", "pydantic", "pytorch_grad_cam",
-    "safetensors", "scipy", "sklearn", "tokenizers", "torch", "torchvision", "tqdm", "transformers",
+    "faiss", "filelock", "huggingface_hub", "jaxtyping", "numpy", "pandas", "peft", "PIL", "pydantic",
+    "pytorch_grad_cam", "safetensors", "scipy", "sklearn", "tokenizers", "torch", "torchvision", "tqdm", "transformers",
 }  # fmt: skip
 """Packages of others that the core may use; what draws, reads files of hospitals or asks servers is a room's."""
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from lgdea_core.config import METHODS
 from lgdea_core.figures import overlay
 from lgdea_core.grounding import load
+from lgdea_core.model import ADDED
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +105,12 @@ def test_weights_of_another_shape_and_weights_that_are_no_numbers_are_refused(fo
         load(folder, device="cpu")
 
 
+def test_a_folder_of_the_first_version_is_read_as_it_was_meant(folder: Path) -> None:
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({name: x for name, x in values.items() if name not in ADDED}))
+    assert load(folder, device="cpu")[0].config.dual == {}
+
+
 def test_a_processor_of_another_model_is_refused(folder: Path) -> None:
     change(folder / "processor_config.json", "image_size", 96)
     with pytest.raises(ValueError, match="the processor makes images of 96 pixels"):
@@ -149,6 +156,7 @@ def test_a_hostile_configuration_costs_no_memory(folder: Path) -> None:
     code = f"""
 import resource
 from lgdea_core.grounding import load
+from lgdea_core.model import ADDED
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     load({str(folder)!r}, device="cpu")

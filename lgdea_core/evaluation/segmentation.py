@@ -111,6 +111,7 @@ class Segmenter(SegmentationModel):
         backbone = copy.deepcopy(tower.backbone)
         self.name = f"{backbone.config.model_type}-segmenter"
         self.classification_head = None
+        self.pixels = tower.pixels
         if backbone.config.model_type == "resnet":
             self.encoder = ResNetStages(backbone)
             skips = self.encoder.out_channels[-2:0:-1]
@@ -129,8 +130,7 @@ class Segmenter(SegmentationModel):
 
     def forward(self, crops: UInt8[Tensor, "images height width"]) -> Float[Tensor, "images height width"]:
         """Logits."""
-        pixels = pixel_values(crops).expand(-1, self.encoder.out_channels[0], -1, -1)
-        return super().forward(pixels).squeeze(1)
+        return super().forward(self.pixels(pixel_values(crops))).squeeze(1)
 
 
 def _setr_channels(patch: int) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, UInt8
 
-from lgdea_core.crops import boxes_mask, boxes_to_frame, standardise
+from lgdea_core.crops import boxes_mask, boxes_to_frame
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.images import read_image
 from lgdea_core.evidence.sections import sentence_spans
@@ -50,7 +50,7 @@ def lesion_views(model: LGDEAModel, crops: UInt8[torch.Tensor, "images height wi
     device, parts = next(model.parameters()).device, []
     with full_precision(model), evaluating(model):
         for block in crops.split(IMAGES_AT_ONCE):
-            images = model.encode_images(standardise(block.unsqueeze(1).float() / 255).to(device))
+            images = model.encode_crops(block.to(device))
             parts.append([part.float().cpu() for part in model.lesion_queries(images.patch_features)])
     tokens, attention = (torch.cat(part) for part in zip(*parts, strict=True))
     side = math.isqrt(attention.shape[2])

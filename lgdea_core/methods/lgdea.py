@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from lgdea_core.batch import Batch, dense
 from lgdea_core.config import Objective, RunConfig
-from lgdea_core.crops import standardise
 from lgdea_core.encoders import ImageEmbeddings
 from lgdea_core.losses import (
     consistency_loss,
@@ -120,7 +119,7 @@ class LGDEA(Method):
         if relations is not None:
             images = drawn.unpaired
             unpaired = UnpairedPart(
-                clean_pixel_values=standardise(drawn.grey[pairs:]),
+                clean_pixel_values=drawn.grey[pairs:],
                 relations=torch.from_numpy(relations.block(images, drawn.reports[pairs:])),
                 expected_evidence=torch.from_numpy(relations.expected_evidence(images)),
                 confidence=torch.from_numpy(relations.confidence(images)),

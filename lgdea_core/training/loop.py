@@ -98,12 +98,14 @@ class TermModule(nn.Module):
 def start_state(model: LGDEAModel, config: RunConfig) -> TrainState:
     """State before the first step; the teacher starts as a copy."""
     model.log_logit_scale.requires_grad_(config.loss.learned_temperature)
-    plain = [weight for weight in model.parameters() if weight.ndim < 2]
-    decayed = [weight for name, weight in model.named_parameters() if weight.ndim >= 2 and name != "prototypes"]
-    groups = [
-        {"params": decayed, "weight_decay": config.train.weight_decay},
-        {"params": [*plain, model.prototypes], "weight_decay": 0.0},
-    ]
+    published, groups = {id(weight) for weight in model.published_weights()}, []
+    for old, factor in ((False, 1.0), (True, config.train.published_factor)):
+        named = [(name, weight) for name, weight in model.named_parameters() if (id(weight) in published) is old]
+        decayed = [weight for name, weight in named if weight.ndim >= 2 and name != "prototypes"]
+        plain = [weight for _, weight in named if weight.ndim < 2] + ([] if old else [model.prototypes])
+        groups.append({"params": decayed, "weight_decay": config.train.weight_decay, "factor": factor})
+        groups.append({"params": plain, "weight_decay": 0.0, "factor": factor})
+    groups = [group for group in groups if group["params"]]
     teacher = copy.deepcopy(model).eval().requires_grad_(False)
     return TrainState(model, teacher, torch.optim.AdamW(groups, lr=config.train.learning_rate), 0, [])
 
@@ -276,7 +278,7 @@ def _take_step(
     schedule = config.train
     rate, ramp = learning_rate_at(state.step, config.method, schedule), ramp_at(state.step, schedule)
     for group in state.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["factor"]
     module.train()
     terms = module(batch, state.teacher)
     if not terms:

@@ -19,8 +19,9 @@ from lgdea_core.batch import (
     trimmed,
 )
 from lgdea_core.config import RunConfig, find_method
-from lgdea_core.crops import augment, grey_levels, random_motion, standardise
+from lgdea_core.crops import augment, pixel_values, random_motion
 from lgdea_core.data.pairing import Pools
+from lgdea_core.encoders import special_ids
 from lgdea_core.evidence.sections import readable_sections, report_sentences, sentence_spans
 from lgdea_core.finding import EvidenceIndex
 from lgdea_core.method import Drawn
@@ -84,7 +85,7 @@ def training_data(
         phrase_tokens=phrase_tokens,
         phrase_mask=phrase_mask,
         seed_pairs=pairs.astype(np.int64),
-        special_ids=(tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id),
+        special_ids=special_ids(tokenizer),
         max_tokens=max_tokens,
     )
 
@@ -133,12 +134,12 @@ def sample_batch(
     statements = data.evidence.phrase_statement[phrases]
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     crops = data.images[torch.from_numpy(np.concatenate([pairs[:, 0], unpaired]))]
-    pixels = grey_levels(crops)
+    pixels = pixel_values(crops)
     motion = random_motion(len(pixels), generator)
     batch = Batch(
         pairs=len(pairs),
         phrases=phrases,
-        pixel_values=standardise(augment(pixels, motion, generator)),
+        pixel_values=augment(pixels, motion, generator),
         report_tokens=report_tokens,
         report_mask=report_mask,
         phrase_tokens=phrase_tokens,

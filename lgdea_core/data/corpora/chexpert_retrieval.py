@@ -27,6 +27,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lgdea_core.command import Command
 from lgdea_core.data.corpora.chexpert import located, read_films, release_folder
 from lgdea_core.data.corpora.tables import (
     CHEXPERT_LABELS,
@@ -189,7 +190,7 @@ def _read_texts(root: Path, name: str) -> pd.DataFrame:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m lgdea_core.data.corpora.chexpert_retrieval", description=__doc__)
+    parser = Command(prog="python -m lgdea_core.data.corpora.chexpert_retrieval", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("root", type=Path, help="CheXpert's folder, with train.csv")
     parser.add_argument("name", choices=sorted(CLASSES), help="which set")
