@@ -11,6 +11,7 @@ from planted import PlantedWorld, config
 from scipy import sparse
 
 from lgdea_core.config import METHODS, RunConfig
+from lgdea_core.crops import CropPool
 from lgdea_core.method import total_loss
 from lgdea_core.model import LGDEAModel
 from lgdea_core.relations import Relations
@@ -111,11 +112,11 @@ def test_all_data_that_a_method_reads_belongs_to_the_origin_of_a_checkpoint() ->
     world, run = PlantedWorld(8), config("asg")
     data = world.training(4, world.model(run)[1].tokenizer)
     own = data.regions
-    assert training_origin(run, data) == training_origin(run, replace(data, images=data.images.clone()))
+    assert training_origin(run, data) == training_origin(run, replace(data, images=CropPool.of(data.images[:])))
     others = [
         replace(data, evidence=replace(data.evidence, report_findings=-data.evidence.report_findings)),
         replace(data, impressions=data.impressions + 1),
-        replace(data, images=data.images + 1),
+        replace(data, images=CropPool.of(data.images[:] + 1)),
         replace(data, seed_pairs=data.seed_pairs[::-1]),
         replace(data, regions=replace(own, boxes=own.boxes / 2)),
         # the same links, but of another report

@@ -6,6 +6,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
@@ -38,6 +39,7 @@ from lgdea_core.training.checkpoint import (
     training_origin,
 )
 from lgdea_core.training.monitors import evidence_space, warn_of_collapse, warn_of_relations
+from lgdea_core.training.processes import encoding_together
 from lgdea_core.training.refresh import RelationState, refresh_relations
 from lgdea_core.training.sampling import sample_batch
 from lgdea_core.training.schedule import (
@@ -87,12 +89,41 @@ def step_seed(seed: int, step: int, process: int) -> int:
 class TermModule(nn.Module):
     """A model and its method's terms as one forward pass, which is what accelerate wraps and distributes."""
 
-    def __init__(self, model: LGDEAModel, weights: Mapping[str, float]) -> None:
+    def __init__(self, model: LGDEAModel, weights: Mapping[str, float], process: tuple[int, int] = (0, 1)) -> None:
         super().__init__()
-        self.model, self.weights = model, weights
+        self.model, self.weights, self.process = model, weights, process
 
     def forward(self, batch: Batch, teacher: LGDEAModel) -> Terms:
-        return self.model.method.terms(self.model, batch, teacher, self.weights)
+        with encoding_together(self.model, self.process), encoding_together(teacher, self.process):
+            return self.model.method.terms(self.model, batch, teacher, self.weights)
+
+
+class BatchesAhead:
+    """Batches of the coming steps, drawn by a thread while a step runs: the same ones as drawn when they are needed."""
+
+    AHEAD = 2
+    """Batches that wait, at most, beside the one in use."""
+
+    def __init__(self, draw: Callable[[int, str, RelationState | None], Batch]) -> None:
+        self.draw, self.thread = draw, ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self.drawn: dict[int, Future[Batch]] = {}
+
+    def take(self, step: int, last: int, config: RunConfig, relations: RelationState | None) -> Batch:
+        """The batch of a step; those of the next are drawn meanwhile, up to the next phase or refresh of relations."""
+        phase = phase_at(step, config.method, config.train)
+        for coming in range(step, min(step + self.AHEAD + 1, last)):
+            other = phase_at(coming, config.method, config.train) != phase
+            if coming > step and (other or (phase == "relations" and refresh_due(coming, config.train))):
+                break
+            if coming not in self.drawn:
+                self.drawn[coming] = self.thread.submit(self.draw, coming, phase, relations)
+        return self.drawn.pop(step).result()
+
+    def __enter__(self) -> "BatchesAhead":
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.thread.shutdown(cancel_futures=True)
 
 
 def start_state(model: LGDEAModel, config: RunConfig) -> TrainState:
@@ -163,10 +194,13 @@ def train(
     circumstances = training_circumstances(config, accelerator.num_processes, accelerator.device, fixed)
     alone = accelerator.num_processes == 1
     writes = accelerator.is_main_process and not resume_only
-    with holding(folder) if writes else nullcontext(), deferred_interrupt() if alone else nullcontext([]) as asked:
+    process = (accelerator.process_index, accelerator.num_processes)
+    drawing = BatchesAhead(lambda step, *rest: sample_batch(data, config, step, *rest, process))
+    interrupt = deferred_interrupt() if alone else nullcontext([])
+    with holding(folder) if writes else nullcontext(), drawing as batches, interrupt as asked:
         resume(state, folder / CHECKPOINT, origin)
         say_differences(folder / CHECKPOINT, circumstances)
-        module, state.optimizer = accelerator.prepare(TermModule(model, config.weights), state.optimizer)
+        module, state.optimizer = accelerator.prepare(TermModule(model, config.weights, process), state.optimizer)
         last = last_step(until, config.train)
         if resume_only and state.step != last:
             raise RuntimeError(f"{folder}: expected the checkpoint of step {last}, got step {state.step}; train first")
@@ -183,10 +217,9 @@ def train(
                     relations.stats.update(after_refresh(relations.relations))
             if find_method(config.method).relations and state.step == placed_at(config.train):
                 place_prototypes(state, data, config.seed, accelerator)
-            process = (accelerator.process_index, accelerator.num_processes)
-            batch = sample_batch(data, config, state.step, phase, relations, process).to(accelerator.device)
+            batch = batches.take(state.step, last, config, relations).to(accelerator.device)
             with seeded(step_seed(config.seed, state.step, accelerator.process_index), accelerator.device):
-                loss = _take_step(state, module, batch, config, accelerator, relations)
+                loss = take_step(state, module, batch, config, accelerator, relations)
             bar.update()
             if checkpoint_due(state.step, last, config, stopping=bool(asked)):
                 _check_finite(accelerator, state.step, loss, {})
@@ -264,7 +297,7 @@ def _check_data(config: RunConfig, data: TrainingData) -> None:
                 )
 
 
-def _take_step(
+def take_step(
     state: TrainState,
     module: nn.Module,
     batch: Batch,
