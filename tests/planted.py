@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 
@@ -195,7 +195,8 @@ def tensors_of(part: object, name: str = "batch") -> Iterator[tuple[str, torch.T
     """Every tensor of a batch, with those of its method's own part, by name."""
     if isinstance(part, torch.Tensor):
         yield name, part
-    values = part._asdict() if hasattr(part, "_asdict") else vars(part) if isinstance(part, Batch) else {}
+    names = getattr(part, "_fields", [each.name for each in fields(part)] if isinstance(part, Batch) else [])
+    values = {each: getattr(part, each) for each in names}
     for key, value in values.items():
         yield from tensors_of(value, f"{name}.{key}")
 

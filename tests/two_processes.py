@@ -16,16 +16,16 @@ from lgdea_core.training.refresh import refresh_relations
 from lgdea_core.training.sampling import sample_batch
 
 
-def gradient(world: PlantedWorld, method: str, phase: str, process: tuple[int, int]) -> torch.Tensor:
-    """Of all weights, by one batch of 64: encoded by this process alone, or by two together.
+def gradient(world: PlantedWorld, method: str, phase: str, process: tuple[int, int], **how: int) -> torch.Tensor:
+    """Of all weights, by one batch of 64: encoded by this process alone, or by two together, and in parts.
 
     Without dropout, and with batch norm's running statistics: in training each process norms its own share.
     """
-    run = config(method, batch_size=64)
+    run = config(method, batch_size=64, **how)
     model, processor = world.model(run)
     data, teacher = world.training(24, processor.tokenizer), loop.start_state(model, run).teacher
     relations = refresh_relations(teacher, data, run) if phase == "relations" else None
-    module = loop.TermModule(model.eval(), run.weights, process)
+    module = loop.TermModule(model.eval(), run, process)
     if process[1] > 1:
         module = DistributedDataParallel(module, find_unused_parameters=True)
     terms = module(sample_batch(data, run, 12, phase, relations, process), teacher)
@@ -44,8 +44,10 @@ if __name__ == "__main__":
 
     errors = {}
     for case in CASES:
-        together, alone = (gradient(world, *case, process) for process in ((rank, 2), (0, 1)))
-        errors["/".join(case)] = float((together - alone).norm() / alone.norm())
+        alone = gradient(world, *case, (0, 1))
+        for at_once in (0, 12):
+            together = gradient(world, *case, (rank, 2), encode_at_once=at_once)
+            errors[f"{case}, {at_once}"] = float((together - alone).norm() / alone.norm())
     (folder / f"rank{rank}.json").write_text(json.dumps(errors))
 
     placed = loop.initial_prototypes

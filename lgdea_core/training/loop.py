@@ -38,8 +38,8 @@ from lgdea_core.training.checkpoint import (
     training_circumstances,
     training_origin,
 )
+from lgdea_core.training.encoding import encoding
 from lgdea_core.training.monitors import evidence_space, warn_of_collapse, warn_of_relations
-from lgdea_core.training.processes import encoding_together
 from lgdea_core.training.refresh import RelationState, refresh_relations
 from lgdea_core.training.sampling import sample_batch
 from lgdea_core.training.schedule import (
@@ -89,12 +89,13 @@ def step_seed(seed: int, step: int, process: int) -> int:
 class TermModule(nn.Module):
     """A model and its method's terms as one forward pass, which is what accelerate wraps and distributes."""
 
-    def __init__(self, model: LGDEAModel, weights: Mapping[str, float], process: tuple[int, int] = (0, 1)) -> None:
+    def __init__(self, model: LGDEAModel, config: RunConfig, process: tuple[int, int] = (0, 1)) -> None:
         super().__init__()
-        self.model, self.weights, self.process = model, weights, process
+        self.model, self.weights = model, config.weights
+        self.how = process, config.train.encode_at_once
 
     def forward(self, batch: Batch, teacher: LGDEAModel) -> Terms:
-        with encoding_together(self.model, self.process), encoding_together(teacher, self.process):
+        with encoding(self.model, *self.how), encoding(teacher, *self.how):
             return self.model.method.terms(self.model, batch, teacher, self.weights)
 
 
@@ -200,7 +201,7 @@ def train(
     with holding(folder) if writes else nullcontext(), drawing as batches, interrupt as asked:
         resume(state, folder / CHECKPOINT, origin)
         say_differences(folder / CHECKPOINT, circumstances)
-        module, state.optimizer = accelerator.prepare(TermModule(model, config.weights, process), state.optimizer)
+        module, state.optimizer = accelerator.prepare(TermModule(model, config, process), state.optimizer)
         last = last_step(until, config.train)
         if resume_only and state.step != last:
             raise RuntimeError(f"{folder}: expected the checkpoint of step {last}, got step {state.step}; train first")
