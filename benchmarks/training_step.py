@@ -163,13 +163,13 @@ def open_clip_step(
     )  # fmt: skip
     model = CLIP(config.model.dim, vision, words).to(device).train()
     optimizer, loss = torch.optim.AdamW(model.parameters(), lr=1e-4), ClipLoss()
-    pixels = batch.pixel_values.expand(-1, 3, -1, -1)
+    pixels, tokens = batch.pixel_values.expand(-1, 3, -1, -1), batch.report_tokens[: batch.pairs]
     precision = ours.image_tower.autocast_dtype
 
     def step() -> tuple[float, float, float]:
         start = now(device)
         with torch.autocast(device.type, dtype=precision or torch.bfloat16, enabled=precision is not None):
-            images, texts, scale = model(pixels, batch.report_tokens)
+            images, texts, scale = model(pixels, tokens)
             value = loss(images, texts, scale)
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip_norm)
