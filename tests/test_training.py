@@ -4,14 +4,16 @@ import copy
 import threading
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from planted import PlantedWorld, config
+from planted import PlantedWorld, config, setting
 from scipy import sparse
 
+from lgdea_core.batch import Batch, RelationTargets
 from lgdea_core.config import METHODS, RunConfig
 from lgdea_core.crops import CropPool
 from lgdea_core.method import total_loss
@@ -130,11 +132,17 @@ def test_all_data_that_a_method_reads_belongs_to_the_origin_of_a_checkpoint() ->
 
 
 def test_batches_are_drawn_ahead_and_never_past_a_phase_or_a_refresh() -> None:
-    run, drawn = config(), []  # 4 steps of text, 6 of pairs, 10 under relations that are remade every 4
-    with loop.BatchesAhead(lambda *asked: (*asked, drawn.append(threading.get_ident()))[:3]) as batches:
+    run, batch, drawn = config(), setting("lgdea", "text")[2], []  # 4 steps of text, 6 of pairs, 10 under relations
+
+    def draw(*asked: object) -> Batch:
+        drawn.append(threading.get_ident())
+        return replace(batch, own=asked)
+
+    remade = [Mock(spec=RelationTargets) for _ in range(3)]  # every 4 steps
+    with loop.BatchesAhead(draw) as batches:
         for step in range(20):
-            phase, relations = phase_at(step, "lgdea", run.train), (step - 10) // 4 if step >= 10 else None
-            assert batches.take(step, 20, run, relations) == (step, phase, relations)
+            phase, relations = phase_at(step, "lgdea", run.train), remade[(step - 10) // 4] if step >= 10 else None
+            assert batches.take(step, 20, run, relations).own == (step, phase, relations)
             waiting = {0: [1, 2], 3: [], 8: [9], 9: [], 12: [13], 13: [], 18: [19], 19: []}
             assert list(batches.drawn) == waiting.get(step, list(batches.drawn))
     assert len(drawn) == 20

@@ -21,7 +21,7 @@ from scipy import sparse
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lgdea_core.batch import Batch, TrainingData
+from lgdea_core.batch import Batch, RelationTargets, TrainingData
 from lgdea_core.config import RunConfig, find_method
 from lgdea_core.inference import encode_phrases
 from lgdea_core.method import Terms, total_loss
@@ -105,11 +105,11 @@ class BatchesAhead:
     AHEAD = 2
     """Batches that wait, at most, beside the one in use."""
 
-    def __init__(self, draw: Callable[[int, str, RelationState | None], Batch]) -> None:
+    def __init__(self, draw: Callable[[int, str, RelationTargets | None], Batch]) -> None:
         self.draw, self.thread = draw, ThreadPoolExecutor(1, thread_name_prefix="batches")
         self.drawn: dict[int, Future[Batch]] = {}
 
-    def take(self, step: int, last: int, config: RunConfig, relations: RelationState | None) -> Batch:
+    def take(self, step: int, last: int, config: RunConfig, relations: RelationTargets | None) -> Batch:
         """The batch of a step; those of the next are drawn meanwhile, up to the next phase or refresh of relations."""
         phase = phase_at(step, config.method, config.train)
         for coming in range(step, min(step + self.AHEAD + 1, last)):
@@ -137,7 +137,8 @@ def start_state(model: LGDEAModel, config: RunConfig) -> TrainState:
         {"params": [*plain, model.prototypes], "weight_decay": 0.0},
     ]
     teacher = copy.deepcopy(model).eval().requires_grad_(False)
-    return TrainState(model, teacher, torch.optim.AdamW(groups, lr=config.train.learning_rate), 0, [])
+    optimizer = torch.optim.AdamW(groups, lr=config.train.learning_rate, fused=True)  # one pass over the weights
+    return TrainState(model, teacher, optimizer, 0, [])
 
 
 def train(
