@@ -101,7 +101,8 @@ def benchmark(
         compared = reference in timed and method != "open_clip" and phase != "text"
         images = 0 if phase == "text" else made["clip"][0].train.batch_size
         rows.append({
-            "method": method, "phase": phase, "images": images, "seconds": np.median(seconds), "core_seconds": np.median(core_seconds),
+            "method": method, "phase": phase, "images": images,
+            "seconds": np.median(seconds), "core_seconds": np.median(core_seconds),
             "images_per_second": images / np.median(seconds),
             "draw_seconds": np.median(draw), "augment_seconds": np.median(augment),
             "drawing_share": np.median((draw + augment) / (draw + augment + seconds)),
@@ -120,7 +121,7 @@ def benchmark(
 def own_step(
     config: RunConfig, model: LGDEAModel, data: TrainingData, phase: str, accelerator: Accelerator
 ) -> Callable[[], tuple[float, ...]]:
-    """A function that takes one step of a phase: seconds of drawing, of augmenting, of the step, and its core seconds."""
+    """A function that takes one step of a phase: seconds to draw, to augment, of the step, and its core seconds."""
     set_precision(model, config, accelerator.device)
     state = start_state(model.to(accelerator.device), config)
     module = TermModule(model, config)
