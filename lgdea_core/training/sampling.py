@@ -63,9 +63,10 @@ def training_data(
         max_tokens: where texts are cut.
     """
     sentences = [report_sentences(report) for report in reports]
-    flat = [sentence for report in sentences for sentence in report]
-    ids = iter(tokenizer(flat, add_special_tokens=False)["input_ids"] if flat else [])
-    sentences = [[next(ids) for _ in report] for report in sentences]
+    distinct = list(dict.fromkeys(sentence for report in sentences for sentence in report))
+    tokens = tokenizer(distinct, add_special_tokens=False)["input_ids"] if distinct else []
+    ids_of = dict(zip(distinct, tokens, strict=True))
+    sentences = [[ids_of[sentence] for sentence in report] for report in sentences]
     cut = sum(sum(map(len, report)) > max_tokens - 2 for report in sentences)
     logger.info("%d of %d reports are longer than %d tokens: a batch holds random parts", cut, len(reports), max_tokens)
     image_row = {image_id: row for row, image_id in enumerate(pools.image_ids)}
