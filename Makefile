@@ -62,6 +62,7 @@ lab: $(INSTALLED)
 	$(VENV)/bin/jupyter lab --LabApp.default_url=/lab/tree/notebooks
 
 bench: $(INSTALLED)
+	$(IN_VENV) -m pip install --disable-pip-version-check -q -r benchmarks/requirements.txt -c constraints.txt
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(IN_VENV) "$$script"; done
 
 # What make and the tools made; runs and corpora in data/ stay.

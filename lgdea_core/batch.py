@@ -1,7 +1,8 @@
 """What training may look at, and what one step sees of it: pools, tokens, and a batch of tensors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -10,6 +11,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from scipy import sparse
 from torch import Tensor
 
+from lgdea_core.crops import Augmentation, CropPool, augment
 from lgdea_core.finding import EvidenceIndex
 
 
@@ -29,7 +31,7 @@ class RegionData:
 class TrainingData:
     """Everything training may look at. The true pairing of unpaired images and reports is not here."""
 
-    images: UInt8[Tensor, "images height width"]
+    images: CropPool
     """in the order of `Pools.image_ids`"""
     sentences: list[list[list[int]]]
     """report -> sentence -> token ids; reports in the order of `Pools.report_ids`"""
@@ -48,12 +50,12 @@ class TrainingData:
     phrase_report: Int[np.ndarray, "phrases"] | None = None
     """only where a phrase is a whole report: which; a batch then holds a random part of it, as it does of reports"""
 
-    @property
+    @cached_property
     def unpaired_images(self) -> Int[np.ndarray, "_"]:
         """Rows of images without a known pair."""
         return np.setdiff1d(np.arange(len(self.images)), self.seed_pairs[:, 0])
 
-    @property
+    @cached_property
     def unpaired_reports(self) -> Int[np.ndarray, "_"]:
         """Rows of reports without a known pair."""
         return np.setdiff1d(np.arange(len(self.sentences)), self.seed_pairs[:, 1])
@@ -78,12 +80,19 @@ class RelationTargets(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One step's tensors. The first `pairs` images and reports are known pairs, row by row."""
+    """One step's tensors. The first `pairs` images and reports are known pairs, row by row.
+
+    Of several processes each has the whole batch, and of the crops its share: image i is in process `i % processes`.
+    """
 
     pairs: int
     phrases: Int[np.ndarray, "phrases"]
     """rows of the evidence index"""
-    pixel_values: Float[Tensor, "images 1 height width"]
+    crops: UInt8[Tensor, "own height width"]
+    """of this process's images, as they are stored"""
+    augmentation: Augmentation
+    """of the same images"""
+    processes: int = 1
     report_tokens: Int[Tensor, "reports tokens"]
     report_mask: Bool[Tensor, "reports tokens"]
     phrase_tokens: Int[Tensor, "phrases tokens2"]
@@ -99,9 +108,19 @@ class Batch:
     own: Any = None
     """what the method alone reads, a NamedTuple of tensors: see `Method.draw`"""
 
+    @cached_property
+    def pixel_values(self) -> Float[Tensor, "own 1 height width"]:
+        """Grey levels of this process's images, augmented where they lie when first asked for."""
+        return augment(self.crops, self.augmentation)
+
+    @property
+    def unpaired_crops(self) -> UInt8[Tensor, "unpaired height width"]:
+        """Crops of this process's images beyond the pairs."""
+        return self.crops[self.pairs // self.processes :]
+
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
-        return replace(self, **{name: _moved(value, device) for name, value in vars(self).items()})
+        return replace(self, **{part.name: _moved(getattr(self, part.name), device) for part in fields(self)})
 
 
 def _moved(value: Any, device: torch.device) -> Any:

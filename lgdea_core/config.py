@@ -217,6 +217,8 @@ class TrainConfig:
     """r: steps between two refreshes of evidence distributions, graphs and relations"""
     batch_size: int = 64
     """images a step, for every method and phase"""
+    encode_at_once: int = 0
+    """images, and texts, that a process encodes at a time where a batch does not fit (GradCache); 0 takes all"""
     unpaired_share: float = 0.5
     """share of unpaired images in a batch once relations are used"""
     learning_rate: float = 2e-3
@@ -244,6 +246,7 @@ class TrainConfig:
         for name in ("refresh_every", "checkpoint_every", "log_every"):
             check_range(name, getattr(self, name), 1, 100_000_000)
         check_range("batch_size", self.batch_size, 2, 1_000_000)
+        check_range("encode_at_once", self.encode_at_once, 0, 1_000_000)
         check_range("unpaired_share", self.unpaired_share, 0, 1)
         check_range("warmup_share", self.warmup_share, 0, 1, open_ends=True)
         for name in ("learning_rate", "text_learning_rate"):

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from lgdea_core.batch import TrainingData
 from lgdea_core.config import Objective
+from lgdea_core.crops import CropPool
 from lgdea_core.encoders import ImageEmbeddings
 from lgdea_core.finding import EvidenceIndex
 from lgdea_core.method import Method
@@ -172,7 +173,7 @@ def logits_question(
 
 def encode_image_pool(
     model: ImageTextModel,
-    images: UInt8[Tensor, "images height width"],
+    images: CropPool | UInt8[Tensor, "images height width"],
     queries: Float[Tensor, "queries dim"] | None = None,
     *,
     progress: bool = False,

@@ -35,10 +35,8 @@ class Drawn(NamedTuple):
     """rows of images; none but under relations"""
     reports: Int[np.ndarray, "reports"]
     """rows of reports: those of the pairs first"""
-    grey: Float[Tensor, "images 1 height width"]
-    """the images before they were moved"""
     motion: Float[Tensor, "images 2 3"]
-    """how, see `crops.random_motion`"""
+    """how the images are moved, see `crops.Augmentation`"""
     relations: RelationTargets | None
     rng: np.random.Generator
     """of this step: draw from it and from nothing else"""

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lgdea_core.batch import Batch, RegionData, TrainingData
 from lgdea_core.config import RunConfig, find_method
+from lgdea_core.crops import CropPool
 from lgdea_core.data.pairing import Pools
 from lgdea_core.evaluation import one_pass
 from lgdea_core.evidence.index import index_evidence
@@ -100,7 +101,7 @@ class PlantedWorld:
         )
         reports = [self.reports[i] for i in order]
         index, texts = index_evidence(self.evidence, ids), dict(zip(ids, reports, strict=True))
-        data = training_data(self.images, reports, pools, index, tokenizer, 48)
+        data = training_data(CropPool.of(self.images), reports, pools, index, tokenizer, 48)
         return replace(data, regions=region_data(self.regions, self.films, self.evidence, texts))
 
     def model(self, run: RunConfig) -> tuple[LGDEAModel, LGDEAProcessor]:
@@ -159,7 +160,7 @@ class RegionWorld:
         pairs = pd.DataFrame({"image_id": ids, "report_id": ids})
         pools = Pools(image_ids=ids, report_ids=ids, seed_pairs=pairs, hidden_pairs=pairs.iloc[:0])
         texts, index = list(self.reports.values()), index_evidence(self.evidence, ids)
-        data = training_data(self.crops, texts, pools, index, processor.tokenizer, 48)
+        data = training_data(CropPool.of(self.crops), texts, pools, index, processor.tokenizer, 48)
         return replace(data, regions=self.data(regions))
 
 
@@ -194,7 +195,8 @@ def tensors_of(part: object, name: str = "batch") -> Iterator[tuple[str, torch.T
     """Every tensor of a batch, with those of its method's own part, by name."""
     if isinstance(part, torch.Tensor):
         yield name, part
-    values = part._asdict() if hasattr(part, "_asdict") else vars(part) if isinstance(part, Batch) else {}
+    names = getattr(part, "_fields", [each.name for each in fields(part)] if isinstance(part, Batch) else [])
+    values = {each: getattr(part, each) for each in names}
     for key, value in values.items():
         yield from tensors_of(value, f"{name}.{key}")
 

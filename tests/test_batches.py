@@ -3,9 +3,10 @@
 import pytest
 import torch
 from planted import PlantedWorld, config
+from torch.nn import functional as F
 
 from lgdea_core.batch import TrainingData, drop_words, pad_tokens
-from lgdea_core.crops import augment, random_motion, standardise
+from lgdea_core.crops import augment, draw_augmentation, standardise
 from lgdea_core.evidence.sections import report_sentences
 from lgdea_core.training.sampling import sample_batch
 
@@ -16,10 +17,15 @@ def data() -> TrainingData:
     return world.training(24, world.model(config())[1].tokenizer)
 
 
-def test_processes_draw_different_shares_of_a_batch(data: TrainingData) -> None:
-    first, second = (sample_batch(data, config(), 3, "pairs", process=(rank, 2)) for rank in (0, 1))
-    assert first.pairs == second.pairs == 8
-    assert not torch.equal(first.pixel_values, second.pixel_values)
+def test_processes_read_shares_of_one_batch(data: TrainingData) -> None:
+    """Who draws does not matter: what two processes have together is bitwise what one has."""
+    whole = sample_batch(data, config(), 3, "pairs")
+    shares = [sample_batch(data, config(), 3, "pairs", process=(rank, 2)) for rank in (0, 1)]
+    assert torch.equal(torch.stack([share.pixel_values for share in shares], dim=1).flatten(0, 1), whole.pixel_values)
+    for share in shares:
+        assert share.pairs == whole.pairs == 16
+        assert torch.equal(share.report_tokens, whole.report_tokens)
+        assert torch.equal(share.own.phrase_targets, whole.own.phrase_targets)
 
 
 def test_the_text_phase_has_no_images(data: TrainingData) -> None:
@@ -55,15 +61,25 @@ def test_word_dropping_keeps_cls_and_hides_only_real_tokens() -> None:
 
 
 def test_augmentation_moves_little_never_mirrors_and_leaves_no_batch_empty() -> None:
-    image = torch.zeros(64, 1, 32, 32)
-    image[:, :, 14:18, 24:30] = 1.0  # on the right
+    crops = torch.zeros(64, 32, 32, dtype=torch.uint8)
+    crops[:, 14:18, 24:30] = 255  # on the right
     generator = torch.Generator().manual_seed(0)
-    moved = augment(image, random_motion(64, generator), generator)
+    moved = augment(crops, draw_augmentation(64, generator))
     columns = moved.mean(dim=(1, 2)).argmax(dim=1)
     assert (columns > 16).all()
     assert len(columns.unique()) > 1
-    none = torch.zeros(0, 1, 32, 32)
-    assert augment(none, random_motion(0, generator), generator).shape == none.shape
+    assert augment(crops[:0], draw_augmentation(0, generator)).shape == (0, 1, 32, 32)
+
+
+def test_augmentation_is_grid_sampling_a_power_and_noise() -> None:
+    crops = torch.randint(256, (40, 17, 23), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    drawn = draw_augmentation(40, torch.Generator().manual_seed(0))
+    grid = F.affine_grid(drawn.motion, [40, 1, 17, 23], align_corners=False)
+    moved = F.grid_sample(crops.unsqueeze(1) / 255, grid, padding_mode="border", align_corners=False)
+    noise = augment(crops, drawn) - moved.clamp(min=1e-3) ** drawn.gamma.view(-1, 1, 1, 1)
+    assert noise.std().item() == pytest.approx(0.02, rel=0.03)
+    assert abs(noise.mean().item()) < 1e-3
+    assert abs(torch.corrcoef(noise.flatten(1))[0, 1:].mean().item()) < 0.02  # each image has its own
 
 
 def test_standardised_images_do_not_depend_on_exposure() -> None:

@@ -1,4 +1,4 @@
-"""The benchmark of evaluation, where only its agreement with the per-sample loop counts, and the campaign of faults."""
+"""The benchmarks: evaluation agrees with a per-sample loop, steps take turns, made-up MIMIC is read; and faults."""
 
 import argparse
 import os
@@ -15,8 +15,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import evaluation
 import faults
 import language_model_client
+import mimic_layout
+import training_step
+from planted import PlantedWorld, config
 
+from lgdea_core.batch import TrainingData
+from lgdea_core.config import RunConfig
+from lgdea_core.data.corpora import load_corpus
+from lgdea_core.data.phantom import PhantomConfig, generate_study
 from lgdea_core.experiments.docs import fault_kills
+from lgdea_core.model import LGDEAModel
 
 TINY = argparse.Namespace(pairs=30, size=48, images=40, dim=16, resamples=20, repeats=1, seed=0, cold=False)
 
@@ -74,6 +82,52 @@ def test_the_campaign_of_faults_finds_the_processes_of_a_run_and_counts_what_dif
         faults.note("kills", row | counts | {"kill": kill})
     [shown] = fault_kills(tmp_path / "kills.csv").astype(str).to_numpy().tolist()
     assert shown == ["ASG", "01", "2", "SIGINT to group", "2", "0", "0.5", "0", "14", "4"]
+
+
+def test_steps_of_all_methods_and_phases_are_timed_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, calls = PlantedWorld(16), []
+
+    def prepare(method: str) -> tuple[RunConfig, LGDEAModel, TrainingData]:
+        run = config(method, batch_size=4)
+        model, processor = world.model(run)
+        return run, model, world.training(8, processor.tokenizer)
+
+    step = training_step.take_step
+    monkeypatch.setattr(
+        training_step, "take_step", lambda state, *rest: (calls.append(rest[2].method), step(state, *rest))
+    )
+    rows = training_step.benchmark(prepare, 1, against_open_clip=False).set_index(["method", "phase"])
+    assert calls == ["clip", "gloria", "lgdea", "lgdea", "lgdea"] * 2  # once to warm up
+    assert list(rows.index) == list(training_step.STEPS)
+    assert (rows[["seconds", "draw_seconds", "load"]] > 0).all(axis=None)
+    ratio = rows.loc[("lgdea", "pairs"), "core_seconds"] / rows.loc[("clip", "pairs"), "core_seconds"]
+    assert rows.loc[("lgdea", "pairs"), "ratio"] == pytest.approx(ratio)
+    assert np.isnan(rows.loc[("clip", "pairs"), "ratio"])  # nothing to compare it with
+    assert rows.loc[("lgdea", "text"), ["images", "augment_seconds"]].tolist() < [1, 0.05]
+
+
+def test_a_made_up_mimic_reads_as_mimic_and_goes_on_where_it_stood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("SHARD", 4), ("BOXED_EVERY", 3), ("GRAPH_EVERY", 2), ("TEST", 0.3)):
+        monkeypatch.setattr(mimic_layout, name, value)
+    mimic_layout.write_layout(tmp_path, 4, film_size=32)
+    films = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jpg")}
+    mimic_layout.write_layout(tmp_path, 7, film_size=32)
+    assert {path: path.stat().st_mtime_ns for path in films} == films
+    corpus = load_corpus("mimic_cxr", tmp_path / "mimic-cxr-jpg", ms_cxr_table=None)
+    assert not corpus.exclusions.defects
+    assert len(corpus.images) == len(corpus.studies) == 7
+    studies = [generate_study(PhantomConfig(studies=7, image_size=32), index) for index in range(7)]
+    said = {" ".join(study.report.partition("FINDINGS:")[2].split()) for study in studies}
+    assert {" ".join(report.split()[1:]) for report in corpus.studies["report"]} == said
+    assert len(corpus.regions) == 4 * 29
+    boxed = load_corpus("ms_cxr", tmp_path / "ms-cxr")
+    assert set(boxed.boxes["image_id"]) <= set(corpus.images["image_id"])
+    assert len(boxed.boxes) > 0
+    assert len(load_corpus("chest_imagenome", tmp_path / "chest-imagenome").regions) > 0
+    with pytest.raises(ValueError, match="another film size or seed"):
+        mimic_layout.write_layout(tmp_path, 7, film_size=64)
 
 
 @pytest.mark.slow

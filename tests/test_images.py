@@ -1,6 +1,7 @@
 """Reading films, cropping them, and the way back to original pixels."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,19 @@ import torch
 from layouts import write_dicom
 from PIL import Image
 
-from lgdea_core.crops import boxes_mask, boxes_to_crop, boxes_to_frame, crop_frame, crop_image, crop_to_original
+from lgdea_core.crops import (
+    CropPool,
+    boxes_mask,
+    boxes_to_crop,
+    boxes_to_frame,
+    crop_frame,
+    crop_image,
+    crop_to_original,
+)
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.images import load_images, read_image, read_image_size, read_mask
+from lgdea_core.data.pairing import Pools
+from lgdea_core.runs.inputs import Inputs
 
 
 def ramp(height: int = 40, width: int = 48, top: int = 255) -> np.ndarray:
@@ -261,6 +272,25 @@ def test_images_are_stacked_in_the_order_of_the_table(films: Corpus) -> None:
     assert store.pixels[:, 9, 9].tolist() == [60, 120, 180]
     assert store.rows == {"a": 0, "b": 1, "c": 2}
     assert not store.excluded
+
+
+def test_a_pool_of_crops_copies_none_and_its_hash_reads_none_that_a_cache_has_noted(
+    films: Corpus, tmp_path: Path
+) -> None:
+    load_images(films, 32, tmp_path / "cache", progress=False)
+    store = load_images(films, 32, tmp_path / "cache", progress=False)
+    none = pd.DataFrame(columns=["image_id", "report_id"])
+    inputs = Inputs(
+        corpus=films, store=store, pools=Pools(image_ids=(), report_ids=(), seed_pairs=none, hidden_pairs=none)
+    )
+    pool = inputs.pool(["c", "a"])
+    assert np.shares_memory(pool.stored, store.pixels)
+    assert isinstance(pool.stored, np.memmap)
+    assert pool[:].equal(pool[[0, 1]])
+    assert pool[np.array([1, 1, 0])][:, 9, 9].tolist() == [60, 60, 180]
+    unread = replace(pool, stored=np.zeros_like(store.pixels))
+    assert unread.digest() == pool.digest() == CropPool.of(pool[:]).digest()
+    assert len({pool.digest(), inputs.pool(["a", "c"]).digest(), inputs.pool(["c"]).digest()}) == 3
 
 
 @pytest.mark.parametrize("cached", [False, True])

@@ -17,7 +17,7 @@ from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 from lgdea_core import losses
 from lgdea_core.batch import Batch, TrainingData
 from lgdea_core.config import RunConfig
-from lgdea_core.crops import augment, moved_boxes, random_motion
+from lgdea_core.crops import augment, draw_augmentation, moved_boxes
 from lgdea_core.data.regions import crop_boxes, shuffle_regions
 from lgdea_core.encoders import train_tokenizer
 from lgdea_core.grounding import patch_maps
@@ -64,12 +64,12 @@ def test_boxes_count_in_shares_of_the_crop_whatever_the_frame() -> None:
 
 def test_a_box_moves_with_what_it_holds() -> None:
     generator = torch.Generator().manual_seed(0)
-    films = torch.zeros(16, 1, 128, 128)
-    films[:, :, 40:72, 56:104] = 1.0
-    motion = random_motion(16, generator)
-    moved = augment(films, motion, generator)[:, 0] > 0.5
+    films = torch.zeros(16, 128, 128, dtype=torch.uint8)
+    films[:, 40:72, 56:104] = 255
+    drawn = draw_augmentation(16, generator)
+    moved = augment(films, drawn)[:, 0] > 0.5
     boxes = torch.tensor([56, 40, 104, 72]) / 128
-    found = moved_boxes(boxes.expand(16, 1, 4), motion)[:, 0] * 128
+    found = moved_boxes(boxes.expand(16, 1, 4), drawn.motion)[:, 0] * 128
     for film, box in zip(moved, found.tolist(), strict=True):
         ys, xs = film.any(dim=1).nonzero(), film.any(dim=0).nonzero()
         seen = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]

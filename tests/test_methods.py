@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from lgdea_core.batch import Batch
 from lgdea_core.config import METHODS, RunConfig, find_method
+from lgdea_core.crops import Augmentation
 from lgdea_core.grounding import load, patch_maps
 from lgdea_core.inference import encode_image_pool, encode_tokens
 from lgdea_core.losses import relation_contrastive_loss
@@ -135,7 +136,8 @@ def test_a_batch_without_pairs_is_finite(method: str) -> None:  # of the two ASG
     model, _, batch = setting(method, "text" if find_method(method).text_phase else "pairs")
     if batch.pairs:
         own = batch.own._replace(membership=batch.own.membership[:0]) if hasattr(batch.own, "membership") else batch.own
-        none = {"pairs": 0, "pixel_values": batch.pixel_values[:0], "same_report": batch.same_report[:0, :0]}
+        nothing = Augmentation(*(part[:0] for part in batch.augmentation))
+        none = {"pairs": 0, "crops": batch.crops[:0], "augmentation": nothing, "same_report": batch.same_report[:0, :0]}
         batch = replace(batch, **none, own=own)
     terms = terms_of(model, batch)
     assert all(term.isfinite() for term in terms.values())
@@ -182,13 +184,13 @@ def test_draws_depend_on_seed_and_step_alone_and_the_shared_part_not_on_the_meth
     data = world.training(24, world.model(config())[1].tokenizer)
     first, again, other = (dict(tensors_of(sample_batch(data, config(method), step, "pairs"))) for step in (7, 7, 8))
     assert all(torch.equal(value, again[name]) for name, value in first.items())
-    assert not torch.equal(first["batch.pixel_values"], other["batch.pixel_values"])
+    assert not torch.equal(first["batch.crops"], other["batch.crops"])
     seeded = dict(tensors_of(sample_batch(data, config(method, seed=1), 7, "pairs")))
     assert not torch.equal(first["batch.report_tokens"], seeded["batch.report_tokens"])
     clip = sample_batch(data, config("clip"), 7, "pairs")
     assert clip.own is None
     shared = dict(tensors_of(clip))
-    assert len(shared) == sum(entry.name not in ("pairs", "phrases", "own") for entry in fields(Batch))
+    assert len(shared) == 1 + sum(entry.name not in ("pairs", "phrases", "own", "processes") for entry in fields(Batch))
     assert all(torch.equal(value, first[name]) for name, value in shared.items())
     assert (len(first) > len(shared)) == (method not in ("clip", "mgca", "carzero"))
 

@@ -34,7 +34,7 @@ def training_data(inputs: stages.Inputs, pools: Pools) -> TrainingData:
     """Pools and pairs; of texts no more than that there are some."""
     reports, none = len(pools.report_ids), torch.zeros(1, 1, dtype=torch.long)
     return TrainingData(
-        images=inputs.crops(pools.image_ids),
+        images=inputs.pool(pools.image_ids),
         sentences=[[[1]]] * reports,
         impressions=np.ones(reports, dtype=np.int64),
         evidence=index_reports(inputs.reports(pools.report_ids), pools.report_ids),

@@ -95,6 +95,7 @@ def test_every_import_is_a_requirement_and_every_requirement_is_pinned() -> None
     packages = {
         "PIL": "pillow",
         "cv2": "opencv-python-headless",
+        "open_clip": "open-clip-torch",
         "sklearn": "scikit-learn",
         "faiss": "faiss-cpu",
         "pytorch_grad_cam": "grad-cam",
@@ -102,7 +103,7 @@ def test_every_import_is_a_requirement_and_every_requirement_is_pinned() -> None
     optional = {"openai", "outlines", "vllm", "xgrammar"}  # engines of extractors, imported where they are used
     own = {"lgdea_core", *(path.stem for path in (*PYTHON_FILES, *(ROOT / "tests").glob("*.py")))}
     third_party = set().union(*map(imports, SOURCES.values())) - set(sys.stdlib_module_names) - own - optional
-    stated = requirements("requirements.txt")
+    stated = requirements("requirements.txt") | requirements("benchmarks/requirements.txt")
     assert {packages.get(name, name.replace("_", "-")).lower() for name in third_party} - stated == set()
     assert stated - requirements("constraints.txt") == set()
 

@@ -1,21 +1,27 @@
 """The loop: it resumes bitwise, keeps to its schedule, refreshes relations, and says what is wrong."""
 
+import copy
+import threading
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from planted import PlantedWorld, config
+from planted import PlantedWorld, config, setting
 from scipy import sparse
 
+from lgdea_core.batch import Batch, RelationTargets
 from lgdea_core.config import METHODS, RunConfig
+from lgdea_core.crops import CropPool
 from lgdea_core.method import total_loss
 from lgdea_core.model import LGDEAModel
 from lgdea_core.relations import Relations
 from lgdea_core.training import loop
 from lgdea_core.training.checkpoint import CHECKPOINT, resume, training_origin
+from lgdea_core.training.encoding import in_parts
 from lgdea_core.training.loop import start_state, train, update_teacher
 from lgdea_core.training.refresh import RelationState, refresh_relations
 from lgdea_core.training.schedule import learning_rate_at, phase_at, ramp_at
@@ -111,11 +117,11 @@ def test_all_data_that_a_method_reads_belongs_to_the_origin_of_a_checkpoint() ->
     world, run = PlantedWorld(8), config("asg")
     data = world.training(4, world.model(run)[1].tokenizer)
     own = data.regions
-    assert training_origin(run, data) == training_origin(run, replace(data, images=data.images.clone()))
+    assert training_origin(run, data) == training_origin(run, replace(data, images=CropPool.of(data.images[:])))
     others = [
         replace(data, evidence=replace(data.evidence, report_findings=-data.evidence.report_findings)),
         replace(data, impressions=data.impressions + 1),
-        replace(data, images=data.images + 1),
+        replace(data, images=CropPool.of(data.images[:] + 1)),
         replace(data, seed_pairs=data.seed_pairs[::-1]),
         replace(data, regions=replace(own, boxes=own.boxes / 2)),
         # the same links, but of another report
@@ -123,6 +129,42 @@ def test_all_data_that_a_method_reads_belongs_to_the_origin_of_a_checkpoint() ->
     ]
     origins = [str(training_origin(run, other)["data"]) for other in (data, *others)]
     assert len(set(origins)) == len(origins)
+
+
+def test_batches_are_drawn_ahead_and_never_past_a_phase_or_a_refresh() -> None:
+    run, batch, drawn = config(), setting("lgdea", "text")[2], []  # 4 steps of text, 6 of pairs, 10 under relations
+
+    def draw(*asked: object) -> Batch:
+        drawn.append(threading.get_ident())
+        return replace(batch, own=asked)
+
+    remade = [Mock(spec=RelationTargets) for _ in range(3)]  # every 4 steps
+    with loop.BatchesAhead(draw) as batches:
+        for step in range(20):
+            phase, relations = phase_at(step, "lgdea", run.train), remade[(step - 10) // 4] if step >= 10 else None
+            assert batches.take(step, 20, run, relations).own == (step, phase, relations)
+            waiting = {0: [1, 2], 3: [], 8: [9], 9: [], 12: [13], 13: [], 18: [19], 19: []}
+            assert list(batches.drawn) == waiting.get(step, list(batches.drawn))
+    assert len(drawn) == 20
+    assert {*drawn} != {threading.get_ident()}
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_tower_in_parts_has_the_gradient_and_the_statistics_of_the_parts(training: bool) -> None:
+    """By hand: the parts one after the other, all kept. Without batch norm in training that is the whole batch."""
+    pixels = torch.randn(7, 5, 4, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    tower = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.BatchNorm1d(5), torch.nn.Dropout(0.5)).train(training)
+    found = []
+    for by_hand in (True, False):
+        own = copy.deepcopy(tower)
+        torch.manual_seed(1)
+        seen = torch.cat([own(part) for part in pixels.split(3)]) if by_hand else in_parts(own, own, [pixels], 3)
+        torch.manual_seed(2)  # whatever is drawn in between
+        (seen @ seen.flatten(0, 1).T).logsumexp(dim=2).sum().backward()
+        found.append([seen, own[1].running_mean, own[1].running_var, *(weight.grad for weight in own.parameters())])
+    torch.testing.assert_close(found[0], found[1])
+    assert training or torch.equal(found[1][0], tower(pixels))
 
 
 # ---- schedule

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from tqdm.auto import tqdm
 
-from lgdea_core.crops import crop_image
+from lgdea_core.crops import crop_digest, crop_image
 from lgdea_core.data.corpus import Corpus, quoted
 from lgdea_core.data.dicom import UnfitFilmError, is_dicom, read_dicom, read_dicom_size
 
@@ -27,8 +27,8 @@ MIN_SIDE = 32
 """shortest side, in pixels, that is still taken for a radiograph"""
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
 """what is opened besides DICOM; Pillow knows more, some of which run programs (EPS)"""
-CACHE_VERSION = 2
-"""part of a cache's name; raise it when reading or cropping changes (2: DICOM's padding and tables; constants out)"""
+CACHE_VERSION = 3
+"""part of a cache's name; raise it when reading, cropping or the listing changes (3: hashes of the crops)"""
 
 
 def read_image(path: Path) -> Float[np.ndarray, "height width"]:
@@ -133,6 +133,8 @@ class ImageStore:
     """image of each row"""
     excluded: dict[str, str]
     """image -> why it could not be read"""
+    digests: tuple[str, ...] | None = None
+    """`crop_digest` of each row, noted when it was decoded: nobody reads a whole cache to know whose it is"""
 
     @cached_property
     def rows(self) -> dict[str, int]:
@@ -183,13 +185,15 @@ def load_images(
                 part.with_suffix(".npy").replace(crops)
             else:
                 part.replace(crops)
-            part.write_text(json.dumps({"image_ids": store.image_ids, "excluded": store.excluded}))
+            listed = {"image_ids": store.image_ids, "digests": store.digests, "excluded": store.excluded}
+            part.write_text(json.dumps(listed))
             part.replace(listing)  # comes last: its presence says that the cache is whole
         finally:
             part.unlink(missing_ok=True)
     values = json.loads(listing.read_text())
     pixels = np.load(crops, mmap_mode="r")
-    store = ImageStore(pixels=pixels, image_ids=tuple(values["image_ids"]), excluded=values["excluded"])
+    names, digests = tuple(values["image_ids"]), tuple(values["digests"])
+    store = ImageStore(pixels=pixels, image_ids=names, excluded=values["excluded"], digests=digests)
     return store if fresh else _checked(corpus, store)
 
 
@@ -201,14 +205,15 @@ def _decode(
     workers: int | None,
 ) -> ImageStore:
     """Fill `pixels` from the front with the crops of the readable images."""
-    kept: list[str] = []
+    kept: dict[str, str] = {}
     excluded: dict[str, str] = {}
 
-    def crop(path: Path) -> np.ndarray | str:
+    def crop(path: Path) -> tuple[np.ndarray, str] | str:
         try:
-            return crop_image(read_image(path), pixels.shape[1])
+            made = crop_image(read_image(path), pixels.shape[1])
         except (ValueError, FileNotFoundError) as error:
             return str(error)
+        return made, crop_digest(made)
 
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
         crops = tqdm(pool.map(crop, paths), total=len(paths), unit="image", desc="images", disable=not progress)
@@ -216,9 +221,10 @@ def _decode(
             if isinstance(result, str):
                 excluded[image_id] = result
             else:
-                pixels[len(kept)] = result
-                kept.append(image_id)
-    return ImageStore(pixels=pixels[: len(kept)], image_ids=tuple(kept), excluded=excluded)
+                pixels[len(kept)], kept[image_id] = result
+    return ImageStore(
+        pixels=pixels[: len(kept)], image_ids=tuple(kept), excluded=excluded, digests=tuple(kept.values())
+    )
 
 
 def _checked(corpus: Corpus, store: ImageStore) -> ImageStore:

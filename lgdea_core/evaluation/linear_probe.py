@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lgdea_core.crops import augment, grey_levels, pixel_values, random_motion, standardise
+from lgdea_core.crops import augment, draw_augmentation, pixel_values
 from lgdea_core.encoders import ImageTower
 from lgdea_core.evaluation.bootstrap import Bootstrap, Interval, auc_resamples
 from lgdea_core.evaluation.classification import MIN_POSITIVES
@@ -64,9 +64,10 @@ class TowerClassifier(nn.Module):
         """Logits."""
         if not self.training or self.generator is None:
             return self.head(pooled_features(self.tower, crops))
-        pixels = grey_levels(crops.cpu())  # the generator's device
-        moved = augment(pixels, random_motion(len(pixels), self.generator), self.generator)
-        return self.head(self.tower(standardise(moved).to(crops.device)).patch_features.mean(dim=1))
+        drawn = draw_augmentation(len(crops), self.generator)
+        on_device = {name: getattr(drawn, name).to(crops.device) for name in ("motion", "gamma")}
+        moved = augment(crops, drawn._replace(**on_device))
+        return self.head(self.tower(moved).patch_features.mean(dim=1))
 
 
 def pooled_features(tower: ImageTower, crops: UInt8[Tensor, "images height width"]) -> Float[Tensor, "images channels"]:

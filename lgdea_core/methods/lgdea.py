@@ -82,8 +82,6 @@ class EvidencePart(NamedTuple):
 class UnpairedPart(NamedTuple):
     """What the relations say of the batch's unpaired images."""
 
-    clean_pixel_values: Float[Tensor, "unpaired 1 height width"]
-    """without augmentation, for the teacher"""
     relations: Float[Tensor, "unpaired unpaired_reports"]
     """block of the relations: the unpaired images against the batch's reports beyond the pairs"""
     expected_evidence: Float[Tensor, "unpaired prototypes"]
@@ -115,12 +113,11 @@ class LGDEA(Method):
         holds = dense(evidence.report_statements[drawn.reports][:, statements])
         elsewhere = dense(evidence.report_observations[drawn.reports][:, kinds])
         targets = torch.maximum(holds, drawn.config.objective.same_observation * elsewhere)
-        unpaired, pairs = None, len(drawn.pairs)
+        unpaired = None
         if relations is not None:
             images = drawn.unpaired
             unpaired = UnpairedPart(
-                clean_pixel_values=drawn.grey[pairs:],
-                relations=torch.from_numpy(relations.block(images, drawn.reports[pairs:])),
+                relations=torch.from_numpy(relations.block(images, drawn.reports[len(drawn.pairs) :])),
                 expected_evidence=torch.from_numpy(relations.expected_evidence(images)),
                 confidence=torch.from_numpy(relations.confidence(images)),
                 statement_posterior=torch.from_numpy(relations.statement_posterior(images, statements)),
@@ -254,7 +251,7 @@ def teacher_loss(
     """E: phrase responses of the augmented unpaired images against the teacher's on the clean ones."""
     temperature = model.config.local_temperature
     with torch.no_grad():
-        patches = teacher.encode_images(part.unpaired.clean_pixel_values).patch_embeds
+        patches = teacher.encode_crops(batch.unpaired_crops).patch_embeds
         phrases = teacher.encode_texts(batch.phrase_tokens, batch.phrase_mask)
         target = phrase_patch_scores(phrases, patches, temperature)
     hidden = (part.localised - 1) * 1e4  # "no finding" has no place in the image

@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 
 from lgdea_core.batch import RegionData, TrainingData
 from lgdea_core.config import DataConfig, RunConfig, find_method
+from lgdea_core.crops import CropPool
 from lgdea_core.data.corpora import assemble
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.images import ImageStore, load_images
@@ -39,7 +40,12 @@ class Inputs:
 
     def crops(self, image_ids: Sequence[str]) -> UInt8[torch.Tensor, "images height width"]:
         """Crops of some images, in that order."""
-        return torch.from_numpy(self.store.pixels[[self.store.rows[image_id] for image_id in image_ids]])
+        return self.pool(image_ids)[:]
+
+    def pool(self, image_ids: Sequence[str]) -> CropPool:
+        """The same crops where they lie, to be read as they are needed."""
+        rows = np.array([self.store.rows[image_id] for image_id in image_ids], dtype=np.int64)
+        return CropPool(stored=self.store.pixels, rows=rows, digests=self.store.digests)
 
     def reports(self, report_ids: tuple[str, ...]) -> list[str]:
         """Texts of some studies' reports, in that order."""
@@ -117,7 +123,7 @@ def prepare_training(
         "evidence: %d phrases, %d statements; %d reports normal by denial, %d without evidence",
         len(index.phrases), len(index.statements), index.implied_normal, index.without_evidence,
     )  # fmt: skip
-    crops, reports = inputs.crops(pools.image_ids), inputs.reports(pools.report_ids)
+    crops, reports = inputs.pool(pools.image_ids), inputs.reports(pools.report_ids)
     data = training_data(crops, reports, pools, index, processor.tokenizer, processor.max_tokens)
     if not find_method(config.method).regions:
         return data

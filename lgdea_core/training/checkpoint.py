@@ -51,7 +51,7 @@ def training_origin(config: RunConfig, data: TrainingData) -> dict[str, Any]:
     index = data.evidence
     matrices = (index.report_phrases, index.report_statements, index.report_findings)
     parts: dict[str, Iterable[Any]] = {
-        "images": [data.images.numpy()],
+        "images": [data.images.digest()],
         "reports": [repr((data.sentences, index.report_ids)), data.impressions],
         "phrases": [repr((index.phrases, index.statements)), data.phrase_tokens.numpy(), data.phrase_mask.numpy()],
         "evidence": [array for matrix in matrices for array in (matrix.indptr, matrix.indices, matrix.data)],

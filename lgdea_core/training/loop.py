@@ -6,6 +6,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
@@ -20,7 +21,7 @@ from scipy import sparse
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lgdea_core.batch import Batch, TrainingData
+from lgdea_core.batch import Batch, RelationTargets, TrainingData
 from lgdea_core.config import RunConfig, find_method
 from lgdea_core.inference import encode_phrases
 from lgdea_core.method import Terms, total_loss
@@ -37,6 +38,7 @@ from lgdea_core.training.checkpoint import (
     training_circumstances,
     training_origin,
 )
+from lgdea_core.training.encoding import encoding
 from lgdea_core.training.monitors import evidence_space, warn_of_collapse, warn_of_relations
 from lgdea_core.training.refresh import RelationState, refresh_relations
 from lgdea_core.training.sampling import sample_batch
@@ -87,12 +89,42 @@ def step_seed(seed: int, step: int, process: int) -> int:
 class TermModule(nn.Module):
     """A model and its method's terms as one forward pass, which is what accelerate wraps and distributes."""
 
-    def __init__(self, model: LGDEAModel, weights: Mapping[str, float]) -> None:
+    def __init__(self, model: LGDEAModel, config: RunConfig, process: tuple[int, int] = (0, 1)) -> None:
         super().__init__()
-        self.model, self.weights = model, weights
+        self.model, self.weights = model, config.weights
+        self.how = process, config.train.encode_at_once
 
     def forward(self, batch: Batch, teacher: LGDEAModel) -> Terms:
-        return self.model.method.terms(self.model, batch, teacher, self.weights)
+        with encoding(self.model, *self.how), encoding(teacher, *self.how):
+            return self.model.method.terms(self.model, batch, teacher, self.weights)
+
+
+class BatchesAhead:
+    """Batches of the coming steps, drawn by a thread while a step runs: the same ones as drawn when they are needed."""
+
+    AHEAD = 2
+    """Batches that wait, at most, beside the one in use."""
+
+    def __init__(self, draw: Callable[[int, str, RelationTargets | None], Batch]) -> None:
+        self.draw, self.thread = draw, ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self.drawn: dict[int, Future[Batch]] = {}
+
+    def take(self, step: int, last: int, config: RunConfig, relations: RelationTargets | None) -> Batch:
+        """The batch of a step; those of the next are drawn meanwhile, up to the next phase or refresh of relations."""
+        phase = phase_at(step, config.method, config.train)
+        for coming in range(step, min(step + self.AHEAD + 1, last)):
+            other = phase_at(coming, config.method, config.train) != phase
+            if coming > step and (other or (phase == "relations" and refresh_due(coming, config.train))):
+                break
+            if coming not in self.drawn:
+                self.drawn[coming] = self.thread.submit(self.draw, coming, phase, relations)
+        return self.drawn.pop(step).result()
+
+    def __enter__(self) -> "BatchesAhead":
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.thread.shutdown(cancel_futures=True)
 
 
 def start_state(model: LGDEAModel, config: RunConfig) -> TrainState:
@@ -107,7 +139,8 @@ def start_state(model: LGDEAModel, config: RunConfig) -> TrainState:
         groups.append({"params": plain, "weight_decay": 0.0, "factor": factor})
     groups = [group for group in groups if group["params"]]
     teacher = copy.deepcopy(model).eval().requires_grad_(False)
-    return TrainState(model, teacher, torch.optim.AdamW(groups, lr=config.train.learning_rate), 0, [])
+    optimizer = torch.optim.AdamW(groups, lr=config.train.learning_rate, fused=True)  # one pass over the weights
+    return TrainState(model, teacher, optimizer, 0, [])
 
 
 def train(
@@ -165,10 +198,13 @@ def train(
     circumstances = training_circumstances(config, accelerator.num_processes, accelerator.device, fixed)
     alone = accelerator.num_processes == 1
     writes = accelerator.is_main_process and not resume_only
-    with holding(folder) if writes else nullcontext(), deferred_interrupt() if alone else nullcontext([]) as asked:
+    process = (accelerator.process_index, accelerator.num_processes)
+    drawing = BatchesAhead(lambda step, *rest: sample_batch(data, config, step, *rest, process))
+    interrupt = deferred_interrupt() if alone else nullcontext([])
+    with holding(folder) if writes else nullcontext(), drawing as batches, interrupt as asked:
         resume(state, folder / CHECKPOINT, origin)
         say_differences(folder / CHECKPOINT, circumstances)
-        module, state.optimizer = accelerator.prepare(TermModule(model, config.weights), state.optimizer)
+        module, state.optimizer = accelerator.prepare(TermModule(model, config, process), state.optimizer)
         last = last_step(until, config.train)
         if resume_only and state.step != last:
             raise RuntimeError(f"{folder}: expected the checkpoint of step {last}, got step {state.step}; train first")
@@ -185,10 +221,9 @@ def train(
                     relations.stats.update(after_refresh(relations.relations))
             if find_method(config.method).relations and state.step == placed_at(config.train):
                 place_prototypes(state, data, config.seed, accelerator)
-            process = (accelerator.process_index, accelerator.num_processes)
-            batch = sample_batch(data, config, state.step, phase, relations, process).to(accelerator.device)
+            batch = batches.take(state.step, last, config, relations).to(accelerator.device)
             with seeded(step_seed(config.seed, state.step, accelerator.process_index), accelerator.device):
-                loss = _take_step(state, module, batch, config, accelerator, relations)
+                loss = take_step(state, module, batch, config, accelerator, relations)
             bar.update()
             if checkpoint_due(state.step, last, config, stopping=bool(asked)):
                 _check_finite(accelerator, state.step, loss, {})
@@ -266,7 +301,7 @@ def _check_data(config: RunConfig, data: TrainingData) -> None:
                 )
 
 
-def _take_step(
+def take_step(
     state: TrainState,
     module: nn.Module,
     batch: Batch,

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -19,7 +19,7 @@ from lgdea_core.batch import (
     trimmed,
 )
 from lgdea_core.config import RunConfig, find_method
-from lgdea_core.crops import augment, pixel_values, random_motion
+from lgdea_core.crops import CropPool, draw_augmentation
 from lgdea_core.data.pairing import Pools
 from lgdea_core.encoders import special_ids
 from lgdea_core.evidence.sections import readable_sections, report_sentences, sentence_spans
@@ -28,7 +28,7 @@ from lgdea_core.method import Drawn
 
 logger = logging.getLogger("lgdea")
 
-DRAW_VERSION = 2
+DRAW_VERSION = 3
 """Raise it when a step draws other things from the same seed: older checkpoints can no longer be resumed."""
 PHRASES_PER_REPORT = 3
 """Phrases of one report in a batch, at most; drawn anew each step."""
@@ -46,7 +46,7 @@ def _impression_sentences(report: str) -> int:
 
 
 def training_data(
-    images: UInt8[Tensor, "images height width"],
+    images: CropPool,
     reports: list[str],
     pools: Pools,
     evidence: EvidenceIndex,
@@ -64,9 +64,10 @@ def training_data(
         max_tokens: where texts are cut.
     """
     sentences = [report_sentences(report) for report in reports]
-    flat = [sentence for report in sentences for sentence in report]
-    ids = iter(tokenizer(flat, add_special_tokens=False)["input_ids"] if flat else [])
-    sentences = [[next(ids) for _ in report] for report in sentences]
+    distinct = list(dict.fromkeys(sentence for report in sentences for sentence in report))
+    tokens = tokenizer(distinct, add_special_tokens=False)["input_ids"] if distinct else []
+    ids_of = dict(zip(distinct, tokens, strict=True))
+    sentences = [[ids_of[sentence] for sentence in report] for report in sentences]
     cut = sum(sum(map(len, report)) > max_tokens - 2 for report in sentences)
     logger.info("%d of %d reports are longer than %d tokens: a batch holds random parts", cut, len(reports), max_tokens)
     image_row = {image_id: row for row, image_id in enumerate(pools.image_ids)}
@@ -98,7 +99,7 @@ def sample_batch(
     relations: RelationTargets | None = None,
     process: tuple[int, int] = (0, 1),
 ) -> Batch:
-    """The batch of one step, a function of (seed, step, process), the data and the relations alone.
+    """The batch of one step, a function of (seed, step), the data and the relations alone; of process, the crops.
 
     Phase "text" draws reports only; "pairs" draws known pairs and, for the text terms, further reports; "relations"
     draws pairs, unpaired images, and for each of these a report by the relations. A pool smaller than its share of the
@@ -110,12 +111,14 @@ def sample_batch(
         step: optimiser updates so far.
         phase: one of "text", "pairs", "relations".
         relations: what they say of unpaired images; needed in phase "relations".
-        process: rank and number of processes; each draws its own share of the batch.
+        process: rank and number of processes; each draws the whole batch and reads its own share of the crops. Pairs
+            and unpaired images are multiples of their number.
     """
     rank, processes = process
-    rng = np.random.default_rng([config.seed, step, rank])
+    rng = np.random.default_rng([config.seed, step, 0])
     size, share = config.train.batch_size // processes, config.train.unpaired_share
-    unpaired_size = round(size * share)
+    unpaired_size = round(size * share) * processes
+    size *= processes
     wanted = {"text": 0, "pairs": size, "relations": size - unpaired_size}[phase]
     pairs = data.seed_pairs[_draw(rng, len(data.seed_pairs), wanted)]
     if phase == "relations":
@@ -133,13 +136,14 @@ def sample_batch(
         phrase_tokens, phrase_mask = _report_tokens(data, data.phrase_report[phrases], rng)
     statements = data.evidence.phrase_statement[phrases]
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    crops = data.images[torch.from_numpy(np.concatenate([pairs[:, 0], unpaired]))]
-    pixels = pixel_values(crops)
-    motion = random_motion(len(pixels), generator)
+    images = np.concatenate([pairs[:, 0], unpaired])
+    augmentation = draw_augmentation(len(images), generator)
     batch = Batch(
         pairs=len(pairs),
         phrases=phrases,
-        pixel_values=augment(pixels, motion, generator),
+        crops=data.images[images[rank::processes]],
+        augmentation=augmentation.share(rank, processes),
+        processes=processes,
         report_tokens=report_tokens,
         report_mask=report_mask,
         phrase_tokens=phrase_tokens,
@@ -150,7 +154,7 @@ def sample_batch(
         same_statement=torch.from_numpy(statements[:, None] == statements[None, :]).float(),
     )
     told = relations if phase == "relations" else None
-    drawn = Drawn(data, config, batch, pairs, unpaired, reports, pixels, motion, told, rng)
+    drawn = Drawn(data, config, batch, pairs, unpaired, reports, augmentation.motion, told, rng)
     return replace(batch, own=find_method(config.method).draw(drawn))
 
 
