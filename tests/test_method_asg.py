@@ -17,7 +17,7 @@ from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 from lgdea_core import losses
 from lgdea_core.batch import Batch, TrainingData
 from lgdea_core.config import RunConfig
-from lgdea_core.crops import augment, draw_augmentation, moved_boxes
+from lgdea_core.crops import augment, draw_augmentation, moved_boxes, standardise
 from lgdea_core.data.regions import crop_boxes, shuffle_regions
 from lgdea_core.encoders import train_tokenizer
 from lgdea_core.grounding import patch_maps
@@ -143,7 +143,7 @@ def test_our_batch_pools_regions_of_the_film_whose_report_names_them(world: Plan
     """A region read from the batch's own pixels shows the bright square at the height that its report's finding has."""
     seen = replace(data, sentences=[[[100 + row] for _ in sentences] for row, sentences in enumerate(data.sentences)])
     batch = sample_batch(seen, config("asg", batch_size=24), 0, "pairs")
-    bright = (batch.pixel_values > 2).float().flatten(1)
+    bright = (standardise(batch.pixel_values) > 2).float().flatten(1)
     quarters = F.one_hot(torch.arange(32 * 32) // (8 * 32))  # a finding's row in the picture
     regions, patches = batch.own, bright.unsqueeze(2) * quarters
     pooled = pool_regions(patches, regions.boxes, regions.region_image)
