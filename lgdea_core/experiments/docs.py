@@ -19,6 +19,7 @@ from lgdea_core.experiments.paper_tables import WHOLE, as_it_is, differences, re
 from lgdea_core.experiments.plans import COMPARED, CONTROL, CONTROLS, PHRASES, WITHOUT_IMAGES
 from lgdea_core.experiments.relations import SETTINGS
 from lgdea_core.experiments.tables import GROUNDED, TABLES
+from lgdea_core.figures import names
 from lgdea_core.paths import project_root, write_text
 
 Where = Mapping[str, Any]
@@ -28,20 +29,6 @@ Columns = Mapping[str, str]
 
 PAGES = ("README.md", "docs/*.md", "docs/results/*.md")
 BLOCK = re.compile(r"(<!-- (table|file): (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
-METHOD_NAMES = {
-    "random": "random weights",
-    "clip": "CLIP",
-    "gloria": "GLoRIA",
-    "mgca": "MGCA",
-    "medclip": "MedCLIP",
-    "biovil": "BioViL",
-    "prior": "PRIOR",
-    "medklip": "MedKLIP",
-    "carzero": "CARZero",
-    "asg": "ASG",
-    "lgdea": "LGDEA",
-    "lgdea+asg": "LGDEA + ASG",
-}
 MAIN = {
     "auc": "zero-shot AUC",
     "auc_global": "AUC, global score",
@@ -153,9 +140,7 @@ def _table(name: str, page: Path) -> str:
 
 def name_of(method: str, variant: str = "") -> str:
     """What a reader calls a row: the method's own name, its variant, and whether it is a control that must fail."""
-    first, _, rest = method.partition(" ")
-    name = METHOD_NAMES.get(method) or f"{METHOD_NAMES.get(first, first)}, {rest}"
-    shown = f"{name}, {variant}" if variant and variant != WHOLE else name
+    shown = names.name_of(method, variant)
     return f"{shown} (control)" if "shuffled" in shown else shown
 
 

@@ -3,14 +3,19 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from lgdea_core.figures.style import DPI
 from lgdea_core.paths import git_commit, project_root, replacing
 from lgdea_core.runs.artifacts import Run
 
 
 def save_figure(figure: Figure, path_stem: Path, metadata: Mapping[str, str]) -> tuple[Path, Path]:
     """Write PNG and PDF, each replaced whole, the same bytes for the same figure: no date.
+
+    The figure's description (`alt`) is the PNG's text chunk Description and the PDF's subject. Fonts of the PDF are
+    TrueType (type 42), as journals ask.
 
     Args:
         figure: what to save.
@@ -24,13 +29,19 @@ def save_figure(figure: Figure, path_stem: Path, metadata: Mapping[str, str]) ->
     if missing:
         raise ValueError(f"save_figure {path_stem.name}: metadata must say run, commit and seed; {missing} missing")
     path_stem.parent.mkdir(parents=True, exist_ok=True)
+    alt = getattr(figure, "alt", "")
     keywords = "; ".join(f"{key}={value}" for key, value in metadata.items())
+    entries = {
+        "png": {**metadata, "Description": alt},
+        "pdf": {"Keywords": keywords, "Subject": alt, "CreationDate": None},
+    }
     written = []
-    for suffix, entries in (("png", dict(metadata)), ("pdf", {"Keywords": keywords, "CreationDate": None})):
+    for suffix, entry in entries.items():
         path = path_stem.with_name(f"{path_stem.name}.{suffix}")
-        with replacing(path) as part:
-            figure.savefig(part, format=suffix, dpi=200, metadata=entries)
+        with replacing(path) as part, rc_context({"pdf.fonttype": 42}):
+            figure.savefig(part, format=suffix, dpi=DPI, metadata=entry)
         written.append(path)
+    figure.png = written[0].read_bytes()  # so that a notebook need not draw it again
     return written[0], written[1]
 
 
