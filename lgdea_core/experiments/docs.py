@@ -1,10 +1,12 @@
 """Tables of the README and the book, made from the committed tables: python -m lgdea_core.experiments docs.
 
 A page holds each of them between two comments, `<!-- table: NAME -->` and `<!-- end -->`; what stands between is
-replaced, and nothing else is. `file: PATH` in place of `table: NAME` shows a file of the repository.
+replaced, and nothing else is. `file: PATH` in place of `table: NAME` shows a file of the repository, `figure: NAME` one
+of `figures/readme`, with the description that is saved in it.
 """
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from PIL import Image
 
 from lgdea_core.config import PRESETS, RunConfig
 from lgdea_core.experiments.paper_tables import WHOLE, as_it_is, differences, read_published
@@ -28,7 +31,7 @@ Columns = Mapping[str, str]
 """column of a table -> its heading on a page"""
 
 PAGES = ("README.md", "docs/*.md", "docs/results/*.md")
-BLOCK = re.compile(r"(<!-- (table|file): (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (table|file|figure): (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 MAIN = {
     "auc": "zero-shot AUC",
     "auc_global": "AUC, global score",
@@ -116,7 +119,7 @@ def rendered(page: Path) -> str:
 
     def block(match: re.Match[str]) -> str:
         opening, kind, name, end = match.groups()
-        return f"{opening}{_file(name, page) if kind == 'file' else _table(name, page)}\n{end}"
+        return f"{opening}{_SHOW[kind](name, page)}\n{end}"
 
     return BLOCK.sub(block, page.read_text(encoding="utf-8"))
 
@@ -136,6 +139,19 @@ def _table(name: str, page: Path) -> str:
         return "*No rows yet.*"
     lines = [rows.columns, ["---"] * len(rows.columns), *rows.itertuples(index=False)]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _figure(name: str, page: Path) -> str:
+    path = project_root() / "figures" / "readme" / f"{name}.png"
+    if not path.is_file():
+        return "*No figure yet: its table has no rows.*"
+    with Image.open(path) as image:
+        alt = image.text.get("Description", "")
+    return f"![{alt}]({os.path.relpath(path, page.parent)})"
+
+
+_SHOW = {"file": _file, "table": _table, "figure": _figure}
+"""Kind of a block -> what stands in it."""
 
 
 def name_of(method: str, variant: str = "") -> str:

@@ -51,4 +51,4 @@ def figure_region_sentences(
         right.text(0, place + 0.5, text, color=colour, fontsize=7, weight=weight, va="center")
     count = sum(bool(regions) for _, regions in sentences)
     alt = f"A chest radiograph with the boxes of {listed([*looks]) or 'no region'}, and its report: {count} of "
-    return captioned(figure, f"{alt}{len(sentences)} sentences name them.", caption)
+    return captioned(figure, caption, alt=f"{alt}{len(sentences)} sentences name them.")

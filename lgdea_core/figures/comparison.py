@@ -56,7 +56,7 @@ def _compared(table: pd.DataFrame, caption: str, method: str) -> Figure:
     if "chance" in table and table["chance"].notna().any():
         dots = Line2D([], [], color=GREY, linestyle=":", linewidth=1, label="chance")
         figure.legend(handles=[dots], loc="outside upper right")
-    return captioned(figure, f"{listed(metrics)} of {listed(names)}, with intervals.", caption)
+    return captioned(figure, caption, alt=f"{listed(metrics)} of {listed(names)}, with intervals.")
 
 
 @journal
@@ -93,4 +93,4 @@ def figure_finding_auc(table: pd.DataFrame, caption: str = "", method: str = "lg
     axis.set(xlabel="zero-shot AUC", ylim=(len(findings) - 0.5, -0.5))
     axis.set_xlim(np.floor(10 * np.nanmin([0.45, *table["low"].astype(float)])) / 10, 1)
     figure.legend(loc="outside upper center", ncols=2)
-    return captioned(figure, f"Zero-shot AUC of {listed(findings)}, for {listed(labels)}.", caption)
+    return captioned(figure, caption, alt=f"Zero-shot AUC of {listed(findings)}, for {listed(labels)}.")

@@ -132,4 +132,4 @@ def figure_evidence_counts(evidence: pd.DataFrame, caption: str = "") -> Figure:
     axis.set(xlabel="statements in reports", ylim=(-0.6, len(counts) - 0.4))
     figure.legend(loc="outside upper center", ncols=3)
     most = ", ".join(f"{name} {total}" for name, total in counts.sum(axis=1)[::-1][:3].items())
-    return captioned(figure, f"Statements by observation and status; most often {most}.", caption)
+    return captioned(figure, caption, alt=f"Statements by observation and status; most often {most}.")

@@ -33,7 +33,7 @@ def figure_graph_degrees(degrees: Mapping[str, np.ndarray], caption: str = "") -
         axis.set_yscale("symlog", linthresh=1)
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     largest = listed([f"{int(values.max())} in the {name}" for name, values in degrees.items()])
-    return captioned(figure, f"Histograms of the neighbours of a node; the largest number is {largest}.", caption)
+    return captioned(figure, caption, alt=f"Histograms of the neighbours of a node; the largest number is {largest}.")
 
 
 @journal
@@ -59,7 +59,7 @@ def figure_propagation_steps(
     last.xaxis.set_major_locator(MaxNLocator(integer=True))
     shares = listed([f"{share:.0%} after step {step}" for step, share in zip(steps, reached, strict=True)])
     return captioned(
-        figure, f"Relations of images with reports as matrices; of all pairs are reached {shares}.", caption
+        figure, caption, alt=f"Relations of images with reports as matrices; of all pairs are reached {shares}."
     )
 
 
@@ -104,4 +104,4 @@ def figure_seed_reach(
     figure.colorbar(drawn, ax=axes, label="share of the seed's relations (log scale)")
     when = "the seed alone" if step == 0 else f"after step {step}"
     alt = f"Images and reports as points; {when}, one seed has reached {counts[0]} images and {counts[1]} reports."
-    return captioned(figure, alt, when, caption)
+    return captioned(figure, when, caption, alt=alt)

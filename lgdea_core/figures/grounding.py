@@ -81,7 +81,7 @@ def figure_phantom_examples(
         axis.set_title(folded(title, 27), fontsize=7)
     for axis in axes[len(images) :]:
         axis.set_axis_off()
-    return captioned(figure, f"Chest radiographs with the boxes of what is named: {listed(list(titles))}.", caption)
+    return captioned(figure, caption, alt=f"Chest radiographs with the boxes of what is named: {listed(list(titles))}.")
 
 
 @journal
@@ -95,7 +95,7 @@ def figure_phrase_grounding(
     figure.colorbar(overlay, ax=axis, label="cosine similarity")
     low, high = np.nanmin(similarity_map), np.nanmax(similarity_map)
     alt = f"A chest radiograph and over it the similarity with {phrase!r}, from {low:.2f} to {high:.2f}"
-    return captioned(figure, f"{alt}; {len(boxes_xywh)} boxes.", caption)
+    return captioned(figure, caption, alt=f"{alt}; {len(boxes_xywh)} boxes.")
 
 
 @journal
@@ -124,7 +124,7 @@ def figure_grounding_grid(rows: Sequence[GroundingRow], caption: str = "", metho
     for label, overlay in drawn.items():
         figure.colorbar(overlay, ax=axes, label=label, shrink=0.9, aspect=25, pad=0.01)
     phrases = listed([f"{row.phrase!r}" for row in rows])
-    return captioned(figure, f"Maps of {phrases} over chest radiographs, by {listed(titles)}.", caption)
+    return captioned(figure, caption, alt=f"Maps of {phrases} over chest radiographs, by {listed(titles)}.")
 
 
 @journal

@@ -136,7 +136,7 @@ QUESTIONS = {
 def name_of(method: str, variant: str = "") -> str:
     """What a reader calls a row of a table: the method's own name, and its variant."""
     first, _, rest = method.partition(" ")
-    name = METHOD_NAMES.get(method) or (f"{METHOD_NAMES.get(first, first)}, {rest}" if rest else method)
+    name = METHOD_NAMES.get(method) or (f"{METHOD_NAMES[first]}, {rest}" if first in METHOD_NAMES else method)
     return f"{name}, {variant}" if variant and variant != WHOLE else name
 
 

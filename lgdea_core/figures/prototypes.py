@@ -51,7 +51,7 @@ def figure_prototype_space(
     axis.set(xlabel="projection 1 (no unit)", ylabel="projection 2 (no unit)", xticks=[], yticks=[])
     figure.legend(loc="outside right center")
     alt = f"{len(names)} phrases, of {listed(shown)}, around {len(prototype_points)} prototypes as points of a plane."
-    return captioned(figure, alt, caption)
+    return captioned(figure, caption, alt=alt)
 
 
 @journal
@@ -73,7 +73,7 @@ def figure_prototype_usage(
     if names is not None and len(names) <= MOST_NAMES:
         axis.set_xticks(np.arange(len(first)), [names[number] for number in order], rotation=90)
     figure.legend(loc="outside upper center", ncols=3)
-    return captioned(figure, f"Share of every prototype as bars; {'; '.join(labels)}.", caption)
+    return captioned(figure, caption, alt=f"Share of every prototype as bars; {'; '.join(labels)}.")
 
 
 @journal
@@ -118,4 +118,4 @@ def figure_prototype_neighbours(
         place.set_axis_off()
     right.suptitle("nearest lesion tokens,\nwhere they looked more than evenly", fontsize=8)
     alt = f"{title or 'A prototype'}: nearest are the phrases {listed([f'{text!r}' for text in names[:3]])}; beside "
-    return captioned(figure, f"{alt}them the images of its nearest lesion tokens.", caption)
+    return captioned(figure, caption, alt=f"{alt}them the images of its nearest lesion tokens.")

@@ -1,6 +1,6 @@
 """Figures as files: PNG and PDF with their origin, the same bytes for the same figure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -11,7 +11,9 @@ from lgdea_core.paths import git_commit, project_root, replacing
 from lgdea_core.runs.artifacts import Run
 
 
-def save_figure(figure: Figure, path_stem: Path, metadata: Mapping[str, str]) -> tuple[Path, Path]:
+def save_figure(
+    figure: Figure, path_stem: Path, metadata: Mapping[str, str], formats: Sequence[str] = ("png", "pdf")
+) -> list[Path]:
     """Write PNG and PDF, each replaced whole, the same bytes for the same figure: no date.
 
     The figure's description (`alt`) is the PNG's text chunk Description and the PDF's subject. Fonts of the PDF are
@@ -21,6 +23,7 @@ def save_figure(figure: Figure, path_stem: Path, metadata: Mapping[str, str]) ->
         figure: what to save.
         path_stem: path without suffix, dots in its name are kept; its folder is made.
         metadata: at least run, commit and seed; text chunks of the PNG, keywords of the PDF.
+        formats: "png", "pdf" or both.
 
     Raises:
         ValueError: run, commit or seed is missing.
@@ -36,13 +39,14 @@ def save_figure(figure: Figure, path_stem: Path, metadata: Mapping[str, str]) ->
         "pdf": {"Keywords": keywords, "Subject": alt, "CreationDate": None},
     }
     written = []
-    for suffix, entry in entries.items():
+    for suffix in formats:
         path = path_stem.with_name(f"{path_stem.name}.{suffix}")
         with replacing(path) as part, rc_context({"pdf.fonttype": 42}):
-            figure.savefig(part, format=suffix, dpi=DPI, metadata=entry)
+            figure.savefig(part, format=suffix, dpi=DPI, metadata=entries[suffix])
         written.append(path)
-    figure.png = written[0].read_bytes()  # so that a notebook need not draw it again
-    return written[0], written[1]
+    if "png" in formats:
+        figure.png = written[formats.index("png")].read_bytes()  # so that a notebook need not draw it again
+    return written
 
 
 def keep_figure(run: Run, figure: Figure, name: str, *, patients: bool = False) -> Figure:

@@ -8,6 +8,7 @@ over [-1, 1] with NaN where unseen. A caption carries n and seeds, `alt` says in
 import functools
 import io
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec
@@ -113,14 +114,23 @@ class Figure(drawing.Figure):
             if id(text) not in powers:
                 text.set_parse_math(False)
 
-    def _ipython_display_(self) -> None:
-        from IPython.display import Image, display
-
+    def picture(self) -> tuple[bytes, dict[str, Any]]:
+        """PNG, and how a notebook shows it."""
         if self.png is None:
             buffer = io.BytesIO()
             self.savefig(buffer, format="png", dpi=DPI)
             self.png = buffer.getvalue()
-        display(Image(self.png, width=round(SCREEN_DPI * self.get_figwidth()), alt=self.alt or None))
+        return self.png, {"width": round(SCREEN_DPI * self.get_figwidth()), "alt": self.alt}
+
+
+def _show_in_notebooks() -> None:
+    """Let a kernel show figures at their size, from the picture that was saved, with their description."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is not None:
+        shell.display_formatter.formatters["image/png"].for_type(Figure, Figure.picture)
+
+
+_show_in_notebooks()
 
 
 def journal(draw: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -144,13 +154,13 @@ def sheet(width: float, height: float, layout: str = "constrained") -> Figure:
     return Figure(figsize=(width * MM, min(height, TALLEST) * MM), layout=layout)
 
 
-def captioned(figure: Figure, alt: str, *parts: str) -> Figure:
+def captioned(figure: Figure, *parts: str, alt: str = "") -> Figure:
     """The figure with its description and its caption.
 
     Args:
         figure: to be described.
-        alt: what there is to see.
         parts: of the caption at the lower right, those that are not empty, folded to the figure's width.
+        alt: what there is to see; the caption is added.
     """
     text = "; ".join(part for part in parts if part)
     figure.alt = f"{alt} {text}".strip()

@@ -95,7 +95,7 @@ def figure_pairing_curve(
         groups.setdefault(absent, []).append(name_of(method))
     lacking = [f"{', '.join(names)} at {absent}" for absent, names in groups.items() if absent]
     notes = _place(table), caption, _seeds_note(table, ["method", "paired_ratio"]), _no_rows(lacking)
-    return captioned(figure, _curves_alt(axes, map(name_of, methods), "the share of known pairs"), *notes)
+    return captioned(figure, *notes, alt=_curves_alt(axes, map(name_of, methods), "the share of known pairs"))
 
 
 @journal
@@ -126,7 +126,7 @@ def figure_abundance(table: pd.DataFrame, caption: str = "") -> Figure:
     _name_x(axes, "unpaired images and reports")
     figure.legend(handles=_handles(series), loc="outside upper center", ncols=3)
     notes = _place(table), caption, _seeds_note(rows, ["label", "unpaired"])
-    return captioned(figure, _curves_alt(axes, series, "the number of unpaired images and reports"), *notes)
+    return captioned(figure, *notes, alt=_curves_alt(axes, series, "the number of unpaired images and reports"))
 
 
 @journal
@@ -159,7 +159,7 @@ def figure_dose_response(table: pd.DataFrame, whole: pd.DataFrame, caption: str 
     handles += [Line2D([], [], linestyle="", label=f"{name} as it is", **own)] if len(whole) else []
     figure.legend(handles=handles, loc="outside upper center", ncols=2)
     notes = _place(table), caption, _seeds_note(table, ["variant"])
-    return captioned(figure, _curves_alt(axes, [name], "the label AUC of its relations"), *notes)
+    return captioned(figure, *notes, alt=_curves_alt(axes, [name], "the label AUC of its relations"))
 
 
 @journal
@@ -187,7 +187,7 @@ def figure_label_curve(panels: Mapping[tuple[str, str], pd.DataFrame], caption: 
     names = [name_of(method) for method in methods]
     figure.legend(handles=_handles(names), loc="outside upper center", ncols=6)
     alt = f"Downstream tasks over the share of the labels, by tower: {listed(names)}."
-    return captioned(figure, alt, caption, _seeds_note(rows, ["panel", "method", "label_ratio"]))
+    return captioned(figure, caption, _seeds_note(rows, ["panel", "method", "label_ratio"]), alt=alt)
 
 
 @journal
@@ -260,7 +260,7 @@ def figure_ablation(
     lacking += [] if len(whole) else ["the method as it is"]
     notes = _place(both), caption, _seeds_note(both, ["variant", "method"]), _no_rows(lacking)
     measures = listed([MEASURE_NAMES[column] for column in columns])
-    return captioned(figure, f"{measures} of {len(table.groupby('label'))} variants, by question.", *notes)
+    return captioned(figure, *notes, alt=f"{measures} of {len(table.groupby('label'))} variants, by question.")
 
 
 @journal
@@ -308,7 +308,7 @@ def figure_relation_curves(table: pd.DataFrame, base: Mapping[str, object], capt
         handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True)) | handles
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3)
     alt = f"Precision@1 and label AUC of the relations over {listed([SETTING_NAMES[name] for name in swept])}."
-    return captioned(figure, alt, _place(table), caption, _seeds_note(table, settings), _no_rows(lacking))
+    return captioned(figure, _place(table), caption, _seeds_note(table, settings), _no_rows(lacking), alt=alt)
 
 
 @journal
@@ -367,7 +367,7 @@ def figure_hard_set(table: pd.DataFrame, measure: str, caption: str = "") -> Fig
     figure.legend(handles=_handles(series, ""), loc="outside upper center", ncols=4)
     notes = _place(table), caption, _seeds_note(rows, ["series", "by", "group"]), _no_rows(lacking)
     alt = f"{name} of {listed(list(series))} on the hard test set, by {listed([first, *others])}."
-    return captioned(figure, alt, *notes)
+    return captioned(figure, *notes, alt=alt)
 
 
 @journal
@@ -415,7 +415,7 @@ def figure_paper_table(rows: pd.DataFrame, caption: str = "") -> Figure:
     cut = f"not drawn, see the table: {', '.join(further)}" if further else ""
     groups = dict.fromkeys(title for stack in stacks for title, *_ in stack)
     alt = f"{listed(measures)} of {rows['label'].nunique()} systems, by dataset: {listed(list(groups))}."
-    return captioned(figure, alt, caption, cut)
+    return captioned(figure, caption, cut, alt=alt)
 
 
 Group = tuple[str, pd.DataFrame, list[str], float]

@@ -70,4 +70,4 @@ def figure_history(
         figure.legend(handles=handles, loc="outside upper center", ncols=4 if across > 1 else 2)
     alt = f"{listed([names[column] for column in shown])} over the optimiser steps"
     alt += f" of {listed(labels)}." if labels else "."
-    return captioned(figure, alt, caption, f"never changes: {'; '.join(constant)}" if constant else "")
+    return captioned(figure, caption, f"never changes: {'; '.join(constant)}" if constant else "", alt=alt)
