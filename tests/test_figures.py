@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -122,6 +123,7 @@ BUILDERS: dict[str, Callable[[], Figure]] = {
 def made(name: str) -> Figure:
     """A figure, drawn once for all tests that look at it."""
     figure = (BUILDERS | TABLES)[name]()
+    FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     return figure
 

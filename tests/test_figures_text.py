@@ -28,7 +28,7 @@ def test_every_figure_is_one_that_reads_no_mathematics(name: str) -> None:
 
 
 def test_wherever_a_text_stands_in_a_figure_its_dollars_are_dollars() -> None:
-    figure, axis = single(100, 80)
+    figure, axis = single(100.0, 80)
     captioned(figure, "", MATHEMATICS)
     axis.set(title=MATHEMATICS, xlabel=MATHEMATICS, ylabel=MATHEMATICS)
     axis.set_xticks([0, 1], labels=[MATHEMATICS, MATHEMATICS])
@@ -48,7 +48,7 @@ def test_a_phrase_and_a_report_with_dollars_are_drawn() -> None:
 
 
 def test_powers_on_a_log_axis_stay_powers() -> None:
-    figure, axis = single(80, 50)
+    figure, axis = single(80.0, 50)
     axis.plot([1, 1000], [1, 1000])
     axis.set_xscale("log")
     drawn(figure)

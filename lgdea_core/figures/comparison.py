@@ -82,7 +82,7 @@ def figure_finding_auc(table: pd.DataFrame, caption: str = "", method: str = "lg
     """
     findings, variants = list(dict.fromkeys(table["finding"])), list(dict.fromkeys(table["variant"]))
     labels = [label_of(variant, method) for variant in variants]
-    figure, axis = single(HALF, max(4 + 2 * len(variants), 7) * len(findings) + 26)
+    figure, axis = single(HALF, max(max(4 + 2 * len(variants), 7) * len(findings), 28) + 26)
     for number, (variant, (label, look)) in enumerate(zip(variants, looks(labels).items(), strict=True)):
         rows = table[table["variant"] == variant].set_index("finding").reindex(findings)
         place = np.arange(len(findings)) + 0.7 * ((number + 0.5) / len(variants) - 0.5)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from matplotlib.patches import FancyArrowPatch, Rectangle
@@ -26,6 +27,7 @@ from lgdea_core.figures.style import (
     single,
 )
 
+Map = Float[np.ndarray, "rows cols"]
 BOX_COLOUR = "#F0E442"
 NONNEGATIVE = ("prototypes", "Grad-CAM")
 """Maps that are no cosines: they run over [0, 1]."""
@@ -36,7 +38,7 @@ class GroundingRow(NamedTuple):
 
     image: Image
     """of the maps' size, or the same film at a larger one"""
-    maps: Mapping[str, Image]
+    maps: Mapping[str, Map]
     boxes_xywh: Sequence[Box]
     phrase: str
 
@@ -44,7 +46,7 @@ class GroundingRow(NamedTuple):
 def draw_film(
     axis: Axes,
     image: Image,
-    similarity_map: Image | None = None,
+    similarity_map: Map | None = None,
     boxes_xywh: Sequence[Box] = (),
     nonnegative: bool = False,
     frame: tuple[int, ...] | None = None,
@@ -86,7 +88,7 @@ def figure_phantom_examples(
 
 @journal
 def figure_phrase_grounding(
-    image: Image, similarity_map: Image, boxes_xywh: Sequence[Box], phrase: str, caption: str = ""
+    image: Image, similarity_map: Map, boxes_xywh: Sequence[Box], phrase: str, caption: str = ""
 ) -> Figure:
     """Lay one phrase's similarity map and its annotated boxes over the image."""
     figure, axis = single(HALF, 82)
@@ -150,7 +152,7 @@ def figure_hero(
         panel = figure.add_axes(place)
         overlay = draw_film(panel, row.image, row.maps[method], row.boxes_xywh)
         panel.set_title(folded(row.phrase, max(12, int(width / 1.5))), fontsize=7)
-    figure.colorbar(overlay, cax=figure.add_axes(((FULL - bar + 1) / FULL, 0.22, 2.2 / FULL, 0.48)))
+    figure.colorbar(overlay, cax=figure.add_axes(((FULL - bar + 1) / FULL, 0.22, 2.2 / FULL, 0.48), label="<colorbar>"))
     figure.axes[-1].set_ylabel("cosine similarity", fontsize=7)
     figure.text(0.99, 0.02, caption, ha="right", **CAPTION)
     phrases = listed([f"{row.phrase!r}" for row in panels])

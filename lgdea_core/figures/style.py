@@ -149,7 +149,7 @@ def journal(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     return drawn
 
 
-def sheet(width: float, height: float, layout: str = "constrained") -> Figure:
+def sheet(width: float, height: float | int, layout: str = "constrained") -> Figure:
     """An empty figure; sizes in mm."""
     return Figure(figsize=(width * MM, min(height, TALLEST) * MM), layout=layout)
 
@@ -168,7 +168,7 @@ def captioned(figure: Figure, *parts: str, alt: str = "") -> Figure:
     return figure
 
 
-def single(width: float, height: float) -> tuple[Figure, Axes]:
+def single(width: float, height: float | int) -> tuple[Figure, Axes]:
     """A figure of one panel; sizes in mm."""
     figure = sheet(width, height)
     return figure, figure.subplots()

@@ -59,7 +59,7 @@ BESIDE = {
 CONTROL = "control, must fail"
 PITCH = 3.2
 """mm from one line of labels to the next"""
-LABEL = 32
+LABEL = 34
 """characters of a line's label before it is folded"""
 
 
@@ -351,7 +351,11 @@ def figure_hard_set(table: pd.DataFrame, measure: str, caption: str = "") -> Fig
             own = part[part["series"] == one]
             apart = 0.6 * ((number + 0.5) / len(series) - 0.5)
             _draw_points(
-                axis, own.assign(place=own["group"].map(groups[kind].index) + apart), "estimate", "place", **look
+                axis,
+                own.assign(place=own["group"].map(groups[kind].index).astype(float) + apart),
+                "estimate",
+                "place",
+                **look,
             )
         sizes = part.groupby("group")["n"].agg(["min", "max"]).loc[groups[kind]].itertuples()
         counts = [f"{group} (n = {low}" + (")" if low == high else f" to {high})") for group, low, high in sizes]
@@ -433,11 +437,11 @@ def _stacked(rows: pd.DataFrame, measures: int) -> tuple[list[list[Group]], list
         for start in range(0, len(names), most):
             some = names[start : start + most]
             title = WORLD_NAMES.get(corpus, corpus) + (" (continued)" if start else "")
-            lines = max(_lines(title) + sum(map(_lines, some)), least)
+            lines = float(max(_lines(title) + sum(map(_lines, some)), least))
             stack = int(np.argmax(free))
             if free[stack] < PITCH * lines + 4:
-                further.append(title)
-                continue
+                further.append(WORLD_NAMES.get(corpus, corpus))
+                break
             stacks[stack].append((title, part[part["label"].isin(some)], some, lines))
             free[stack] -= PITCH * lines + 4
     return [stack for stack in stacks if stack], further

@@ -156,7 +156,7 @@ def draw_overlay(
     """
     words = re.findall(r"\w+", phrase)
     unread = unread_words(models["baseline" if overlay == "baseline" else "model"][1], phrase)
-    if len(unread) == len(words):
+    if phrase != sample.phrase and len(unread) == len(words):
         reason = f"The model has never read {listed([f'{word!r}' for word in unread])}: a map would mean nothing."
         raise ValueError(reason if words else "The phrase is empty: write what to look for.")
     boxes = sample.boxes_xywh if phrase == sample.phrase else []
