@@ -66,6 +66,7 @@ def draw_film(
             box = Rectangle((x - 0.5, y - 0.5), width, height, fill=False, edgecolor=colour, linewidth=line)
             axis.add_patch(box)
     axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(True)
     return drawn
 
 
@@ -111,8 +112,10 @@ def figure_grounding_grid(rows: Sequence[GroundingRow], caption: str = "", metho
     """
     methods = list(rows[0].maps)
     titles = [label_of(name, method) for name in methods]
-    cell = min(42.0, (FULL - 32) / (len(methods) + 1))
-    figure = sheet(FULL if len(methods) > 1 else HALF, (cell + 3) * len(rows) + 22, layout="compressed")
+    bars = len({name in NONNEGATIVE for name in methods})
+    width = FULL if len(methods) > 1 else HALF
+    cell = min(42.0, (width - 16 - 16 * bars) / (len(methods) + 1))
+    figure = sheet(width, (cell + 2) * len(rows) + 18, layout="compressed")
     axes = figure.subplots(len(rows), len(methods) + 1, squeeze=False)
     drawn: dict[str, AxesImage] = {}
     for line, row in zip(axes, rows, strict=True):

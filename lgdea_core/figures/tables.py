@@ -350,13 +350,8 @@ def figure_hard_set(table: pd.DataFrame, measure: str, caption: str = "") -> Fig
         for number, (one, look) in enumerate(series.items()):
             own = part[part["series"] == one]
             apart = 0.6 * ((number + 0.5) / len(series) - 0.5)
-            _draw_points(
-                axis,
-                own.assign(place=own["group"].map(groups[kind].index).astype(float) + apart),
-                "estimate",
-                "place",
-                **look,
-            )
+            places = own["group"].map(groups[kind].index).astype(float) + apart
+            _draw_points(axis, own.assign(place=places), "estimate", "place", **look)
         sizes = part.groupby("group")["n"].agg(["min", "max"]).loc[groups[kind]].itertuples()
         counts = [f"{group} (n = {low}" + (")" if low == high else f" to {high})") for group, low, high in sizes]
         axis.set_yticks(range(len(counts)), [folded(count, 28) for count in counts])
@@ -459,8 +454,9 @@ def _draw_stack(
             if own.empty and place:
                 continue
             axis = figure.add_subplot(grid[line, place])
-            values = rows.loc[rows["base"] == measure, "value"]
-            axis.set(ylim=(high - 0.5, -0.5), yticks=[], xlim=_limits(measure, values))
+            same, sd = rows.loc[rows["base"] == measure, "value"], rows["sd"].fillna(0.0)
+            limits = _limits(measure, pd.concat([same - sd, same + sd]))
+            axis.set(ylim=(high - 0.5, -0.5), yticks=[], xlim=limits)
             if not place:
                 _name_lines(axis, places, title)
             if own.empty:  # only the names of the lines
@@ -472,7 +468,7 @@ def _draw_stack(
             last[measure] = axis
             _draw_table(axis, own, places, settings)
     for measure, axis in last.items():
-        axis.set_xlabel(folded(measure, max(11, int(75 / len(measures)))))
+        axis.set_xlabel(folded(measure, max(12, int(75 / len(measures)))))
         axis.tick_params(labelbottom=True)
 
 
