@@ -4,13 +4,16 @@ import functools
 import io
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import IPython
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from IPython.core.formatters import DisplayFormatter
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
@@ -21,7 +24,7 @@ from test_figures_tables import BUILDERS as TABLES
 
 from lgdea_core import figures
 from lgdea_core.config import RunConfig
-from lgdea_core.figures import GroundingRow, keep_figure, save_figure
+from lgdea_core.figures import GroundingRow, keep_figure, save_figure, style
 from lgdea_core.figures.evidence import STATUS_COLOURS
 from lgdea_core.figures.names import GREY
 from lgdea_core.figures.style import TEXT_COLOURS, wrap
@@ -34,6 +37,7 @@ PHRASES = {
     "No pulmonary edema": "absent",
     "Possible effusion": "uncertain",
 }
+PHRASES_PRESENT = ["small", "left", "apical", "pneumothorax"]
 METADATA = {"run": "phantom-lgdea-0", "commit": "abc123", "seed": "0"}
 NAN = float("nan")
 
@@ -115,6 +119,11 @@ BUILDERS: dict[str, Callable[[], Figure]] = {
         [film()] * 5, list("abcde"), [[(1, 1, 2, 2)]] + [[]] * 4
     ),
     "hero": lambda: figures.figure_hero(REPORT, evidence_rows(), grounding_rows(), "LGDEA", "seed 0"),
+    "related_reports": lambda: figures.figure_related_reports(
+        film(),
+        [figures.Related(REPORT, evidence_rows(), f"relation {share} % of the image's") for share in (4, 2)],
+        figures.Related(REPORT, evidence_rows(), "its own, hidden"), "image i1",
+    ),
     "region_sentences": lambda: figures.figure_region_sentences(film(), REGIONS, SENTENCES, "study s1"),
 }  # fmt: skip
 
@@ -353,6 +362,16 @@ def test_hero_shows_the_report_and_one_map_a_phrase() -> None:
     assert figure.axes[3].get_ylabel() == "cosine similarity"
 
 
+def test_an_image_stands_beside_its_reports_and_above_its_own() -> None:
+    film_axis, own, first, second = made("related_reports").axes
+    titles = [axis.get_title(loc="left") for axis in (own, first, second)]
+    assert titles == ["its own, hidden", "relation 4 % of the image's", "relation 2 % of the image's"]
+    assert all(highlighted(axis)["present"] == PHRASES_PRESENT for axis in (own, first, second))
+    assert own.get_position().x1 < first.get_position().x0
+    assert own.get_position().y1 < film_axis.get_position().y0
+    assert second.get_position().y1 < first.get_position().y0
+
+
 def test_a_region_has_the_colour_of_the_first_sentence_that_names_it() -> None:
     figure = made("region_sentences")
     first, second, grey = map(to_hex, (*TEXT_COLOURS[:2], GREY))
@@ -406,6 +425,15 @@ def test_a_notebook_shows_what_was_saved_at_its_natural_size_until_it_changes(tm
     assert shown == {"width": 336, "alt": figure.alt}  # 89 mm at 96 pixels an inch
     figure.axes[0].set_title("another")
     assert figure.picture()[0] != content
+
+
+def test_a_kernel_shows_figures_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    shell = SimpleNamespace(display_formatter=DisplayFormatter())
+    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
+    style._show_in_notebooks()
+    figure = made("phrase_grounding")
+    content, how = shell.display_formatter.format(figure)
+    assert (content["image/png"], how["image/png"]) == figure.picture()
 
 
 def test_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

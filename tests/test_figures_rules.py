@@ -81,7 +81,7 @@ def test_no_text_overlaps_another_or_leaves_the_figure(name: str) -> None:
     overlaps = [
         (one, other)
         for (one, box), (other, beside) in itertools.combinations(boxes, 2)
-        if min(box.x1, beside.x1) - max(box.x0, beside.x0) > 1 and min(box.y1, beside.y1) - max(box.y0, beside.y0) > 1.5
+        if min(box.x1, beside.x1) - max(box.x0, beside.x0) > 2 and min(box.y1, beside.y1) - max(box.y0, beside.y0) > 3
     ]
     assert overlaps == []
     width, height = figure.get_size_inches() * figure.dpi

@@ -7,18 +7,21 @@ import pandas as pd
 
 from lgdea_core.experiments.downstream import label_curves
 from lgdea_core.experiments.paper_tables import as_it_is, relation_base
-from lgdea_core.experiments.plans import ABLATIONS, COMPARED, CONTROLS
+from lgdea_core.experiments.plans import ABLATIONS, COMPARED, CONTROL, CONTROLS
 from lgdea_core.experiments.tables import TABLES
 from lgdea_core.experiments.worlds import world_of
 from lgdea_core.figures import (
     figure_ablation,
     figure_hard_set,
     figure_label_curve,
+    figure_metric_comparison,
     figure_pairing_curve,
     figure_relation_curves,
     save_figure,
 )
+from lgdea_core.figures.names import name_of
 from lgdea_core.figures.style import Figure
+from lgdea_core.figures.tables import CHANCE, MEASURE_NAMES
 from lgdea_core.paths import git_commit, project_root
 
 
@@ -54,6 +57,26 @@ def _ablation() -> Figure | None:
     return figure_ablation(rows, whole, list(ABLATIONS), CONTROLS) if len(rows) else None
 
 
+def _comparison() -> Figure | None:
+    """Methods and their controls at a tenth of the pairs: mean over seeds, and the deviation as interval."""
+    whole, shuffled = (_rows(name, world="phantom", paired_ratio=0.1) for name in ("limited_pairing", "ablation"))
+    rows = pd.concat([whole, shuffled[shuffled["variant"] == CONTROL]])
+    rows = rows[rows["method"].isin(COMPARED)].assign(variant=lambda table: table["variant"].fillna(""))
+    if rows.empty:
+        return None
+    order = [(method, variant) for variant in ("", CONTROL) for method in COMPARED]
+    long = rows.melt(["method", "variant"], list(MEASURE_NAMES), "measure").groupby(["method", "variant", "measure"])
+    means = long["value"].agg(["mean", "std"])
+    table = [
+        {"metric": name, "method": name_of(*pair), "estimate": mean, "low": mean - sd, "high": mean + sd}
+        | {"chance": CHANCE.get(name)}
+        for measure, name in MEASURE_NAMES.items()
+        for pair in order
+        for mean, sd in means[means.index.isin([(*pair, measure)])].itertuples(index=False)
+    ]
+    return figure_metric_comparison(pd.DataFrame(table), "phantom, 10 % of pairs known; mean ± sd over seeds")
+
+
 def _relations() -> Figure | None:
     rows = _rows("relations", world="phantom", paired_ratio=0.1)
     return figure_relation_curves(rows, relation_base("demo")) if len(rows) else None
@@ -72,6 +95,7 @@ def _labels() -> Figure | None:
 DRAWN: Mapping[str, Callable[[], Figure | None]] = {
     "pairing_curve_real": lambda: _pairing("openi"),
     "pairing_curve": lambda: _pairing("phantom"),
+    "comparison": _comparison,
     "ablation": _ablation,
     "relations": _relations,
     "hard_set": _hard_set,

@@ -7,6 +7,7 @@ evidence     reports with their evidence        asg          regions beside sent
 grounding    films, boxes, maps                 views        what figures look at, from run and model
 prototypes   the evidence space                 widgets      explorers
 graphs       graphs, propagation                overlay      the command of grounding
+related      an image beside its reports
 """
 
 from lgdea_core.figures.asg import figure_region_sentences
@@ -21,6 +22,7 @@ from lgdea_core.figures.grounding import (
     figure_phrase_grounding,
 )
 from lgdea_core.figures.prototypes import figure_prototype_neighbours, figure_prototype_space, figure_prototype_usage
+from lgdea_core.figures.related import Related, figure_related_reports
 from lgdea_core.figures.save import keep_figure, save_figure
 from lgdea_core.figures.tables import (
     figure_ablation,
@@ -36,6 +38,7 @@ from lgdea_core.figures.training import figure_history
 
 __all__ = [
     "GroundingRow",
+    "Related",
     "figure_ablation",
     "figure_abundance",
     "figure_dose_response",
@@ -58,6 +61,7 @@ __all__ = [
     "figure_prototype_space",
     "figure_prototype_usage",
     "figure_region_sentences",
+    "figure_related_reports",
     "figure_relation_curves",
     "figure_relation_quality",
     "figure_report_evidence",

@@ -46,7 +46,8 @@ def figure_region_sentences(
         left.add_patch(Rectangle((x - 0.5, y - 0.5), width, height, fill=False, **style))
     left.set_title("regions")
     right.set_axis_off()
-    right.set(title="sentences and the regions they name", xlim=(0, 1), ylim=(max(len(written), 20), 0))
+    right.set_title("sentences and the regions they name", loc="left")
+    right.set(xlim=(0, 1), ylim=(max(len(written), 20), 0))
     for place, (text, colour, weight) in enumerate(written):
         right.text(0, place + 0.5, text, color=colour, fontsize=7, weight=weight, va="center")
     count = sum(bool(regions) for _, regions in sentences)

@@ -34,7 +34,7 @@ def _compared(table: pd.DataFrame, caption: str, method: str) -> Figure:
     faces = list(looks(labels).values())
     down = 1 if len(metrics) < 4 else 2
     across = -(-len(metrics) // down)
-    figure = sheet(FULL if across > 1 else HALF, down * (max(4.4 * len(keys), 40 / across) + 13) + 11)
+    figure = sheet(FULL if across > 1 else HALF, down * (max(4.4 * len(keys), 46 / across) + 13) + 11)
     axes = figure.subplots(down, across, sharey=True, squeeze=False)
     for axis, metric in zip(axes.flat, metrics, strict=False):
         for row in table[table["metric"] == metric].to_dict("records"):

@@ -124,7 +124,7 @@ def figure_evidence_counts(evidence: pd.DataFrame, caption: str = "") -> Figure:
     """How often each observation is stated, by status; columns observation and status."""
     counts = pd.crosstab(evidence["observation"], evidence["status"]).reindex(columns=list(STATUSES), fill_value=0)
     counts = counts.loc[counts.sum(axis=1).sort_values(kind="stable").index]
-    figure, axis = single(HALF, 3.6 * max(5, len(counts)) + 24)
+    figure, axis = single(HALF, 3.6 * max(7, len(counts)) + 24)
     left = np.zeros(len(counts))
     for status in STATUSES:
         axis.barh(list(counts.index), counts[status], left=left, color=STATUS_COLOURS[status], label=status)

@@ -31,7 +31,7 @@ def figure_graph_degrees(degrees: Mapping[str, np.ndarray], caption: str = "") -
         axis.hist(values, bins=bins, color=LGDEA, edgecolor="white", linewidth=0.3)
         axis.set(title=f"{name} (largest {int(values.max())})", xlabel="neighbours of a node", ylabel="nodes")
         axis.set_yscale("symlog", linthresh=1)
-        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     largest = listed([f"{int(values.max())} in the {name}" for name, values in degrees.items()])
     return captioned(figure, caption, alt=f"Histograms of the neighbours of a node; the largest number is {largest}.")
 

@@ -38,7 +38,7 @@ _LOOKS = {
     "random relations": (GREY, "d"),
 }
 """Name -> colour and marker; no other method, and nothing that is no method, has the same pair."""
-_SPARE = [(colour, marker) for marker in "*8H" for colour in (LGDEA, CLIP, GLORIA, ASG, "#882255", "#997700")]
+_SPARE = [(colour, marker) for marker in "H8*" for colour in ("#882255", "#997700", "#332288", "#117733", "#44879A")]
 """For what has no look of its own, such as a user's method."""
 _RUN_NAMES = {
     "graph": "propagated graph",

@@ -23,9 +23,15 @@ from lgdea_core.figures.style import (
 
 ATTENTION_RANGE = (1.0, 8.0)
 """attention in units of an even look: clear below, opaque above"""
-TEXT_WIDTH = 44
+TEXT_WIDTH, NAME_WIDTH = 44, 26
+"""characters of a phrase, and of a prototype's name under its bars"""
 MOST_NAMES = 64
 """prototypes whose names fit under a figure"""
+
+
+def shortened(text: str, columns: int) -> str:
+    """The text, cut where it is longer than `columns`."""
+    return text if len(text) <= columns else text[: columns - 1] + "…"
 
 
 @journal
@@ -61,7 +67,8 @@ def figure_prototype_usage(
     """Mean assignment (sums to 1) of each group to every prototype; the effective number is exp(entropy)."""
     first = next(iter(usage.values()))
     order, width = np.argsort(-first, kind="stable"), 0.8 / len(usage)
-    figure, axis = single(FULL, 82 if names is not None else 64)
+    below = [shortened(name, NAME_WIDTH) for name in names or () if len(names or ()) <= MOST_NAMES]
+    figure, axis = single(FULL, 78 + 1.3 * max(map(len, below), default=0))
     labels = []
     for number, (group, shares) in enumerate(usage.items()):
         effective = np.exp(-np.sum(shares * np.log(np.clip(shares, 1e-12, None))))
@@ -70,8 +77,8 @@ def figure_prototype_usage(
         axis.bar(places, shares[order], width, color=COLOURS[number], label=labels[-1])
     axis.axhline(1 / len(first), color="black", linestyle=":", linewidth=1, label="uniform")
     axis.set(xlabel="prototype", ylabel="mean share of assignments", xlim=(-0.6, len(first) - 0.4))
-    if names is not None and len(names) <= MOST_NAMES:
-        axis.set_xticks(np.arange(len(first)), [names[number] for number in order], rotation=90)
+    if below:
+        axis.set_xticks(np.arange(len(first)), [below[number] for number in order], rotation=90)
     figure.legend(loc="outside upper center", ncols=3)
     return captioned(figure, caption, alt=f"Share of every prototype as bars; {'; '.join(labels)}.")
 
@@ -100,7 +107,7 @@ def figure_prototype_neighbours(
     figure = sheet(FULL, 76)
     left, right = figure.subfigures(1, 2, width_ratios=(1.25, 1))
     axis = left.subplots()
-    names = [text if len(text) <= TEXT_WIDTH else text[: TEXT_WIDTH - 1] + "…" for text in phrases]
+    names = [shortened(text, TEXT_WIDTH) for text in phrases]
     axis.barh(range(len(names)), phrase_similarity, color=LGDEA)
     axis.set_yticks(range(len(names)), [folded(name, 26) for name in names])
     axis.set(xlim=(min(0.0, float(np.min(phrase_similarity))), 1), ylim=(len(names) - 0.5, -0.5))

@@ -30,6 +30,7 @@ TALLEST = 235.0
 MM = 1 / 25.4
 """inches"""
 DPI = 200
+"""Pixels per inch of a PNG."""
 SCREEN_DPI = 96
 """Pixels per inch of a browser at its natural size."""
 COLOURS = (LGDEA, CLIP, GLORIA, ASG, "#997700", "#332288", "#882255", "#117733", "#44879A", "#7A4B00")
@@ -69,8 +70,8 @@ RC = {
     "legend.frameon": False,
     "legend.handlelength": 1.6,
     "legend.columnspacing": 1.4,
-    "figure.constrained_layout.w_pad": 0.03,
-    "figure.constrained_layout.h_pad": 0.03,
+    "figure.constrained_layout.w_pad": 0.05,
+    "figure.constrained_layout.h_pad": 0.04,
     "pdf.fonttype": 42,
 }
 """Journals want sizes that need no scaling, and fonts that can be edited: type 42, not 3."""
@@ -114,11 +115,11 @@ class Figure(drawing.Figure):
             if id(text) not in powers:
                 text.set_parse_math(False)
 
-    def picture(self) -> tuple[bytes, dict[str, Any]]:
-        """PNG, and how a notebook shows it."""
+    def picture(self, dpi: float = DPI) -> tuple[bytes, dict[str, Any]]:
+        """PNG, as it was saved or else anew, and how a notebook shows it."""
         if self.png is None:
             buffer = io.BytesIO()
-            self.savefig(buffer, format="png", dpi=DPI)
+            self.savefig(buffer, format="png", dpi=dpi)
             self.png = buffer.getvalue()
         return self.png, {"width": round(SCREEN_DPI * self.get_figwidth()), "alt": self.alt}
 
@@ -151,7 +152,7 @@ def journal(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 def sheet(width: float, height: float | int, layout: str = "constrained") -> Figure:
     """An empty figure; sizes in mm."""
-    return Figure(figsize=(width * MM, min(height, TALLEST) * MM), layout=layout)
+    return Figure(figsize=(width * MM, min(height, TALLEST) * MM), dpi=DPI, layout=layout)
 
 
 def captioned(figure: Figure, *parts: str, alt: str = "") -> Figure:

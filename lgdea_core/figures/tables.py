@@ -120,7 +120,7 @@ def figure_abundance(table: pd.DataFrame, caption: str = "") -> Figure:
     figure, axes = _panels(_measured(table))
     for column, axis in axes.items():
         for label, look in series.items():
-            _draw_means(axis, rows[rows["label"] == label], "place", column, line_of(label), **look)
+            _draw_means(axis, rows[rows["label"] == label], "place", column, _line(label, look), **look)
         _finish(axis, MEASURE_NAMES[column], table[column])
         axis.set_xticks(range(len(counts)), [f"{count:,}" for count in counts])
     _name_x(axes, "unpaired images and reports")
@@ -545,7 +545,7 @@ def _limits(name: str, values: pd.Series) -> tuple[float, float]:
 def _handles(names: Iterable[str], linestyle: str | None = None) -> list[Line2D]:
     """Legend of names; with the line that each has, or with the given one."""
     return [
-        Line2D([], [], linestyle=line_of(name) if linestyle is None else linestyle, label=name, **look)
+        Line2D([], [], linestyle=_line(name, look) if linestyle is None else linestyle, label=name, **look)
         for name, look in _told_apart(dict.fromkeys(names)).items()
     ]
 
@@ -559,6 +559,11 @@ def _told_apart(names: Iterable[str]) -> dict[str, dict[str, Any]]:
         if times:
             found[name] = look | {"markerfacecolor": (look["color"], 0.5 / times)}
     return found
+
+
+def _line(name: str, look: Mapping[str, Any]) -> str:
+    """Dashes for a control, dots for a variant that looks like its method but for its lighter marks."""
+    return ":" if isinstance(look["markerfacecolor"], tuple) else line_of(name)
 
 
 def _draw_means(axis: Axes, rows: pd.DataFrame, x: str, y: str, linestyle: str = "-", **look: Any) -> None:

@@ -15,22 +15,32 @@ import pandas as pd
 from jaxtyping import Float, Int
 from scipy import sparse
 
+from lgdea_core.batch import TrainingData
+from lgdea_core.data.images import read_image
 from lgdea_core.evidence.extract import accept_findings, make_extractor
 from lgdea_core.figures.evidence import figure_extractors, figure_report_evidence
 from lgdea_core.figures.graphs import figure_seed_reach
 from lgdea_core.figures.grounding import GroundingRow, figure_grounding_grid
+from lgdea_core.figures.names import TERM_NAMES, label_of
 from lgdea_core.figures.prototypes import figure_prototype_neighbours
-from lgdea_core.figures.style import Figure, listed
+from lgdea_core.figures.related import Related, figure_related_reports
+from lgdea_core.figures.style import SCREEN_DPI, Figure, listed
 from lgdea_core.figures.training import figure_history
 from lgdea_core.figures.views import OVERLAYS, GroundingSample, phrase_map, unread_words
 from lgdea_core.finding import EVIDENCE_COLUMNS
 from lgdea_core.graph import seed_matrix
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
+from lgdea_core.runs.inputs import Inputs, hidden_truth
 
 NEAREST_PHRASES = 8
 NEAREST_LESIONS = 6
+NEAREST_REPORTS = 3
+MOST_IMAGES = 100
+"""offered by a menu"""
 LONGEST_WALK = 6
 """Steps a seed is followed for."""
+SHARPNESS = 1.25
+"""Pixels of a picture for each of the page, where screens have more."""
 BUSY = "computing …"
 FORM_COLUMNS = 88
 """characters a line of a pasted report"""
@@ -163,7 +173,47 @@ def draw_overlay(
     maps = {overlay: phrase_map(models, sample.film, phrase, overlay)}
     row = GroundingRow(image=sample.shown, maps=maps, boxes_xywh=boxes, phrase=phrase)
     note = f"; never read by the model: {', '.join(unread)}" if unread else ""
-    return figure_grounding_grid([row], caption=f"study {sample.study_id}{note}")
+    return figure_grounding_grid([row], f"study {sample.study_id}{note}", models["model"][0].config.method)
+
+
+def draw_related(
+    inputs: Inputs, data: TrainingData, evidence: pd.DataFrame, relations: sparse.csr_array, image: int
+) -> Figure:
+    """The reports most related to one unpaired image, beside the truth where the corpus hides it.
+
+    Args:
+        inputs: of the run.
+        data: what it trains on.
+        evidence: rows of `evidence.parquet`.
+        relations: of the unpaired images with the unpaired reports.
+        image: row of the relations.
+
+    Raises:
+        ValueError: the image has no relation.
+    """
+    row = relations[[image]].toarray()[0]
+    if row.max() <= 0:
+        raise ValueError("No relation has reached this image: training has no target for it.")
+    image_id = inputs.pools.image_ids[data.unpaired_images[image]]
+    report_ids = [inputs.pools.report_ids[place] for place in data.unpaired_reports]
+    pairs, of_images, of_reports = hidden_truth(inputs, data)
+    texts = inputs.corpus.studies.set_index("study_id")["report"]
+
+    def told(report: int, title: str) -> Related:
+        found = evidence[evidence["report_id"] == report_ids[report]]
+        return Related(texts[report_ids[report]], found, title)
+
+    related = []
+    for report in np.argsort(-row, kind="stable")[: min(NEAREST_REPORTS, np.count_nonzero(row))].tolist():
+        title = f"relation {row[report] / row.sum():.2%} of the image's"
+        if of_reports.any():
+            same = (of_images[image] == of_reports[report]).all()
+            title += "; the same findings" if same else "; other findings"
+        related.append(told(report, title))
+    own = [report for place, report in pairs.tolist() if place == image]
+    truth = told(own[0], f"its own, hidden: {row[own[0]] / row.sum():.2%}") if own else None
+    film = read_image(inputs.corpus.image_path(image_id))
+    return figure_related_reports(film, related, truth, f"image {image_id}; {len(row)} unpaired reports")
 
 
 def evidence_explorer(studies: pd.DataFrame, evidence: pd.DataFrame, study_ids: Sequence[str]) -> ipywidgets.VBox:
@@ -218,13 +268,27 @@ def propagation_explorer(spread: SeedSpread) -> ipywidgets.VBox:
     )
 
 
-def history_explorer(history: pd.DataFrame, terms: Sequence[str]) -> ipywidgets.VBox:
-    """Choose a term or monitor, and the variants to compare."""
-    variants = list(dict.fromkeys(history["variant"]))
+def history_explorer(history: pd.DataFrame, terms: Sequence[str], method: str = "lgdea") -> ipywidgets.VBox:
+    """Choose a term or monitor, and the variants to compare; `method` is the run's, which its variant "model" is."""
+    variants = [(label_of(name, method), name) for name in dict.fromkeys(history["variant"])]
     return _explorer(
-        lambda term, chosen: figure_history(history[history["variant"].isin(chosen)], [term]),
-        term=ipywidgets.Dropdown(options=list(terms), description="term"),
-        chosen=ipywidgets.SelectMultiple(options=variants, value=variants, description="variants"),
+        lambda term, chosen: figure_history(history[history["variant"].isin(chosen)], [term], method=method),
+        term=ipywidgets.Dropdown(options=[(TERM_NAMES.get(name, name), name) for name in terms], description="term"),
+        chosen=ipywidgets.SelectMultiple(
+            options=variants, value=[name for _, name in variants], description="variants"
+        ),
+    )
+
+
+def relation_explorer(
+    inputs: Inputs, data: TrainingData, evidence: pd.DataFrame, relations: sparse.csr_array
+) -> ipywidgets.VBox:
+    """Choose an unpaired image and see the reports most related to it, with the truth where it is known."""
+    reached = np.flatnonzero(np.diff(relations.tocsr().indptr))[:MOST_IMAGES].tolist()
+    options = [(inputs.pools.image_ids[data.unpaired_images[row]], row) for row in reached]
+    return _explorer(
+        lambda image: draw_related(inputs, data, evidence, relations, image),
+        image=ipywidgets.Dropdown(options=options, description="image"),
     )
 
 
@@ -238,7 +302,8 @@ def grounding_explorer(
     phrase = ipywidgets.Combobox(
         value=phrases[0], options=phrases, description="phrase", ensure_option=False, continuous_update=False
     )
-    names = [name for name in OVERLAYS if name in models or name != "baseline"]
+    method = models["model"][0].config.method
+    names = [(label_of(name, method), name) for name in OVERLAYS if name in models or name != "baseline"]
     study.observe(lambda change: setattr(phrase, "value", samples[change.new].phrase), names="value")
     return _explorer(
         lambda study, phrase, overlay: draw_overlay(models, samples[study], phrase.strip(), overlay),
@@ -280,6 +345,6 @@ def _picture() -> ipywidgets.Image:
 
 def _show(picture: ipywidgets.Image, figure: Figure) -> None:
     """A figure at its natural size."""
-    content, shown = figure.picture()
+    content, shown = figure.picture(SHARPNESS * SCREEN_DPI)
     picture.layout.width = f"{shown['width']}px"
     picture.value = content
