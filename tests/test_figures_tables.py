@@ -1,6 +1,7 @@
 """Figures of tables by content: means, deviations and controls where they belong, and what a table lacks named."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from lgdea_core.evaluation.harness import HEADLINES
+from lgdea_core.experiments import docs, pictures
 from lgdea_core.experiments.cells import MEASURES
 from lgdea_core.experiments.paper_tables import relation_base
 from lgdea_core.experiments.plans import ABLATIONS, CONTROLS
@@ -414,3 +416,31 @@ def test_tables_without_rows_are_drawn_empty_and_say_so() -> None:
 def test_mixed_and_missing_rows_are_refused(draw: Callable[[], Figure], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         draw()
+
+
+# ---- figures of the pages
+
+
+def test_figures_of_the_pages_are_written_and_shown_with_their_description(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (pictures, docs):
+        monkeypatch.setattr(module, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(pictures, "git_commit", lambda root: "abc123")
+    monkeypatch.setattr(pictures, "DRAWN", {"hard": BUILDERS["hard_set"], "later": lambda: None})
+    assert pictures.write_figures() == [
+        "figures/readme/hard.png: written", "figures/readme/later.png: no rows yet",
+    ]  # fmt: skip
+    page = tmp_path / "docs" / "page.md"
+    page.parent.mkdir()
+    page.write_text("".join(f"<!-- figure: {name} -->\n<!-- end -->\n" for name in ("hard", "later")))
+    _, shown, _, _, absent, _ = docs.rendered(page).splitlines()
+    assert shown == f"![{BUILDERS['hard_set']().alt}](../figures/readme/hard.png)"
+    assert absent == "*No figure yet: its table has no rows.*"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", pictures.DRAWN)
+def test_committed_tables_are_drawn(name: str) -> None:
+    figure = pictures.DRAWN[name]()
+    assert figure is None or (figure.axes and figure.alt)
