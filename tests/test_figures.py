@@ -1,16 +1,21 @@
 """Figures by content: what is drawn where, on which fixed scale, and that files are the same bytes twice."""
 
+import functools
 import io
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import IPython
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from IPython.core.formatters import DisplayFormatter
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -19,9 +24,10 @@ from test_figures_tables import BUILDERS as TABLES
 
 from lgdea_core import figures
 from lgdea_core.config import RunConfig
-from lgdea_core.figures import GroundingRow, keep_figure, save_figure
+from lgdea_core.figures import GroundingRow, keep_figure, save_figure, style
 from lgdea_core.figures.evidence import STATUS_COLOURS
-from lgdea_core.figures.style import COLOURS, GREY, wrap
+from lgdea_core.figures.names import GREY
+from lgdea_core.figures.style import TEXT_COLOURS, wrap
 from lgdea_core.runs.artifacts import start_run
 
 REPORT = "FINDINGS: There is a small left apical pneumothorax, new since the prior exam. No pulmonary edema is seen.\n"
@@ -31,6 +37,7 @@ PHRASES = {
     "No pulmonary edema": "absent",
     "Possible effusion": "uncertain",
 }
+PHRASES_PRESENT = ["small", "left", "apical", "pneumothorax"]
 METADATA = {"run": "phantom-lgdea-0", "commit": "abc123", "seed": "0"}
 NAN = float("nan")
 
@@ -63,11 +70,16 @@ COMPARED = pd.DataFrame(
     columns=["metric", "method", "estimate", "low", "high", "chance", "published"],
 )  # fmt: skip
 FINDINGS = pd.DataFrame(
-    [("edema", "model", 0.7, 0.6, 0.8), ("edema", "clip", 0.5, 0.4, 0.6), ("mass", "model", NAN, NAN, NAN)],
+    [("edema", "model", 0.7, 0.6, 0.8), ("edema", "baseline", 0.5, 0.4, 0.6), ("mass", "model", NAN, NAN, NAN)],
     columns=["finding", "variant", "estimate", "low", "high"],
 )
-RELATIONS = [np.eye(4), np.eye(4) * 0.5 + np.eye(4, k=1) * 0.01]
-QUALITY = {"relations": ["graph", "affinity"], "measure": ["p@1"] * 2, "value": [0.4, 0.6], "chance": [0.1, 0.1]}
+RELATIONS = [np.eye(4), np.eye(4) * 0.5 + np.eye(4, k=1) * 3e-7]
+QUALITY = {
+    "relations": ["graph", "affinity"],
+    "measure": ["precision_at_10"] * 2,
+    "value": [0.4, 0.6],
+    "chance": [0.1, 0.1],
+}
 REGIONS = {"left lung": (5, 2, 3, 8), "right lung": (1, 2, 3, 8), "trachea": (4, 0, 1, 3)}
 SENTENCES = [
     ("The film is rotated.", []),
@@ -107,8 +119,22 @@ BUILDERS: dict[str, Callable[[], Figure]] = {
         [film()] * 5, list("abcde"), [[(1, 1, 2, 2)]] + [[]] * 4
     ),
     "hero": lambda: figures.figure_hero(REPORT, evidence_rows(), grounding_rows(), "LGDEA", "seed 0"),
+    "related_reports": lambda: figures.figure_related_reports(
+        film(),
+        [figures.Related(REPORT, evidence_rows(), f"relation {share} % of the image's") for share in (4, 2)],
+        figures.Related(REPORT, evidence_rows(), "its own, hidden"), "image i1",
+    ),
     "region_sentences": lambda: figures.figure_region_sentences(film(), REGIONS, SENTENCES, "study s1"),
 }  # fmt: skip
+
+
+@functools.cache
+def made(name: str) -> Figure:
+    """A figure, drawn once for all tests that look at it."""
+    figure = (BUILDERS | TABLES)[name]()
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    return figure
 
 
 QUICK = ("evidence_counts", "phrase_grounding", "prototype_space", "report_evidence")
@@ -148,6 +174,14 @@ def highlighted(axis: Axes) -> dict[str, list[str]]:
     return found
 
 
+def test_a_highlight_stops_before_the_punctuation_that_ends_its_phrase() -> None:
+    evidence = evidence_rows()[:1]
+    assert REPORT[evidence["end"][0]] == ","
+    longer = evidence.assign(end=evidence["end"] + 1)
+    [one], [other] = (figures.figure_report_evidence(REPORT, part).axes[0].patches for part in (evidence, longer))
+    assert one.get_bbox().bounds == other.get_bbox().bounds
+
+
 @pytest.mark.parametrize("columns", [24, 40, 88, 500])
 def test_highlights_cover_exactly_the_phrases_whatever_the_line_breaks(columns: int) -> None:
     axis = figures.figure_report_evidence(REPORT, evidence_rows(), columns=columns).axes[0]
@@ -165,7 +199,7 @@ def test_wrapping_loses_no_character_and_keeps_offsets(text: str, columns: int) 
 
 
 def test_every_extractor_has_the_whole_text_beside_the_others_with_its_own_highlights() -> None:
-    figure = BUILDERS["extractors"]()
+    figure = made("extractors")
     left, right = figure.axes
     assert [axis.get_title(loc="left") for axis in figure.axes] == ["lexicon: 3 statements", "keywords: 1 statements"]
     assert [text.get_text() for text in left.texts] == [text.get_text() for text in right.texts]
@@ -186,7 +220,7 @@ def test_an_empty_report_is_drawn_empty_and_no_extractor_is_refused() -> None:
 
 
 def test_evidence_counts_are_stacked_by_status() -> None:
-    axis = BUILDERS["evidence_counts"]().axes[0]
+    axis = made("evidence_counts").axes[0]
     widths = {container.get_label(): [bar.get_width() for bar in container] for container in axis.containers}
     assert [label.get_text() for label in axis.get_yticklabels()] == ["pneumothorax", "edema"]
     assert widths == {"present": [1, 0], "absent": [0, 1], "uncertain": [0, 1]}
@@ -194,7 +228,7 @@ def test_evidence_counts_are_stacked_by_status() -> None:
 
 
 def test_prototype_space_marks_kinds_and_pools_rare_observations() -> None:
-    axis = BUILDERS["prototype_space"]().axes[0]
+    axis = made("prototype_space").axes[0]
     sizes = {collection.get_label(): len(collection.get_offsets()) for collection in axis.collections}
     assert sizes == {"lesion token": 3, "edema": 2, "mass": 1, "nodule": 1, "prototype": 2}
     many = figures.figure_prototype_space(np.zeros((12, 2)), [f"o{n}" for n in range(12)], np.zeros((1, 2)))
@@ -202,7 +236,7 @@ def test_prototype_space_marks_kinds_and_pools_rare_observations() -> None:
 
 
 def test_prototype_usage_is_sorted_and_names_the_effective_number() -> None:
-    axis = BUILDERS["prototype_usage"]().axes[0]
+    axis = made("prototype_usage").axes[0]
     assert [bar.get_height() for bar in axis.containers[0]] == [0.7, 0.2, 0.1]
     assert [bar.get_height() for bar in axis.containers[1]] == [0.3, 0.4, 0.3]  # in the order of the first group
     assert [label.get_text() for label in axis.get_xticklabels()] == ["b", "c", "a"]
@@ -211,31 +245,32 @@ def test_prototype_usage_is_sorted_and_names_the_effective_number() -> None:
     assert uniform.containers[0].get_label() == "reports: 4.0 of 4 effective"
 
 
-def test_propagation_steps_share_one_scale_and_count_what_was_reached() -> None:
-    figure = BUILDERS["propagation_steps"]()
+def test_propagation_steps_share_one_scale_that_clips_nothing_and_count_what_was_reached() -> None:
+    figure = made("propagation_steps")
     heatmaps = [axis.images[0] for axis in figure.axes if axis.images]
-    assert [image.get_clim() for image in heatmaps] == [(1e-4, 1.0)] * 2
+    assert [image.get_clim() for image in heatmaps] == [pytest.approx((1e-7, 1.0))] * 2
     assert heatmaps[0].get_array().mask.sum() == 12  # never reached stays white
-    line = next(axis for axis in figure.axes if axis.get_xlabel() == "propagation step").lines[0]
+    line = next(axis for axis in figure.axes if axis.get_xlabel() == "step").lines[0]
     assert line.get_ydata() == pytest.approx([4 / 16, 7 / 16])
     assert [axis.get_title() for axis in figure.axes[:2]] == ["seeds", "step 1"]
 
 
 def test_relation_quality_starts_at_0_and_shows_chance() -> None:
-    axis = BUILDERS["relation_quality"]().axes[0]
+    axis = made("relation_quality").axes[0]
     assert axis.get_xlim()[0] == 0
-    assert (axis.get_xlabel(), axis.get_ylabel()) == ("p@1", "relations")
+    assert axis.get_xlabel() == "precision@10"
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["propagated graph", "cross-modal affinity"]
     assert [line.get_xdata()[0] for line in axis.lines if line.get_label() == "chance"] == [0.1]
 
 
 def test_graph_degrees_name_the_largest_hub() -> None:
-    figure = BUILDERS["graph_degrees"]()
+    figure = made("graph_degrees")
     assert [axis.get_title() for axis in figure.axes] == ["images (largest 9)", "reports (largest 4)"]
     assert [sum(bar.get_height() for bar in axis.patches) for axis in figure.axes] == [3, 3]
 
 
 def test_a_seeds_reach_counts_what_it_has_a_share_of() -> None:
-    figure = BUILDERS["seed_reach"]()
+    figure = made("seed_reach")
     assert [axis.get_title() for axis in figure.axes[:2]] == ["images: 2 of 3 reached", "reports: 1 of 4 reached"]
     grey, reached, seed = figure.axes[0].collections
     assert [len(part.get_offsets()) for part in (grey, reached, seed)] == [1, 2, 1]
@@ -244,16 +279,26 @@ def test_a_seeds_reach_counts_what_it_has_a_share_of() -> None:
 
 
 def test_history_has_a_panel_a_column_and_a_line_a_variant() -> None:
-    figure = BUILDERS["history"]()
+    figure = made("history")
     drawn = {axis.get_title(): axis.lines[0].get_xydata().tolist() for axis in figure.axes}
-    assert drawn == {"ita": [[10, 2], [20, 1], [30, 0.5]], "local": [[20, 0.7], [30, 0.4]]}
-    assert [text.get_text() for text in figure.axes[0].texts] == ["pairs", "relations"]
+    assert drawn == {
+        "image against report": [[10, 2], [20, 1], [30, 0.5]],
+        "phrase against patches": [[20, 0.7], [30, 0.4]],
+    }
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["pairs", "relations"]
+    grounds = {patch.get_facecolor() for patch in figure.axes[0].patches}
+    assert len(grounds) == 2  # a phase each
     assert {axis.get_xlabel() for axis in figure.axes} == {"optimiser step"}
-    both = pd.concat([HISTORY.assign(variant="model"), HISTORY.assign(variant="clip_shuffled", local=NAN)])
+    both = pd.concat([HISTORY.assign(variant="model"), HISTORY.assign(variant="baseline_shuffled", local=NAN)])
     figure = figures.figure_history(both, ["ita", "local"])
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["model", "clip_shuffled"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["LGDEA", "CLIP, shuffled pairs"]
     assert [line.get_linestyle() for line in figure.axes[0].lines] == ["-", "--"]
     assert [len(line.get_xdata()) for line in figure.axes[1].lines] == [2, 0]
+    still = figures.figure_history(HISTORY.assign(ramp=0.25), ["ita", "ramp"])
+    assert [axis.get_title() for axis in still.axes] == ["image against report"]
+    assert still.get_supxlabel() == "never changes: weight of unpaired terms 0.25"
+    alone = figures.figure_history(HISTORY.assign(ramp=0.25), ["ramp"]).axes  # asked for by itself
+    assert [axis.get_title() for axis in alone] == ["weight of unpaired terms"]
     with pytest.raises(ValueError, match=r"history has no column\(s\) \['loss'\]; it has step, ita, local"):
         figures.figure_history(HISTORY, ["ita", "loss"])
     with pytest.raises(ValueError, match="none was asked for"):
@@ -261,7 +306,7 @@ def test_history_has_a_panel_a_column_and_a_line_a_variant() -> None:
 
 
 def test_phrase_grounding_has_fixed_scales_and_the_box_in_its_place() -> None:
-    figure = BUILDERS["phrase_grounding"]()
+    figure = made("phrase_grounding")
     image, overlay = figure.axes[0].images
     assert image.get_clim() == (0, 1)
     assert overlay.get_clim() == (-1, 1)  # although the map stays within [-0.2, 0.3]
@@ -273,7 +318,7 @@ def test_phrase_grounding_has_fixed_scales_and_the_box_in_its_place() -> None:
 
 
 def test_grounding_grid_gives_grad_cam_its_own_scale() -> None:
-    figure = BUILDERS["grounding_grid"]()
+    figure = made("grounding_grid")
     grid = figure.axes[:8]
     assert [axis.get_title() for axis in grid[:4]] == ["image and boxes", "CLIP", "LGDEA", "Grad-CAM"]
     assert [axis.images[-1].get_clim() for axis in grid[4:]] == [(0, 1), (-1, 1), (-1, 1), (0, 1)]
@@ -283,7 +328,7 @@ def test_grounding_grid_gives_grad_cam_its_own_scale() -> None:
 
 
 def test_metric_comparison_draws_intervals_chance_and_marks_published_numbers() -> None:
-    auc, contrast = BUILDERS["metric_comparison"]().axes
+    auc, contrast = made("metric_comparison").axes
     assert (auc.get_xlabel(), contrast.get_xlabel()) == ("AUC", "CNR")
     ends = [tuple(line.get_xdata()) for line in auc.lines if len(line.get_xdata()) == 2]
     assert ends == [(0.65, 0.75), (0.88, 0.92), (0.5, 0.5)]  # the last is chance
@@ -294,32 +339,42 @@ def test_metric_comparison_draws_intervals_chance_and_marks_published_numbers() 
 
 
 def test_a_finding_without_auc_keeps_its_line() -> None:
-    axis = BUILDERS["finding_auc"]().axes[0]
+    axis = made("finding_auc").axes[0]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["edema", "mass"]
     assert {line.get_label(): list(line.get_xdata()) for line in axis.lines} == {
-        "model": pytest.approx([0.7, NAN], nan_ok=True), "clip": pytest.approx([0.5, NAN], nan_ok=True),
+        "LGDEA": pytest.approx([0.7, NAN], nan_ok=True), "CLIP": pytest.approx([0.5, NAN], nan_ok=True),
         "chance": [0.5, 0.5],
     }  # fmt: skip
 
 
 def test_phantom_examples_hide_empty_panels() -> None:
-    axes = BUILDERS["phantom_examples"]().axes
+    axes = made("phantom_examples").axes
     assert [axis.get_title() for axis in axes] == [*"abcde", "", "", ""]
     assert [axis.axison for axis in axes] == [True] * 5 + [False] * 3
     assert {axis.images[0].get_clim() for axis in axes[:5]} == {(0, 1)}
 
 
 def test_hero_shows_the_report_and_one_map_a_phrase() -> None:
-    figure = BUILDERS["hero"]()
+    figure = made("hero")
     assert highlighted(figure.axes[0])["absent"] == ["No", "pulmonary", "edema"]
     assert [axis.get_title() for axis in figure.axes[1:3]] == ["left nodule", "right effusion"]
     assert [axis.images[-1].get_clim() for axis in figure.axes[1:3]] == [(-1, 1)] * 2
     assert figure.axes[3].get_ylabel() == "cosine similarity"
 
 
+def test_an_image_stands_beside_its_reports_and_above_its_own() -> None:
+    film_axis, own, first, second = made("related_reports").axes
+    titles = [axis.get_title(loc="left") for axis in (own, first, second)]
+    assert titles == ["its own, hidden", "relation 4 % of the image's", "relation 2 % of the image's"]
+    assert all(highlighted(axis)["present"] == PHRASES_PRESENT for axis in (own, first, second))
+    assert own.get_position().x1 < first.get_position().x0
+    assert own.get_position().y1 < film_axis.get_position().y0
+    assert second.get_position().y1 < first.get_position().y0
+
+
 def test_a_region_has_the_colour_of_the_first_sentence_that_names_it() -> None:
-    figure = BUILDERS["region_sentences"]()
-    first, second, grey = to_hex(COLOURS[0]), to_hex(COLOURS[1]), to_hex(GREY)
+    figure = made("region_sentences")
+    first, second, grey = map(to_hex, (*TEXT_COLOURS[:2], GREY))
     drawn = {patch.get_xy(): to_hex(patch.get_edgecolor()) for patch in figure.axes[0].patches}
     assert drawn == {(4.5, 1.5): first, (0.5, 1.5): second, (3.5, -0.5): grey}
     assert [(text.get_text(), to_hex(text.get_color())) for text in figure.axes[1].texts] == [
@@ -330,7 +385,9 @@ def test_a_region_has_the_colour_of_the_first_sentence_that_names_it() -> None:
 
 
 def test_colours_that_come_again_are_dashed() -> None:
-    many = [(f"Sentence {number}.", ["trachea"] if number < len(COLOURS) else ["left lung"]) for number in range(10)]
+    many = [
+        (f"Sentence {number}.", ["trachea"] if number < len(TEXT_COLOURS) else ["left lung"]) for number in range(10)
+    ]
     figure = figures.figure_region_sentences(film(), REGIONS, many)
     lines = {patch.get_xy(): patch.get_linestyle() for patch in figure.axes[0].patches}
     assert lines[(4.5, 1.5)] in ("--", "dashed")
@@ -340,8 +397,8 @@ def test_colours_that_come_again_are_dashed() -> None:
 
 
 def test_caption_is_drawn() -> None:
-    assert BUILDERS["metric_comparison"]().get_supxlabel() == "n=400"
-    assert "study s1" in [text.get_text() for text in BUILDERS["extractors"]().texts]
+    assert made("metric_comparison").get_supxlabel() == "n=400"
+    assert "study s1" in [text.get_text() for text in made("extractors").texts]
 
 
 def test_saved_files_carry_provenance_and_no_date_and_are_the_same_bytes_twice(tmp_path: Path) -> None:
@@ -349,13 +406,34 @@ def test_saved_files_carry_provenance_and_no_date_and_are_the_same_bytes_twice(t
     png, pdf = save_figure(BUILDERS["phrase_grounding"](), stem, METADATA)
     assert sorted(path.name for path in stem.parent.iterdir()) == ["1.2.826.0.1.pdf", "1.2.826.0.1.png"]
     with Image.open(png) as image:
-        assert METADATA.items() <= image.text.items()
+        assert (METADATA | {"Description": made("phrase_grounding").alt}).items() <= image.text.items()
         assert not any("time" in key.lower() or "date" in key.lower() for key in image.text)
     content = pdf.read_bytes()
     assert b"run=phantom-lgdea-0; commit=abc123; seed=0" in content
     assert b"CreationDate" not in content
+    assert b"/Subtype /Type3" not in content  # journals refuse such fonts
+    assert b"/FontFile2" in content  # TrueType
     again = save_figure(BUILDERS["phrase_grounding"](), tmp_path / "again", METADATA)
     assert [path.read_bytes() for path in again] == [path.read_bytes() for path in (png, pdf)]
+
+
+def test_a_notebook_shows_what_was_saved_at_its_natural_size_until_it_changes(tmp_path: Path) -> None:
+    figure = BUILDERS["phrase_grounding"]()
+    [png] = save_figure(figure, tmp_path / "fig", METADATA, formats=("png",))
+    content, shown = figure.picture()
+    assert content == png.read_bytes()
+    assert shown == {"width": 336, "alt": figure.alt}  # 89 mm at 96 pixels an inch
+    figure.axes[0].set_title("another")
+    assert figure.picture()[0] != content
+
+
+def test_a_kernel_shows_figures_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    shell = SimpleNamespace(display_formatter=DisplayFormatter())
+    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
+    style._show_in_notebooks()
+    figure = made("phrase_grounding")
+    content, how = shell.display_formatter.format(figure)
+    assert (content["image/png"], how["image/png"]) == figure.picture()
 
 
 def test_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

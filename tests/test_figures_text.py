@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.text import Text
-from test_figures import BUILDERS, grounding_rows
+from test_figures import BUILDERS, grounding_rows, made
 from test_figures_tables import BUILDERS as TABLES
 
 from lgdea_core import figures
-from lgdea_core.figures.style import Figure, single
+from lgdea_core.figures.style import Figure, captioned, single
 
 MATHEMATICS = r"cost $5 to $10, $\frac{1$"
 """An even number of dollars and a formula that is broken: where it is parsed, drawing fails."""
@@ -24,11 +24,12 @@ def drawn(figure: Figure) -> bytes:
 
 @pytest.mark.parametrize("name", [*BUILDERS, *TABLES])
 def test_every_figure_is_one_that_reads_no_mathematics(name: str) -> None:
-    assert isinstance((BUILDERS | TABLES)[name](), Figure)
+    assert isinstance(made(name), Figure)
 
 
 def test_wherever_a_text_stands_in_a_figure_its_dollars_are_dollars() -> None:
-    figure, axis = single(4.0, 3.0, MATHEMATICS)
+    figure, axis = single(100.0, 80)
+    captioned(figure, "", MATHEMATICS)
     axis.set(title=MATHEMATICS, xlabel=MATHEMATICS, ylabel=MATHEMATICS)
     axis.set_xticks([0, 1], labels=[MATHEMATICS, MATHEMATICS])
     axis.barh([MATHEMATICS, "other"], [1, 2], label=MATHEMATICS)
@@ -47,7 +48,7 @@ def test_a_phrase_and_a_report_with_dollars_are_drawn() -> None:
 
 
 def test_powers_on_a_log_axis_stay_powers() -> None:
-    figure, axis = single(3.0, 2.0, "")
+    figure, axis = single(80.0, 50)
     axis.plot([1, 1000], [1, 1000])
     axis.set_xscale("log")
     drawn(figure)

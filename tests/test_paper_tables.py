@@ -17,7 +17,8 @@ from lgdea_core.experiments.paper_tables import (
 )
 from lgdea_core.experiments.tables import FURTHER_MEASURES, GROUNDED, MEASURES, TABLES, TRAINING
 from lgdea_core.experiments.worlds import WORLDS
-from lgdea_core.figures.tables import PUBLISHED, figure_paper_table
+from lgdea_core.figures.comparison import PUBLISHED
+from lgdea_core.figures.tables import figure_paper_table
 
 NAMES = {
     "grounding",
@@ -156,7 +157,7 @@ def test_controls_of_grounding_stand_beside_their_measures_where_rows_have_them(
     assert found["value"].tolist() == pytest.approx([*values.values(), *own])
     assert found["measure"].tolist()[-3:] == list(paper_tables.OWN_NAMES.values())
     assert missing_rows("grounding_controls")[0].endswith("controls of grounding: lgdea (3)"), "clip has them"
-    assert len(figure_paper_table(found, caption_of("grounding_controls")).axes) == len(found)
+    assert len(figure_paper_table(found, caption_of("grounding_controls")).axes) == len(GROUNDED)  # with their controls
     pd.DataFrame([row("clip", 1, 0.5, variant="shuffled pairs") | values]).to_csv(tables / "ablation.csv", index=False)
     assert set(paper_tables.paper_tables()["grounding_controls"]["system"]) == {"clip", "clip: shuffled pairs"}
 

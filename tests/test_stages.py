@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from planted import FINDINGS, SIDES, PlantedWorld
+from scipy import sparse
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 
 from lgdea_core.config import RunConfig, replace_fields
@@ -18,6 +19,7 @@ from lgdea_core.evaluation.harness import evaluate, label_table
 from lgdea_core.evaluation.one_pass import run_task
 from lgdea_core.evaluation.zero_shot import zero_shot_scores
 from lgdea_core.evidence.extract import extract_evidence
+from lgdea_core.figures.widgets import draw_related
 from lgdea_core.grounding import load
 from lgdea_core.runs import inputs as stages
 from lgdea_core.runs.artifacts import start_run
@@ -103,6 +105,29 @@ def test_hidden_truth_agrees_with_the_corpus(
     assert len(pairs) == len(inputs.pools.hidden_pairs) > 5
     assert (image_findings[pairs[:, 0]] == report_findings[pairs[:, 1]]).all()
     assert image_findings.sum(axis=1).tolist() == [1] * len(image_findings)
+
+
+def test_the_reports_most_related_to_an_image_are_drawn_beside_its_own(
+    inputs: stages.Inputs, run_config: RunConfig, evidence: pd.DataFrame
+) -> None:
+    _, processor = stages.fresh_model(run_config, inputs)
+    data = stages.prepare_training(run_config, inputs, evidence, processor)
+    pairs, of_images, of_reports = stages.hidden_truth(inputs, data)
+    image, own = pairs[0].tolist()
+    other = int((of_reports != of_images[image]).any(axis=1).argmax())
+    relations = np.zeros((len(of_images), len(of_reports)))
+    relations[image, [other, own]] = 6, 4
+    found = draw_related(inputs, data, evidence, sparse.csr_array(relations), image)
+    _, truth, *nearest = found.axes
+    assert truth.get_title(loc="left") == "its own, hidden: 40.00%"
+    assert [axis.get_title(loc="left") for axis in nearest] == [
+        "relation 60.00% of the image's; other findings",
+        "relation 40.00% of the image's; the same findings",
+    ]
+    assert [text.get_text() for text in truth.texts] == [text.get_text() for text in nearest[1].texts]
+    assert len(truth.patches) == 1  # its one statement
+    with pytest.raises(ValueError, match="No relation has reached this image"):
+        draw_related(inputs, data, evidence, sparse.csr_array(relations), int(pairs[1, 0]))
 
 
 def test_shuffled_training_data_holds_the_same_studies_but_no_true_pair(

@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from test_figures import BUILDERS
 
 from lgdea_core.config import RunConfig, replace_fields
 from lgdea_core.figures import widgets
+from lgdea_core.figures.style import Figure
 from lgdea_core.figures.views import GroundingSample
 from lgdea_core.figures.widgets import EvidenceSpace, SeedSpread
 from lgdea_core.finding import Finding
@@ -22,7 +24,7 @@ REPORTS = {"s1": "FINDINGS: Small left pleural effusion.", "s2": "FINDINGS: No p
 
 def parts(explorer: ipywidgets.VBox) -> tuple[list[ipywidgets.Widget], ipywidgets.Image]:
     """Controls and picture."""
-    controls, picture = explorer.children
+    controls, _, picture = explorer.children
     return list(controls.children), picture
 
 
@@ -106,7 +108,7 @@ def test_every_control_changes_the_picture(
 
 
 def form_parts(form: ipywidgets.VBox) -> tuple[ipywidgets.Textarea, ipywidgets.Button, bytes, str]:
-    text, button, picture, table = form.children
+    text, button, _, picture, table = form.children
     return text, button, bytes(picture.value), table.value
 
 
@@ -196,17 +198,62 @@ def test_study_phrase_and_overlay_change_the_map(models: dict[str, tuple[LGDEAMo
     samples = [NODULE._replace(film=film), GroundingSample("s2", "pneumothorax", film[:, :64], [])]
     explorer = widgets.grounding_explorer(models, samples)
     controls, _ = parts(explorer)
-    assert list(controls[2].options) == ["model", "baseline", "prototypes", "Grad-CAM"]
+    overlays = {"LGDEA": "model", "CLIP": "baseline", "through the prototypes": "prototypes", "Grad-CAM": "Grad-CAM"}
+    assert dict(controls[2].options) == overlays
     assert changes(explorer, 0, 1)
-    assert changes(explorer, 1, "any other words")
-    assert not changes(explorer, 1, "  ")  # the study's own phrase
+    assert changes(explorer, 1, "small left pneumothorax")
     assert changes(explorer, 2, "prototypes")
     controls[0].value = 1
     assert controls[1].value == "pneumothorax"  # the study brings its own phrase
     controls, _ = parts(widgets.grounding_explorer({"model": models["model"]}, samples))
-    assert "baseline" not in controls[2].options
+    assert "baseline" not in dict(controls[2].options).values()
 
 
 def test_boxes_are_drawn_for_the_annotated_phrase_only(models: dict[str, tuple[LGDEAModel, LGDEAProcessor]]) -> None:
-    drawn = [widgets.draw_overlay(models, NODULE, phrase, "model") for phrase in ("nodule", "hernia")]
+    own = NODULE._replace(phrase="effusion")
+    drawn = [widgets.draw_overlay(models, own, phrase, "model") for phrase in ("effusion", "pneumothorax")]
     assert [len(figure.axes[1].patches) > 0 for figure in drawn] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("phrase", "said"),
+    [
+        ("  ", "The phrase is empty: write what to look for."),
+        ("zzz <qqq>", "The model has never read 'zzz' and 'qqq': a map would mean nothing."),
+    ],
+)
+def test_a_phrase_that_means_nothing_to_the_model_is_said_to_and_keeps_the_last_map(
+    phrase: str, said: str, models: dict[str, tuple[LGDEAModel, LGDEAProcessor]]
+) -> None:
+    explorer = widgets.grounding_explorer(models, [NODULE._replace(phrase="pneumothorax")])
+    controls, picture = parts(explorer)
+    before = bytes(picture.value)
+    controls[1].value = phrase
+    assert explorer.children[1].value == said
+    assert isinstance(explorer.children[1], ipywidgets.Label)  # text, whatever was typed
+    assert bytes(picture.value) == before
+    controls[1].value = "pneumothorax, zzz"
+    assert explorer.children[1].value == ""
+    assert bytes(picture.value) != before
+    figure = widgets.draw_overlay(models, NODULE, "pneumothorax, zzz", "model")
+    assert figure.get_supxlabel() == "study s1; never read by the model: zzz"
+
+
+def test_an_explorer_says_when_it_is_busy_and_outlives_a_failure() -> None:
+    seen = []
+
+    def draw(number: int) -> Figure:
+        seen.append(explorer.children[1].value if number else "")
+        if number == 2:
+            raise KeyError("no such thing")
+        return BUILDERS["phrase_grounding"]()
+
+    explorer = widgets._explorer(draw, number=ipywidgets.IntSlider(value=0, max=3))
+    controls, picture = parts(explorer)
+    first = bytes(picture.value)
+    for value, said in ((2, "KeyError: 'no such thing'"), (1, "")):
+        controls[0].value = value
+        assert explorer.children[1].value == said
+        assert bytes(picture.value) == first
+    assert seen == ["", "computing …", "computing …"]
+    assert (picture.layout.width, picture.layout.align_self) == ("336px", "flex-start")  # 89 mm, and never stretched

@@ -16,6 +16,7 @@ from lgdea_core.experiments import downstream, hard, hospitals, paired, plans, r
 from lgdea_core.experiments.docs import write_pages
 from lgdea_core.experiments.jobs import Job, make_rows
 from lgdea_core.experiments.paper_tables import WHOLE, differences, write_paper_tables
+from lgdea_core.experiments.pictures import write_figures
 from lgdea_core.experiments.tables import TABLES, Table
 from lgdea_core.experiments.worlds import GENERATED, REAL
 
@@ -79,6 +80,7 @@ EXPERIMENTS = {
 }
 WRITERS: dict[str, tuple[str, Callable[[], list[str]]]] = {
     "tables": ("our rows beside published numbers, as the papers print them: figures/tables/paper", write_paper_tables),
+    "figures": ("figures of README.md and docs/, from the committed tables: figures/readme", write_figures),
     "docs": ("the tables of README.md and docs/, from the committed ones", write_pages),
 }
 """What trains nothing: a line each, and what writes."""

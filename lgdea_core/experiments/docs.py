@@ -1,10 +1,12 @@
 """Tables of the README and the book, made from the committed tables: python -m lgdea_core.experiments docs.
 
 A page holds each of them between two comments, `<!-- table: NAME -->` and `<!-- end -->`; what stands between is
-replaced, and nothing else is. `file: PATH` in place of `table: NAME` shows a file of the repository.
+replaced, and nothing else is. `file: PATH` in place of `table: NAME` shows a file of the repository, `figure: NAME` one
+of `figures/readme`, with the description that is saved in it.
 """
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from PIL import Image
 
 from lgdea_core.config import PRESETS, RunConfig
 from lgdea_core.evaluation.supervised import AUGMENTED
@@ -20,6 +23,7 @@ from lgdea_core.experiments.paper_tables import WHOLE, as_it_is, differences, re
 from lgdea_core.experiments.plans import COMPARED, CONTROL, CONTROLS, PHRASES, WITHOUT_IMAGES
 from lgdea_core.experiments.relations import SETTINGS
 from lgdea_core.experiments.tables import GROUNDED, TABLES, mean_and_sd
+from lgdea_core.figures import names
 from lgdea_core.paths import project_root, write_text
 
 Where = Mapping[str, Any]
@@ -28,21 +32,7 @@ Columns = Mapping[str, str]
 """column of a table -> its heading on a page"""
 
 PAGES = ("README.md", "docs/*.md", "docs/results/*.md")
-BLOCK = re.compile(r"(<!-- (table|file): (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
-METHOD_NAMES = {
-    "random": "random weights",
-    "clip": "CLIP",
-    "gloria": "GLoRIA",
-    "mgca": "MGCA",
-    "medclip": "MedCLIP",
-    "biovil": "BioViL",
-    "prior": "PRIOR",
-    "medklip": "MedKLIP",
-    "carzero": "CARZero",
-    "asg": "ASG",
-    "lgdea": "LGDEA",
-    "lgdea+asg": "LGDEA + ASG",
-}
+BLOCK = re.compile(r"(<!-- (table|file|figure): (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 MAIN = {
     "auc": "zero-shot AUC",
     "auc_global": "AUC, global score",
@@ -144,7 +134,7 @@ def rendered(page: Path) -> str:
 
     def block(match: re.Match[str]) -> str:
         opening, kind, name, end = match.groups()
-        return f"{opening}{_file(name, page) if kind == 'file' else _table(name, page)}\n{end}"
+        return f"{opening}{_SHOW[kind](name, page)}\n{end}"
 
     return BLOCK.sub(block, page.read_text(encoding="utf-8"))
 
@@ -166,11 +156,22 @@ def _table(name: str, page: Path) -> str:
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
+def _figure(name: str, page: Path) -> str:
+    path = project_root() / "figures" / "readme" / f"{name}.png"
+    if not path.is_file():
+        return "*No figure yet: its table has no rows.*"
+    with Image.open(path) as image:
+        alt = image.text.get("Description", "")
+    return f"![{alt}]({os.path.relpath(path, page.parent)})"
+
+
+_SHOW = {"file": _file, "table": _table, "figure": _figure}
+"""Kind of a block -> what stands in it."""
+
+
 def name_of(method: str, variant: str = "") -> str:
     """What a reader calls a row: the method's own name, its variant, and whether it is a control that must fail."""
-    first, _, rest = method.partition(" ")
-    name = METHOD_NAMES.get(method) or f"{METHOD_NAMES.get(first, first)}, {rest}"
-    shown = f"{name}, {variant}" if variant and variant != WHOLE else name
+    shown = names.name_of(method, variant)
     return f"{shown} (control)" if "shuffled" in shown else shown
 
 

@@ -17,8 +17,10 @@ from lgdea_core.experiments.plans import CONTROLS, SHUFFLED_REGIONS, TOWERS
 from lgdea_core.experiments.relations import SETTINGS
 from lgdea_core.experiments.tables import GROUNDED, MEASURED, OWN, TABLES, TRAINING, beyond, with_own
 from lgdea_core.experiments.worlds import WORLDS, world_of
-from lgdea_core.figures import save_figure
-from lgdea_core.figures.tables import MEASURE_NAMES, PUBLISHED, figure_paper_table
+from lgdea_core.figures import figure_paper_table, save_figure
+from lgdea_core.figures.comparison import PUBLISHED
+from lgdea_core.figures.names import WHOLE
+from lgdea_core.figures.tables import MEASURE_NAMES
 from lgdea_core.paths import git_commit, project_root, write_text
 
 COLUMNS = ("system", "backbone", "corpus", "reports", "setting", "measure", "value", "sd", "seeds", "origin", "source")
@@ -92,7 +94,6 @@ ORIGINS = {
     "real": "ours, real films",
 }
 """films of a world, in its words -> origin of its rows"""
-WHOLE = "as it is"
 
 
 def write_paper_tables() -> list[str]:

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from matplotlib.patches import Rectangle
 
 from lgdea_core.figures.grounding import draw_film
-from lgdea_core.figures.style import COLOURS, GREY, Box, Figure, Image, captioned
+from lgdea_core.figures.names import GREY
+from lgdea_core.figures.style import FULL, TEXT_COLOURS, Box, Figure, Image, captioned, journal, listed, sheet
 
-SENTENCE_WIDTH = 56
-"""characters a line"""
+SENTENCE_WIDTH, BOLD_WIDTH = 66, 60
+"""characters a line of a sentence, and of the regions it names"""
 
 
+@journal
 def figure_region_sentences(
     film: Image, boxes_xywh: Mapping[str, Box], sentences: Sequence[tuple[str, Sequence[str]]], caption: str = ""
 ) -> Figure:
@@ -26,24 +28,28 @@ def figure_region_sentences(
         sentences: each with the regions it names.
         caption: the study.
     """
-    figure = Figure(figsize=(8.6, 3.9), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
     written, looks, named = [], {}, 0
     for sentence, regions in sentences:
-        colour, dashed = (COLOURS[named % len(COLOURS)], named >= len(COLOURS)) if regions else (GREY, False)
+        count = len(TEXT_COLOURS)
+        colour, dashed = (TEXT_COLOURS[named % count], named >= count) if regions else (GREY, False)
         named += bool(regions)
         looks = dict.fromkeys(regions, (colour, "--" if dashed else "-")) | looks  # the first sentence wins
         names = f"→ {', '.join(regions) or 'no region'}" + (" (dashed)" if dashed else "")
-        written += [(line, colour) for line in (*textwrap.wrap(sentence, SENTENCE_WIDTH), names)]
+        written += [(line, colour, "normal") for line in textwrap.wrap(sentence, SENTENCE_WIDTH)]
+        written += [(line, colour, "bold") for line in textwrap.wrap(names, BOLD_WIDTH)]
+    figure = sheet(FULL, max(86, 3.6 * len(written) + 14))
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
     draw_film(left, film)
     for region, (x, y, width, height) in boxes_xywh.items():
         colour, line = looks.get(region, (GREY, "-"))
-        style = {"edgecolor": colour, "linestyle": line, "linewidth": 1.6 if region in looks else 0.4}
+        style = {"edgecolor": colour, "linestyle": line, "linewidth": 1.4 if region in looks else 0.4}
         left.add_patch(Rectangle((x - 0.5, y - 0.5), width, height, fill=False, **style))
     left.set_title("regions")
     right.set_axis_off()
-    right.set(title="sentences and the regions they name", xlim=(0, 1), ylim=(max(len(written), 12), 0))
-    for place, (text, colour) in enumerate(written):
-        weight = "bold" if text.startswith("→") else "normal"
-        right.text(0, place + 0.5, text, color=colour, fontsize=7.5, weight=weight, va="center")
-    return captioned(figure, caption)
+    right.set_title("sentences and the regions they name", loc="left")
+    right.set(xlim=(0, 1), ylim=(max(len(written), 20), 0))
+    for place, (text, colour, weight) in enumerate(written):
+        right.text(0, place + 0.5, text, color=colour, fontsize=7, weight=weight, va="center")
+    count = sum(bool(regions) for _, regions in sentences)
+    alt = f"A chest radiograph with the boxes of {listed([*looks]) or 'no region'}, and its report: {count} of "
+    return captioned(figure, caption, alt=f"{alt}{len(sentences)} sentences name them.")

@@ -2,57 +2,95 @@
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
+from matplotlib.lines import Line2D
 
-from lgdea_core.figures.style import COLOURS, GREY, Figure, captioned, single
+from lgdea_core.figures.names import GREY, TERM_NAMES, label_of, looks
+from lgdea_core.figures.style import FULL, HALF, Figure, captioned, journal, listed, sheet, single
+
+PUBLISHED = "published, not rerun"
+"""Origin of rows taken from a paper; they are drawn hollow."""
 
 
-def figure_metric_comparison(table: pd.DataFrame, caption: str = "") -> Figure:
-    """Methods against each other, one panel a metric, with intervals and the chance level.
+@journal
+def figure_metric_comparison(table: pd.DataFrame, caption: str = "", method: str = "lgdea") -> Figure:
+    """Models against each other, one panel a metric in two rows, with intervals and the chance level.
 
-    Columns metric, method, estimate, low, high; optionally chance (a number per metric, or NaN) and published (True:
-    taken from a paper and not rerun; drawn hollow).
+    Hollow marks are controls, which must fail, and published numbers.
+
+    Args:
+        table: columns metric, method (a run's variant, or a name), estimate, low, high; optionally chance (a number per
+            metric, or NaN) and published (True: taken from a paper and not rerun).
+        caption: n and seeds, and what the intervals are.
+        method: the run's, which its variant "model" is.
     """
-    metrics, methods = list(dict.fromkeys(table["metric"])), list(dict.fromkeys(table["method"]))
-    figure = Figure(figsize=(2.4 * len(metrics) + 1.2, 0.3 * len(methods) + 1.1), layout="constrained")
-    axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
-    for axis, metric in zip(axes, metrics, strict=True):
-        rows = table[table["metric"] == metric]
-        for row in rows.to_dict("records"):
-            place, hollow = methods.index(row["method"]), bool(row.get("published", False))
-            colour = COLOURS[place % len(COLOURS)]
-            axis.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2)
-            axis.plot(row["estimate"], place, "o", color=colour, markerfacecolor="white" if hollow else colour)
-        if "chance" in rows and rows["chance"].notna().any():
-            axis.axvline(rows["chance"].dropna().iloc[0], color=GREY, linestyle=":", label="chance")
-            axis.legend(frameon=False, fontsize=7, loc="best")
-        axis.set_xlabel(metric)
-        axis.grid(axis="x", color="#DDDDDD", linewidth=0.6)
-        sns.despine(ax=axis)
+    return _compared(table, caption, method)
+
+
+def _compared(table: pd.DataFrame, caption: str, method: str) -> Figure:
+    metrics, keys = list(dict.fromkeys(table["metric"])), list(dict.fromkeys(table["method"]))
+    places = {key: place for place, key in enumerate(keys)}
+    labels = [label_of(key, method) for key in keys]
     published = set(table.loc[table["published"].astype(bool), "method"]) if "published" in table else set()
-    names = [f"{name} (published, not rerun)" if name in published else name for name in methods]
-    axes[0].set_yticks(range(len(methods)), names)
-    axes[0].set(ylim=(len(methods) - 0.5, -0.5), ylabel="method")
-    return captioned(figure, caption)
+    faces = list(looks(labels).values())
+    down = 1 if len(metrics) < 4 else 2
+    across = -(-len(metrics) // down)
+    figure = sheet(FULL if across > 1 else HALF, down * (max(4.4 * len(keys), 46 / across) + 13) + 11)
+    axes = figure.subplots(down, across, sharey=True, squeeze=False)
+    for axis, metric in zip(axes.flat, metrics, strict=False):
+        for row in table[table["metric"] == metric].to_dict("records"):
+            place, look = places[row["method"]], faces[places[row["method"]]]
+            face = {"markerfacecolor": "white"} if row.get("published", False) else {}
+            axis.plot([row["low"], row["high"]], [place, place], color=look["color"])
+            axis.plot(row["estimate"], place, **look | face)
+        level = table.loc[table["metric"] == metric, "chance"].dropna() if "chance" in table else pd.Series()
+        if len(level):
+            axis.axvline(level.iloc[0], color=GREY, linestyle=":", linewidth=1, label="chance")
+        axis.set_xlabel(metric)
+        axis.grid(axis="x")
+        axis.locator_params(axis="x", nbins=4)
+    for axis in axes.flat[len(metrics) :]:
+        axis.set_axis_off()
+    names = [f"{label} ({PUBLISHED})" if key in published else label for key, label in zip(keys, labels, strict=True)]
+    axes[0, 0].set_yticks(range(len(keys)), names)
+    axes[0, 0].set_ylim(len(keys) - 0.5, -0.5)
+    if "chance" in table and table["chance"].notna().any():
+        dots = Line2D([], [], color=GREY, linestyle=":", linewidth=1, label="chance")
+        figure.legend(handles=[dots], loc="outside upper right")
+    return captioned(figure, caption, alt=f"{listed(metrics)} of {listed(names)}, with intervals.")
 
 
-def figure_finding_auc(table: pd.DataFrame, caption: str = "") -> Figure:
+@journal
+def figure_relation_quality(table: pd.DataFrame, caption: str = "") -> Figure:
+    """Quality against the hidden truth: columns relations (name), measure, value, if known low, high, chance."""
+    table = table.rename(columns={"relations": "method", "measure": "metric", "value": "estimate"})
+    for bound in ("low", "high"):
+        table[bound] = table.get(bound, table["estimate"])
+    figure = _compared(table.replace({"metric": TERM_NAMES}), caption, "")
+    for axis in figure.axes:
+        axis.set_xlim(0, 1.05 * axis.get_xlim()[1])
+    return figure
+
+
+@journal
+def figure_finding_auc(table: pd.DataFrame, caption: str = "", method: str = "lgdea") -> Figure:
     """Zero-shot AUC of every finding, one mark with its interval per variant.
 
     Args:
         table: columns finding, variant, estimate, low, high; a finding without an AUC has NaN and keeps its line.
         caption: n and seeds, and what the intervals are.
+        method: the run's, which its variant "model" is.
     """
     findings, variants = list(dict.fromkeys(table["finding"])), list(dict.fromkeys(table["variant"]))
-    figure, axis = single(6.6, 0.9 + 0.34 * len(findings), caption)
-    for number, (colour, variant) in enumerate(zip(COLOURS, variants, strict=False)):
+    labels = [label_of(variant, method) for variant in variants]
+    figure, axis = single(HALF, max(max(4 + 2 * len(variants), 7) * len(findings), 28) + 26)
+    for number, (variant, (label, look)) in enumerate(zip(variants, looks(labels).items(), strict=True)):
         rows = table[table["variant"] == variant].set_index("finding").reindex(findings)
         place = np.arange(len(findings)) + 0.7 * ((number + 0.5) / len(variants) - 0.5)
-        axis.hlines(place, rows["low"], rows["high"], color=colour, linewidth=1.5)
-        axis.plot(rows["estimate"], place, "o", color=colour, markersize=4, label=variant)
-    axis.axvline(0.5, color=GREY, linestyle=":", label="chance")
+        axis.hlines(place, rows["low"], rows["high"], color=look["color"], linewidth=1)
+        axis.plot(rows["estimate"], place, linestyle="", label=label, **look)
+    axis.axvline(0.5, color=GREY, linestyle=":", linewidth=1, label="chance")
     axis.set_yticks(range(len(findings)), findings)
-    axis.set(xlabel="zero-shot AUC", xlim=(0, 1), ylim=(len(findings) - 0.5, -0.5), ylabel="finding")
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
-    sns.despine(ax=axis)
-    return figure
+    axis.set(xlabel="zero-shot AUC", ylim=(len(findings) - 0.5, -0.5))
+    axis.set_xlim(np.floor(10 * np.nanmin([0.45, *table["low"].astype(float)])) / 10, 1)
+    figure.legend(loc="outside upper center", ncols=2)
+    return captioned(figure, caption, alt=f"Zero-shot AUC of {listed(findings)}, for {listed(labels)}.")

@@ -1,6 +1,8 @@
 """What figures and explorers look at: films with their phrases, regions and maps, in original pixels."""
 
+import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -12,6 +14,8 @@ from jaxtyping import Bool, Float, UInt8
 from lgdea_core.crops import boxes_mask, boxes_to_frame
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.images import read_image
+from lgdea_core.data.phantom import PhantomConfig, generate_study
+from lgdea_core.data.phantom.files import CONFIG_FILE
 from lgdea_core.evidence.sections import sentence_spans
 from lgdea_core.evidence.triplets import sentence_regions, triplets
 from lgdea_core.figures.style import Image
@@ -24,6 +28,10 @@ from lgdea_core.vocabulary import REGIONS
 OVERLAYS = ("model", "baseline", "prototypes", "Grad-CAM")
 """Maps of a phrase: cosine in the joint space of the run's method and of `clip`; of the method, the Bhattacharyya
 coefficient of assignments, and Grad-CAM."""
+LARGEST_OWN_VOCABULARY = 5000
+"""Tokens of a tokenizer that was trained on a run's reports; published ones have more."""
+SHOWN_SIZE = 224
+"""Pixels a side of a phantom's film as it is shown; 64 are for training."""
 
 
 def phrase_map(
@@ -35,6 +43,18 @@ def phrase_map(
     if overlay == "prototypes":
         return ground(*models["model"], film, phrase, space="prototypes")
     return ground(*models[overlay], film, phrase)
+
+
+def unread_words(processor: LGDEAProcessor, phrase: str) -> list[str]:
+    """Words of a phrase that the text tower has never read.
+
+    A tokenizer trained on a run's reports has a token for each of their words, but for rare ones of a large corpus:
+    what it cuts into pieces is new to it. Of a published tokenizer only unknown characters can be told.
+    """
+    tokenizer = processor.tokenizer
+    own = len(tokenizer) <= LARGEST_OWN_VOCABULARY
+    pieces = {word: tokenizer.tokenize(word) for word in re.findall(r"\w+", phrase)}
+    return [word for word, part in pieces.items() if tokenizer.unk_token in part or (own and len(part) > 1)]
 
 
 class LesionViews(NamedTuple):
@@ -64,6 +84,13 @@ class GroundingSample(NamedTuple):
     phrase: str
     film: Image
     boxes_xywh: list[tuple[float, ...]]
+    """in pixels of `film`"""
+    large: Image | None = None
+
+    @property
+    def shown(self) -> Image:
+        """The same film to be looked at: of a phantom, with more pixels than the model sees."""
+        return self.film if self.large is None else self.large
 
     @property
     def mask(self) -> Bool[np.ndarray, "height width"]:
@@ -79,12 +106,25 @@ def grounding_samples(inputs: Inputs, study_ids: Iterable[str], limit: int) -> l
     chosen = boxes.drop_duplicates(["image_id", "phrase"])
     turn = chosen.groupby("finding", dropna=False).cumcount()
     chosen = chosen.loc[turn.sort_values(kind="stable").index[:limit]]
-    samples = []
+    samples, phantom = [], _phantom_config(inputs.corpus)
     for image_id, study_id, phrase in chosen[["image_id", "study_id", "phrase"]].itertuples(index=False):
         film = read_image(inputs.corpus.image_path(image_id))
         own = boxes[(boxes["image_id"] == image_id) & (boxes["phrase"] == phrase)]
-        samples.append(GroundingSample(study_id, phrase, film, _boxes_xywh(own, film)))
+        large = None
+        if phantom is not None and max(film.shape) < SHOWN_SIZE:
+            large = generate_study(phantom, int(study_id.removeprefix("p"))).image / np.float32(255)
+        samples.append(GroundingSample(study_id, phrase, film, _boxes_xywh(own, film), large))
     return samples
+
+
+def _phantom_config(corpus: Corpus) -> PhantomConfig | None:
+    """What a phantom was made from, with larger films; None of any other corpus."""
+    path = corpus.root / CONFIG_FILE
+    if corpus.name != "phantom" or not path.is_file():
+        return None
+    known = json.loads(path.read_text())["config"]
+    known = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
+    return PhantomConfig(**known | {"image_size": SHOWN_SIZE})
 
 
 class RegionView(NamedTuple):

@@ -1,9 +1,10 @@
 """Explorers for the notebooks: choose something and see its figure, the same one that a headless run shows once.
 
-Every explorer is controls over one picture, redrawn by a `draw_*` function that the notebook also calls by itself.
+Every explorer is controls over one picture, redrawn by a `draw_*` function that the notebook also calls by itself. A
+line between them says that it is busy, or why there is no new picture: then the last one stays.
 """
 
-import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,25 +13,35 @@ import ipywidgets
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from matplotlib.figure import Figure
 from scipy import sparse
 
+from lgdea_core.batch import TrainingData
+from lgdea_core.data.images import read_image
 from lgdea_core.evidence.extract import accept_findings, make_extractor
 from lgdea_core.figures.evidence import figure_extractors, figure_report_evidence
 from lgdea_core.figures.graphs import figure_seed_reach
 from lgdea_core.figures.grounding import GroundingRow, figure_grounding_grid
+from lgdea_core.figures.names import TERM_NAMES, label_of
 from lgdea_core.figures.prototypes import figure_prototype_neighbours
+from lgdea_core.figures.related import Related, figure_related_reports
+from lgdea_core.figures.style import SCREEN_DPI, Figure, listed
 from lgdea_core.figures.training import figure_history
-from lgdea_core.figures.views import OVERLAYS, GroundingSample, phrase_map
+from lgdea_core.figures.views import OVERLAYS, GroundingSample, phrase_map, unread_words
 from lgdea_core.finding import EVIDENCE_COLUMNS
 from lgdea_core.graph import seed_matrix
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
+from lgdea_core.runs.inputs import Inputs, hidden_truth
 
 NEAREST_PHRASES = 8
 NEAREST_LESIONS = 6
+NEAREST_REPORTS = 3
+MOST_IMAGES = 100
+"""offered by a menu"""
 LONGEST_WALK = 6
 """Steps a seed is followed for."""
-SCREEN_DPI = 90
+SHARPNESS = 1.25
+"""Pixels of a picture for each of the page, where screens have more."""
+BUSY = "computing …"
 FORM_COLUMNS = 88
 """characters a line of a pasted report"""
 EXAMPLE_REPORT = (
@@ -146,11 +157,63 @@ def draw_seed(spread: SeedSpread, seed: int, step: int) -> Figure:
 def draw_overlay(
     models: Mapping[str, tuple[LGDEAModel, LGDEAProcessor]], sample: GroundingSample, phrase: str, overlay: str
 ) -> Figure:
-    """One film with one of `views.OVERLAYS`; boxes only where the phrase is the annotated one."""
+    """One film with one of `views.OVERLAYS`; boxes only where the phrase is the annotated one.
+
+    Words that the model has never read stand in the caption.
+
+    Raises:
+        ValueError: the phrase is empty, or the model has never read a word of it.
+    """
+    words = re.findall(r"\w+", phrase)
+    unread = unread_words(models["baseline" if overlay == "baseline" else "model"][1], phrase)
+    if phrase != sample.phrase and len(unread) == len(words):
+        reason = f"The model has never read {listed([f'{word!r}' for word in unread])}: a map would mean nothing."
+        raise ValueError(reason if words else "The phrase is empty: write what to look for.")
     boxes = sample.boxes_xywh if phrase == sample.phrase else []
     maps = {overlay: phrase_map(models, sample.film, phrase, overlay)}
-    row = GroundingRow(image=sample.film, maps=maps, boxes_xywh=boxes, phrase=phrase)
-    return figure_grounding_grid([row], caption=f"study {sample.study_id}")
+    row = GroundingRow(image=sample.shown, maps=maps, boxes_xywh=boxes, phrase=phrase)
+    note = f"; never read by the model: {', '.join(unread)}" if unread else ""
+    return figure_grounding_grid([row], f"study {sample.study_id}{note}", models["model"][0].config.method)
+
+
+def draw_related(
+    inputs: Inputs, data: TrainingData, evidence: pd.DataFrame, relations: sparse.csr_array, image: int
+) -> Figure:
+    """The reports most related to one unpaired image, beside the truth where the corpus hides it.
+
+    Args:
+        inputs: of the run.
+        data: what it trains on.
+        evidence: rows of `evidence.parquet`.
+        relations: of the unpaired images with the unpaired reports.
+        image: row of the relations.
+
+    Raises:
+        ValueError: the image has no relation.
+    """
+    row = relations[[image]].toarray()[0]
+    if row.max() <= 0:
+        raise ValueError("No relation has reached this image: training has no target for it.")
+    image_id = inputs.pools.image_ids[data.unpaired_images[image]]
+    report_ids = [inputs.pools.report_ids[place] for place in data.unpaired_reports]
+    pairs, of_images, of_reports = hidden_truth(inputs, data)
+    texts = inputs.corpus.studies.set_index("study_id")["report"]
+
+    def told(report: int, title: str) -> Related:
+        found = evidence[evidence["report_id"] == report_ids[report]]
+        return Related(texts[report_ids[report]], found, title)
+
+    related = []
+    for report in np.argsort(-row, kind="stable")[: min(NEAREST_REPORTS, np.count_nonzero(row))].tolist():
+        title = f"relation {row[report] / row.sum():.2%} of the image's"
+        if of_reports.any():
+            same = (of_images[image] == of_reports[report]).all()
+            title += "; the same findings" if same else "; other findings"
+        related.append(told(report, title))
+    own = [report for place, report in pairs.tolist() if place == image]
+    truth = told(own[0], f"its own, hidden: {row[own[0]] / row.sum():.2%}") if own else None
+    film = read_image(inputs.corpus.image_path(image_id))
+    return figure_related_reports(film, related, truth, f"image {image_id}; {len(row)} unpaired reports")
 
 
 def evidence_explorer(studies: pd.DataFrame, evidence: pd.DataFrame, study_ids: Sequence[str]) -> ipywidgets.VBox:
@@ -171,18 +234,18 @@ def evidence_form(extractor: str = "lexicon", report: str = EXAMPLE_REPORT) -> i
     model = make_extractor(extractor)
     text = ipywidgets.Textarea(value=report, rows=6, layout=ipywidgets.Layout(width="100%"))
     button = ipywidgets.Button(description="extract evidence")
-    picture, table = ipywidgets.Image(format="png"), ipywidgets.HTML()
+    picture, table, status = _picture(), ipywidgets.HTML(), ipywidgets.Label()
 
-    def read(_: object = None) -> None:
+    def read() -> None:
         found = accept_findings(text.value, model.extract([text.value])[0], {})
         evidence = pd.DataFrame([finding.model_dump() for finding in found], columns=list(EVIDENCE_COLUMNS[1:]))
-        picture.value = _png(figure_extractors(text.value, {extractor: evidence}, FORM_COLUMNS))
+        _show(picture, figure_extractors(text.value, {extractor: evidence}, FORM_COLUMNS))
         shown = evidence.assign(phrase=evidence["phrase"].str.split().str.join(" ")).fillna("")
-        table.value = shown.to_html(index=False)  # which escapes what was pasted
+        table.value = shown.to_html(index=False, escape=True)  # what was pasted is text and nothing else
 
-    button.on_click(read)
+    button.on_click(lambda _: _answer(read, status))
     read()
-    return ipywidgets.VBox([text, button, picture, table])
+    return ipywidgets.VBox([text, button, status, picture, table])
 
 
 def prototype_explorer(space: EvidenceSpace, names: Sequence[str]) -> ipywidgets.VBox:
@@ -205,13 +268,27 @@ def propagation_explorer(spread: SeedSpread) -> ipywidgets.VBox:
     )
 
 
-def history_explorer(history: pd.DataFrame, terms: Sequence[str]) -> ipywidgets.VBox:
-    """Choose a term or monitor, and the variants to compare."""
-    variants = list(dict.fromkeys(history["variant"]))
+def history_explorer(history: pd.DataFrame, terms: Sequence[str], method: str = "lgdea") -> ipywidgets.VBox:
+    """Choose a term or monitor, and the variants to compare; `method` is the run's, which its variant "model" is."""
+    variants = [(label_of(name, method), name) for name in dict.fromkeys(history["variant"])]
     return _explorer(
-        lambda term, chosen: figure_history(history[history["variant"].isin(chosen)], [term]),
-        term=ipywidgets.Dropdown(options=list(terms), description="term"),
-        chosen=ipywidgets.SelectMultiple(options=variants, value=variants, description="variants"),
+        lambda term, chosen: figure_history(history[history["variant"].isin(chosen)], [term], method=method),
+        term=ipywidgets.Dropdown(options=[(TERM_NAMES.get(name, name), name) for name in terms], description="term"),
+        chosen=ipywidgets.SelectMultiple(
+            options=variants, value=[name for _, name in variants], description="variants"
+        ),
+    )
+
+
+def relation_explorer(
+    inputs: Inputs, data: TrainingData, evidence: pd.DataFrame, relations: sparse.csr_array
+) -> ipywidgets.VBox:
+    """Choose an unpaired image and see the reports most related to it, with the truth where it is known."""
+    reached = np.flatnonzero(np.diff(relations.tocsr().indptr))[:MOST_IMAGES].tolist()
+    options = [(inputs.pools.image_ids[data.unpaired_images[row]], row) for row in reached]
+    return _explorer(
+        lambda image: draw_related(inputs, data, evidence, relations, image),
+        image=ipywidgets.Dropdown(options=options, description="image"),
     )
 
 
@@ -225,12 +302,11 @@ def grounding_explorer(
     phrase = ipywidgets.Combobox(
         value=phrases[0], options=phrases, description="phrase", ensure_option=False, continuous_update=False
     )
-    names = [name for name in OVERLAYS if name in models or name != "baseline"]
+    method = models["model"][0].config.method
+    names = [(label_of(name, method), name) for name in OVERLAYS if name in models or name != "baseline"]
     study.observe(lambda change: setattr(phrase, "value", samples[change.new].phrase), names="value")
     return _explorer(
-        lambda study, phrase, overlay: draw_overlay(
-            models, samples[study], phrase.strip() or samples[study].phrase, overlay
-        ),
+        lambda study, phrase, overlay: draw_overlay(models, samples[study], phrase.strip(), overlay),
         study=study,
         phrase=phrase,
         overlay=ipywidgets.Dropdown(options=names, description="overlay"),
@@ -239,18 +315,36 @@ def grounding_explorer(
 
 def _explorer(draw: Callable[..., Figure], **controls: Any) -> ipywidgets.VBox:
     """Controls over a picture that is redrawn when one of them changes; `draw` gets their values by name."""
-    picture = ipywidgets.Image(format="png")
+    picture, status = _picture(), ipywidgets.Label()
 
-    def redraw(_: object = None) -> None:
-        picture.value = _png(draw(**{name: control.value for name, control in controls.items()}))
+    def redraw() -> None:
+        _show(picture, draw(**{name: control.value for name, control in controls.items()}))
 
     for control in controls.values():
-        control.observe(redraw, names="value")
-    redraw()
-    return ipywidgets.VBox([ipywidgets.HBox(list(controls.values())), picture])
+        control.observe(lambda _: _answer(redraw, status), names="value")
+    redraw()  # the first picture must be: a failure ends the notebook
+    return ipywidgets.VBox([ipywidgets.HBox(list(controls.values())), status, picture])
 
 
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=SCREEN_DPI)
-    return buffer.getvalue()
+def _answer(draw: Callable[[], None], status: ipywidgets.Label) -> None:
+    """Draw, and say so meanwhile; where that fails say why, as text, and leave the last picture."""
+    status.value = BUSY
+    try:
+        draw()
+    except ValueError as error:
+        status.value = str(error)
+    except Exception as error:  # of any kind: a reader's next choice must still be answered
+        status.value = f"{type(error).__name__}: {error}"
+    else:
+        status.value = ""
+
+
+def _picture() -> ipywidgets.Image:
+    return ipywidgets.Image(format="png", layout={"align_self": "flex-start", "max_width": "100%", "height": "auto"})
+
+
+def _show(picture: ipywidgets.Image, figure: Figure) -> None:
+    """A figure at its natural size."""
+    content, shown = figure.picture(SHARPNESS * SCREEN_DPI)
+    picture.layout.width = f"{shown['width']}px"
+    picture.value = content
