@@ -26,6 +26,7 @@ from lgdea_core.figures.grounding import (
 )
 from lgdea_core.figures.prototypes import figure_prototype_neighbours, figure_prototype_space, figure_prototype_usage
 from lgdea_core.figures.save import keep_figure, save_figure
+from lgdea_core.figures.sketch import figure_entries, figure_small_graphs
 from lgdea_core.figures.tables import (
     figure_ablation,
     figure_hard_set,
@@ -39,6 +40,7 @@ from lgdea_core.figures.training import figure_history
 __all__ = [
     "GroundingRow",
     "figure_ablation",
+    "figure_entries",
     "figure_evidence_counts",
     "figure_extractors",
     "figure_finding_auc",
@@ -62,6 +64,7 @@ __all__ = [
     "figure_relation_quality",
     "figure_report_evidence",
     "figure_seed_reach",
+    "figure_small_graphs",
     "keep_figure",
     "save_figure",
 ]

@@ -28,14 +28,16 @@ def figure_entries(
         caption: what the entries are.
         largest: value of the darkest colour; None takes that of all entries.
     """
-    height = 1.1 + 0.24 * len(rows) + 0.075 * max(map(len, columns))
-    figure = Figure(figsize=(PAGE, min(6.5, max(1.9, height))), layout="constrained")
+    letters = max(map(len, columns)) + 1
+    upright = len(matrices) * len(columns) * letters > 80
+    size = (PAGE if len(matrices) * len(columns) > 6 else PAGE / 2, 1.1 + 0.24 * len(rows) + 0.075 * letters * upright)
+    figure = Figure(figsize=(size[0], min(6.5, max(1.9, size[1]))), layout="constrained")
     largest = largest or max(float(np.abs(matrix).max()) for matrix in matrices.values()) or 1.0
     axes = figure.subplots(1, len(matrices), squeeze=False, sharey=True)[0]
     for axis, (title, matrix) in zip(axes, matrices.items(), strict=True):
         axis.imshow(np.abs(matrix), cmap="Blues", vmin=0, vmax=largest, aspect="auto")
-        axis.set_title(folded(title, 60 // len(matrices)), fontsize=8)
-        axis.set_xticks(range(len(columns)), columns, rotation=90 if max(map(len, columns)) > 3 else 0, fontsize=7)
+        axis.set_title(folded(title, int(10 * size[0]) // len(matrices)), fontsize=8)
+        axis.set_xticks(range(len(columns)), columns, rotation=90 if upright else 0, fontsize=7)
         axis.set_yticks(range(len(rows)), rows, fontsize=7)
         for row, column in np.argwhere(matrix != 0):
             colour = "white" if abs(matrix[row, column]) > 0.6 * largest else "black"
