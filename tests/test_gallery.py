@@ -12,7 +12,7 @@ from IPython.display import Markdown
 from lgdea_core import figures
 from lgdea_core.config import RunConfig
 from lgdea_core.evaluation import summary
-from lgdea_core.evaluation.harness import HEADLINES
+from lgdea_core.evaluation.harness import HEADLINES, METRIC_COLUMNS
 from lgdea_core.figures import gallery, live
 from lgdea_core.figures.style import Figure
 from lgdea_core.runs.artifacts import Run
@@ -86,7 +86,7 @@ def test_a_gain_is_of_measures_that_have_a_value() -> None:
     found = summary.gains(wide, "model", ["baseline"])
     assert found.columns.tolist() == ["zero-shot AUC"]
     assert found.loc["model minus baseline", "zero-shot AUC"] == pytest.approx(0.1)
-    nothing = summary.side_by_side(metrics().reindex(columns=metrics(model=1).columns), ["model", "baseline"])
+    nothing = summary.side_by_side(metrics(model=1.0).iloc[:0], ["model", "baseline"])
     assert summary.gains(nothing, "model", ["baseline"]).shape == (1, 0)
 
 
@@ -103,6 +103,14 @@ def test_regions_are_compared_with_the_chance_of_their_measure() -> None:
         ["asg", "region@1", 0.6, 0.1],
         ["asg", "tag AUC", 0.8, 0.5],
     ]
+
+
+def test_without_a_report_there_is_nothing_to_compare() -> None:
+    nothing = pd.DataFrame(columns=["variant", *METRIC_COLUMNS])
+    shown = summary.region_headlines(nothing)
+    wide = shown.pivot_table("estimate", "method", "metric", sort=False).reindex(["asg", "untrained"])
+    assert shown.empty
+    assert summary.gains(wide, "asg", ["untrained"]).shape == (1, 0)
 
 
 def test_own_runs_are_those_that_were_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The notebooks as committed: parameters that papermill reads, cells without plumbing, answers, and safe saving."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+from docutils.utils.math.latex2mathml import tex2mathml
 from jupyter_server.services.contents.largefilemanager import LargeFileManager
 from papermill.translators import PythonTranslator
 from tornado.web import HTTPError
@@ -58,6 +60,17 @@ def test_cells_are_short_and_without_plumbing(path: Path) -> None:
     assert 0 < len(own) <= LARGEST_IMPORTS
     assert [line for line in own if line.endswith("(")] == []
     assert [cell.source for cell in cells(path) if cell.source.count("\n") >= LARGEST_CELL] == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_equations_are_latex_that_the_book_can_set(path: Path) -> None:
+    text = "\n".join(cell.source for cell in NOTEBOOKS[path].cells if cell.cell_type == "markdown")
+    text = re.sub(r"`[^`]*`", "", text)
+    blocks = re.findall(r"\$\$(.+?)\$\$", text, re.DOTALL)
+    inline = re.findall(r"\$([^$\n]+(?:\n[^$\n]+)?)\$", re.sub(r"\$\$.+?\$\$", "", text, flags=re.DOTALL))
+    assert blocks
+    for equation in (*blocks, *inline):
+        assert tex2mathml(equation.strip()).startswith("<math"), equation
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

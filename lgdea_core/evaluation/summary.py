@@ -133,7 +133,7 @@ def region_headlines(measured: pd.DataFrame) -> pd.DataFrame:
     """Of `regions_of_each` what a comparison draws: columns method, metric, estimate, low, high, n, chance."""
     overall = measured[measured["finding"].isin(["all", "macro"])].dropna(subset=["estimate"])
     overall = overall.astype({"estimate": float})
-    is_chance = overall["metric"].str.endswith("_chance")
+    is_chance = overall["metric"].str.endswith("_chance").astype(bool)
     of = overall.loc[is_chance, "metric"].str.removesuffix("_chance")
     chances = overall.loc[is_chance, "estimate"].groupby(of).first().to_dict() | {"auc": 0.5}
     names = {"auc": "tag AUC", "region_at_1": "region@1", "named_region_at_1": "named region@1"}

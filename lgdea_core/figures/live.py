@@ -20,7 +20,7 @@ class LiveHistory(logging.Handler):
     def __init__(self, column: str = "loss") -> None:
         super().__init__(logging.INFO)
         self.column, self.rows, self.name_now = column, [], ""
-        self.handle, self.drawn_at = None, 0.0
+        self.shown, self.drawn_at = None, 0.0
 
     def begin(self, name: str) -> None:
         """Rows from here on are of the training of that name."""
@@ -39,10 +39,10 @@ class LiveHistory(logging.Handler):
 
     def draw(self) -> None:
         figure = figure_history(pd.DataFrame(self.rows), [self.column])
-        if self.handle is None:
-            self.handle = display(figure, display_id=True)
+        if self.shown is None:
+            self.shown = display(figure, display_id=True)
         else:
-            self.handle.update(figure)
+            self.shown.update(figure)
         self.drawn_at = time.monotonic()
 
     def __enter__(self) -> "LiveHistory":
