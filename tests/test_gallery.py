@@ -71,6 +71,18 @@ def test_what_has_nothing_to_draw_says_so_and_leaves_no_file(tmp_path: Path) -> 
     assert (tmp_path / "figures/entries.png").is_file()
 
 
+def test_one_of_several_figures_is_shown_and_the_menu_changes_it() -> None:
+    drawn = {name: figures.figure_entries({name: np.eye(2)}, ["a", "b"], ["x", "y"]) for name in ("one", "another")}
+    shown = gallery.one_of(drawn)
+    controls, picture = shown.children[:2]
+    [menu] = controls.children[:1]
+    before = picture.value
+    menu.value = "another"
+    assert before[:4] == picture.value[:4] == b"\x89PNG"
+    assert picture.value != before
+    assert isinstance(gallery.one_of({}), Markdown)
+
+
 def metrics(**estimates: float) -> pd.DataFrame:
     rows = [
         {"variant": name, "task": "zero-shot", "metric": "auc", "finding": "macro", "estimate": value, "low": 0.0,

@@ -56,7 +56,8 @@ def one_of(figures: Mapping[str, Figure]) -> ipywidgets.VBox | Markdown:
     """A menu over figures that would fill pages."""
     if not figures:
         return Markdown("*No committed rows: nothing to draw yet.*")
-    return _explorer(figures.__getitem__, figure=ipywidgets.Dropdown(options=list(figures), description="figure"))
+    names = ipywidgets.Dropdown(options=list(figures), description="figure")
+    return _explorer(lambda name: figures[name], name=names)
 
 
 def folded_table(table: pd.DataFrame, title: str) -> HTML:

@@ -90,14 +90,14 @@ def train_both_ways(
         run: corpus, towers and seed.
         inputs: its corpus and pools.
         evidence: rows of `evidence.parquet`.
-        steps: optimiser updates of each.
+        steps: optimiser updates of each, at most those of the run.
         changes: fields of the configuration in which the second one differs.
 
     Returns:
         The history of both, column variant: "as it is", and what was changed.
     """
-    schedule = {"text_steps": 0, "pair_steps": steps, "relation_steps": 0, "log_every": 1}
-    config, histories = replace_fields(run.config, method="lgdea", **schedule), {}
+    schedule = {"text_steps": 0, "pair_steps": min(steps, run.config.train.total_steps), "relation_steps": 0}
+    config, histories = replace_fields(run.config, method="lgdea", log_every=2, **schedule), {}
     name = ", ".join(f"{field} {value:g}" for field, value in changes.items())
     for variant, used in {"as it is": config, name: replace_fields(config, **changes)}.items():
         model, processor = fresh_model(used, inputs)
