@@ -6,6 +6,7 @@ evidence     reports with their evidence        tables       the committed table
 grounding    films, boxes, maps                 asg          regions beside sentences
 prototypes   the evidence space                 views        what figures look at, from run and model
 graphs       graphs, propagation, relations     widgets      explorers; `overlay`: the command of grounding
+sketch       small worlds, every entry          gallery      what notebooks show; `live`: a loss that is falling
 """
 
 from lgdea_core.figures.asg import figure_region_sentences
