@@ -58,8 +58,9 @@ hashes: $(INSTALLED)
 	cd data/hash-runs && sha256sum */model/model.safetensors lgdea/metrics.json lgdea/evidence.parquet | tee hashes.sha256
 	cd data/hash-runs && sha256sum -c ../../tests/hashes.sha256
 
+# JupyterLab on working copies of the notebooks in data/lab/: what it saves never comes near git.
 lab: $(INSTALLED)
-	$(VENV)/bin/jupyter lab --LabApp.default_url=/lab/tree/notebooks
+	$(IN_VENV) notebooks/lab.py
 
 bench: $(INSTALLED)
 	$(IN_VENV) -m pip install --disable-pip-version-check -q -r benchmarks/requirements.txt -c constraints.txt

@@ -19,7 +19,7 @@ The rooms around it (tests/test_layers.py says what each may import):
     data/        corpora, phantom, images, pairing, check
     evidence/    reports -> findings: rules and language models, index, triplets
     training/    loop, schedule, sampling of batches, refresh of relations, monitors
-    runs/        artifacts, inputs, variants, leaks
+    runs/        artifacts, inputs, variants, leaks; notebook, lesson: what notebooks begin with and take apart
     evaluation/  tasks, metrics, controls, published checkpoints, scores of extractors
     figures/     every figure, explorers, views
     experiments/ what writes figures/tables/

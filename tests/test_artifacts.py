@@ -34,10 +34,11 @@ def files_in(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
 
 
-def test_default_names_say_method_preset_seed_and_a_real_corpus() -> None:
+def test_default_names_say_method_preset_seed_a_real_corpus_and_an_unusual_ratio() -> None:
     assert default_run_name(RunConfig.from_preset("ci", seed=3)) == "lgdea-ci-3"
     real = RunConfig.from_preset("demo", method="clip", corpus="covid_chestxray+nih+openi")
     assert default_run_name(real) == "clip-demo-0-covid_chestxray+nih+openi"
+    assert default_run_name(RunConfig.from_preset("ci", paired_ratio=0.25)) == "lgdea-ci-0-paired_ratio-0.25"
 
 
 def test_a_run_reopens_with_the_same_configuration(run: Run, tmp_path: Path) -> None:
@@ -51,9 +52,8 @@ def test_another_configuration_is_refused_with_every_difference_named(run: Run, 
     with pytest.raises(
         ValueError, match=r"data\.paired_ratio is 0\.1 there, 0\.5 here; graph\.alpha is 0\.8 there, 0\.9"
     ) as e:
-        start_run(other, root=tmp_path)
-    assert "parameter `run`" in str(e.value)
-    assert "delete the folder" in str(e.value)
+        start_run(other, run.name, root=tmp_path)
+    assert 'parameter run = "lgdea-ci-0-2"' in str(e.value)
     assert open_run(run.name, root=tmp_path).config == run.config, "a refused run must leave the old one as it was"
 
 
@@ -89,10 +89,14 @@ def test_runs_lie_where_the_environment_says(tmp_path: Path, monkeypatch: pytest
     assert start_run(RunConfig.from_preset("ci")).folder == tmp_path / "lgdea-ci-0"
 
 
-def test_figures_of_preset_ci_stay_out_of_the_repository(run: Run, tmp_path: Path) -> None:
+def test_figures_of_preset_ci_and_of_a_sweep_go_to_the_runs_own_folder(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert run.figures == run.folder / "figures"
     demo = start_run(RunConfig.from_preset("demo"), root=tmp_path)
     assert demo.figures == artifacts.project_root() / "figures"
+    monkeypatch.setenv(artifacts.FIGURES_VARIABLE, "1")
+    assert demo.figures == demo.folder / "figures"
 
 
 def test_tables_come_back_as_they_were(run: Run) -> None:

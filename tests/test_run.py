@@ -19,13 +19,15 @@ sys.path.insert(0, str(ROOT / "notebooks"))
 
 import run  # noqa: E402  (notebooks/run.py)
 
-COMMON = """preset: str | None = None  # None: LGDEA_PRESET or demo
-run: str | None = None
-corpus: str | None = None
-data: str | None = None
+COMMON = """from typing import Optional
+
+preset: Optional[str] = None  # None: LGDEA_PRESET or demo
+run: Optional[str] = None
+corpus: Optional[str] = None
+data: Optional[str] = None
 method: str = "lgdea"
 seed: int = 0
-paired_ratio: float | None = None"""
+paired_ratio: Optional[float] = None"""
 
 
 @pytest.fixture(autouse=True)
@@ -56,8 +58,9 @@ def noting(file: Path, expression: str) -> str:
 def folder(tmp_path: Path) -> Path:
     note = tmp_path / "note.txt"
     folder = tmp_path / "notebooks"
-    steps = f"{COMMON}\nsteps: int | None = None"
-    write_notebook(folder / "02_second.ipynb", noting(note, "'second', preset, run, seed, steps"), parameters=steps)
+    steps = f"{COMMON}\nsteps: Optional[int] = None"
+    second = f"{steps}\nscale: float = 1.0"
+    write_notebook(folder / "02_second.ipynb", noting(note, "'second', preset, run, seed, steps"), parameters=second)
     write_notebook(folder / "01_first.ipynb", noting(note, "'first', preset, run, seed"))
     return folder
 
@@ -110,6 +113,7 @@ def test_a_dying_kernel_is_an_error_not_a_hang(folder: Path, capfd: pytest.Captu
         (["--preset", "paper"], "corpus 'mimic_cxr' needs the folder"),
         (["--sweep", "seed"], "--sweep: expected NAME=V1,V2, got 'seed'"),
         (["--sweep", "sead=1,2"], "no parameter is called 'sead'"),
+        (["--jobs", "2"], "--jobs: expected 1 or more runs of a --sweep side by side, got 2"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_runs(
@@ -127,31 +131,78 @@ def test_a_notebook_without_a_parameters_cell_is_refused(folder: Path, capsys: p
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("seed = 0")]), folder / "03_bare.ipynb")
     with pytest.raises(SystemExit):
         run.main([], folder)
-    assert "03_bare.ipynb: expected one cell tagged `parameters`, got 0" in capsys.readouterr().err
+    assert "03_bare.ipynb: expected a cell tagged `parameters`, got none" in capsys.readouterr().err
 
 
 def planned(folder: Path, *arguments: str) -> list[tuple[str, dict[str, object]]]:
     declared = {path: run.declared_parameters(path) for path in run.select_notebooks(folder)}
-    return run.plan(run.command_line().parse_args(arguments), declared)
+    return [(job.name, job.parameters) for job in run.plan(run.command_line().parse_args(arguments), declared)]
 
 
 def test_a_sweep_is_one_run_per_combination_each_with_its_own_name(folder: Path) -> None:
-    runs = planned(folder, "--sweep", "paired_ratio=0.05,0.1", "--sweep", "seed=0,1")
-    assert [(name, values["paired_ratio"], values["seed"]) for name, values in runs] == [
-        ("lgdea-ci-0-paired_ratio-0.05-seed-0", 0.05, 0),
-        ("lgdea-ci-1-paired_ratio-0.05-seed-1", 0.05, 1),
-        ("lgdea-ci-0-paired_ratio-0.1-seed-0", 0.1, 0),
-        ("lgdea-ci-1-paired_ratio-0.1-seed-1", 0.1, 1),
+    runs = planned(folder, "--sweep", "method=lgdea,clip", "--sweep", "scale=0.05,0.1")
+    assert [(name, values["method"], values["scale"]) for name, values in runs] == [
+        ("lgdea-ci-0-method-lgdea-scale-0.05", "lgdea", 0.05),
+        ("lgdea-ci-0-method-lgdea-scale-0.1", "lgdea", 0.1),
+        ("clip-ci-0-method-clip-scale-0.05", "clip", 0.05),
+        ("clip-ci-0-method-clip-scale-0.1", "clip", 0.1),
     ]
     assert all(name == values["run"] for name, values in runs)
     # names that differ by themselves get no suffix
-    assert [name for name, _ in planned(folder, "--sweep", "seed=0,1")] == ["lgdea-ci-0", "lgdea-ci-1"]
+    ratios = planned(folder, "--sweep", "paired_ratio=0.05,0.1", "--sweep", "seed=0,1")
+    assert [name for name, _ in ratios] == [
+        "lgdea-ci-0-paired_ratio-0.05",
+        "lgdea-ci-1-paired_ratio-0.05",
+        "lgdea-ci-0",
+        "lgdea-ci-1",
+    ]
     named = planned(folder, "--run", "mine", "--sweep", "seed=0,1")
     assert [name for name, _ in named] == ["mine-seed-0", "mine-seed-1"]
 
 
+@pytest.mark.slow
+def test_a_sweep_goes_on_after_a_run_that_fails_and_ends_with_one_table(
+    folder: Path, runs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"task": "zero-shot", "metric": "auc", "finding": "macro", "estimate": 0.75, "low": 0.7, "high": 0.8,
+             "n": 9}]  # fmt: skip
+    cell = [
+        "import json, os",
+        f"with open(f'{runs}/{{run}}/metrics.json', 'w') as file:",
+        f"    json.dump({{'model': {rows}}}, file)",
+        "assert os.environ['LGDEA_OWN_FIGURES'] and os.environ['OMP_NUM_THREADS']",
+        "assert seed != 1, 'no luck'",
+    ]
+    write_notebook(folder / "01_first.ipynb", "\n".join(cell))
+    assert run.main(["--sweep", "seed=0,1,2", "--jobs", "2"], folder) == 1
+    table = pd.read_csv(runs / "sweep-seed.csv", keep_default_na=False)
+    assert table["run"].tolist() == ["lgdea-ci-0", "lgdea-ci-1", "lgdea-ci-2"]
+    assert table["zero-shot AUC"].tolist() == ["0.75", "", "0.75"]
+    assert table["variant"].tolist() == ["model", "", "model"]
+    assert "01_first.ipynb: cell 3: AssertionError: no luck" in table["error"][1]
+    assert table["error"].tolist()[::2] == ["", ""]
+    assert "lgdea-ci-2 [2/2] 02_second.ipynb" in capfd.readouterr().out
+
+
+def test_a_sweep_that_is_given_again_leaves_out_what_is_done(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared = {path: run.declared_parameters(path) for path in run.select_notebooks(folder, "01")}
+    [job] = run.plan(run.command_line().parse_args(["-p", "seed", "5"]), declared)
+    lines = lambda: (tmp_path / "note.txt").read_text().splitlines()  # noqa: E731
+    monkeypatch.setattr(run, "git_commit", lambda root: "abc")
+    for _ in range(2):
+        assert run.run_all(job, declared, [], resume=True) is None
+    assert lines() == ["first ci lgdea-ci-5 5"]
+    monkeypatch.setattr(run, "execute", lambda *_: run.Outcome(seconds=1, peak_mb=1, error="ran again"))
+    assert run.run_all(job, declared, []) == "01_first.ipynb: ran again", "a run by itself begins anew"
+    assert run.run_all(job, declared, [], resume=True) is not None, "what failed is not done"
+    monkeypatch.setattr(run, "git_commit", lambda root: "abc-dirty")
+    assert run.run_all(job, declared, [], resume=True) is not None, "of changed code nobody knows what it did"
+
+
 def test_values_take_the_declared_type() -> None:
-    annotations = {"run": "str | None", "seed": "int", "share": "float", "flag": "bool", "free": ""}
+    annotations = {"run": "Optional[str]", "seed": "int", "share": "float", "flag": "bool", "free": "None"}
     assert run.parse_value("run", "2024", annotations) == "2024"
     assert run.parse_value("run", "None", annotations) is None
     assert run.parse_value("share", "1", annotations) == 1.0
@@ -240,12 +291,11 @@ def test_a_corpus_without_boxes_and_with_few_labels_gets_through_all_notebooks(
                 if "parameters" in cell.metadata.get("tags", []):
                     shell.push(given)
         said[notebook.name[:2]] = captured.stdout
-    assert list(said) == ["01", "02", "03", "04", "05", "06", "07"]
+    assert list(said) == ["00", "01", "02", "03", "04", "05", "06", "07"]
     assert (bare / "figures/01_example_films.png").is_file(), "films without boxes"
     # too few positives for AUC, too few studies for retrieval; the tail's AUC has no least number
     assert scored_metrics(bare) == {"auc_tail"}
     assert not (bare / "figures/05_comparison.png").exists()
-    assert "nothing to compare" in said["05"]
     assert "0 rows in figures/tables/limited_pairing.csv; missing ones come from" in said["06"]
     assert set(pd.read_csv(bare / "asg_regions.csv")["task"]) == {"tags"}, "no region boxes"
 

@@ -108,25 +108,47 @@ def test_a_kernel_ends_with_a_killed_run_and_the_same_command_then_goes_on(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "cell"), [(signal.SIGTERM, BUSY), (signal.SIGINT, DEAF)], ids=["busy", "deaf"])
+@pytest.mark.parametrize(
+    ("number", "cell", "sweep"),
+    [(signal.SIGTERM, BUSY, ["--sweep", "seed=0,1"]), (signal.SIGINT, DEAF, [])],
+    ids=["busy, a sweep", "deaf"],
+)
 def test_a_run_that_is_asked_to_end_does_so_within_five_seconds_and_says_so(
-    number: signal.Signals, cell: str, folder: Path, tmp_path: Path, start: Callable[..., subprocess.Popen]
+    number: signal.Signals,
+    cell: str,
+    sweep: list[str],
+    folder: Path,
+    tmp_path: Path,
+    start: Callable[..., subprocess.Popen],
 ) -> None:
-    beat, run = tmp_path / "beat", tmp_path / "runs/mine"
+    beat, run = tmp_path / "beat", tmp_path / ("runs/mine-seed-0" if sweep else "runs/mine")
     write_notebook(folder / "01_busy.ipynb", "print('before')", cell.format(beat=str(beat)))
     write_notebook(folder / "02_never.ipynb", f"open({str(tmp_path / 'never')!r}, 'w')")
-    process = start("--run", "mine")
+    process = start("--run", "mine", *sweep)
     kernel = kernel_of(beat)
     asked = time.monotonic()
     process.send_signal(number)
     until(lambda: gone(kernel), seconds=asked + 5 - time.monotonic())
     assert process.wait(timeout=60) == 128 + number
     assert not (tmp_path / "never").exists()
+    assert not (tmp_path / "runs/mine-seed-1").exists(), "no further run is begun"
     if cell == BUSY:
         assert beat.with_suffix(".stopped").read_text() == "saved", "the cell was interrupted, not killed"
     assert f"stopped by {number.name}" in json.loads((run / "timing.json").read_text())["01_busy"]["error"]
     copy = nbformat.read(run / "notebooks/01_busy.ipynb", as_version=4)
     assert "before" in str(copy.cells), "what was done is saved"
+
+
+@pytest.mark.slow
+def test_kernels_end_with_a_killed_sweep(folder: Path, tmp_path: Path, start: Callable[..., subprocess.Popen]) -> None:
+    beat = tmp_path / "beat"
+    write_notebook(folder / "01_busy.ipynb", DEAF.format(beat=str(beat)))
+    process = start("--sweep", "seed=0")
+    kernel = kernel_of(beat)
+    [worker] = kernel.parents()[:1]
+    assert worker.pid != process.pid
+    process.kill()
+    until(lambda: gone(kernel) and gone(worker), seconds=3)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ grounding    films, boxes, maps                 views        what figures look a
 prototypes   the evidence space                 widgets      explorers
 graphs       graphs, propagation                overlay      the command of grounding
 related      an image beside its reports
+sketch       small worlds, every entry          gallery      what notebooks show; `live`: a loss that is falling
 """
 
 from lgdea_core.figures.asg import figure_region_sentences
@@ -24,6 +25,7 @@ from lgdea_core.figures.grounding import (
 from lgdea_core.figures.prototypes import figure_prototype_neighbours, figure_prototype_space, figure_prototype_usage
 from lgdea_core.figures.related import Related, figure_related_reports
 from lgdea_core.figures.save import keep_figure, save_figure
+from lgdea_core.figures.sketch import figure_entries, figure_small_graphs
 from lgdea_core.figures.tables import (
     figure_ablation,
     figure_abundance,
@@ -42,6 +44,7 @@ __all__ = [
     "figure_ablation",
     "figure_abundance",
     "figure_dose_response",
+    "figure_entries",
     "figure_evidence_counts",
     "figure_extractors",
     "figure_finding_auc",
@@ -66,6 +69,7 @@ __all__ = [
     "figure_relation_quality",
     "figure_report_evidence",
     "figure_seed_reach",
+    "figure_small_graphs",
     "keep_figure",
     "save_figure",
 ]

@@ -1,8 +1,10 @@
 """Run folders: schema, checksum and provenance of every artifact that one notebook hands to the next."""
 
 import hashlib
+import itertools
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,6 +37,8 @@ log = logging.getLogger("lgdea")
 CONFIG_FILE = "config.json"
 PROVENANCE_FILE = "provenance.json"
 LONGEST_NAME = 150
+FIGURES_VARIABLE = "LGDEA_OWN_FIGURES"
+"""Environment variable; set where several runs draw: each draws into its own folder, not all into `figures/`."""
 PACKAGES = ("numpy", "pandas", "scipy", "torch", "transformers")
 
 
@@ -70,10 +74,16 @@ ARTIFACTS = {
 
 
 def default_run_name(config: RunConfig) -> str:
-    """`<method>-<preset>-<seed>`, and the corpus unless it is the phantom."""
-    parts = [config.method, config.preset, str(config.seed)]
-    if config.data.corpus != "phantom":
-        parts.append(config.data.corpus)
+    """`<method>-<preset>-<seed>`, the corpus unless it is the phantom, and the paired ratio where it is not the usual.
+
+    So another choice of these is another run, beside the one before.
+    """
+    parts, data = [config.method, config.preset, str(config.seed)], config.data
+    if data.corpus != "phantom":
+        parts.append(data.corpus)
+    usual = RunConfig.from_preset(config.preset, method=config.method, corpus=data.corpus)
+    if data.paired_ratio != usual.data.paired_ratio:
+        parts.append(f"paired_ratio-{data.paired_ratio:g}")
     return plain_name("-".join(parts))
 
 
@@ -155,8 +165,9 @@ class Run:
 
     @property
     def figures(self) -> Path:
-        """Folder for figures: `figures/`; the run's own for preset `ci`, which learns nothing worth showing."""
-        folder = self.folder / "figures" if self.config.preset == "ci" else project_root() / "figures"
+        """Folder for figures: `figures/`; the run's own in a sweep, and for preset `ci`, which learns nothing."""
+        own = self.config.preset == "ci" or FIGURES_VARIABLE in os.environ
+        folder = self.folder / "figures" if own else project_root() / "figures"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -320,9 +331,11 @@ def config_hash(config: RunConfig) -> str:
 def _refuse_other_config(folder: Path, config: RunConfig) -> None:
     differing = config_differences(read_json(folder / CONFIG_FILE), asdict(config))
     if differing:
+        numbered = (f"{folder.name}-{number}" for number in itertools.count(2))
+        free = next(name for name in numbered if not (folder.parent / name).exists())
         raise ValueError(
             f"run folder {folder} was made with another configuration: {'; '.join(differing)}. "
-            "Give this run a name of its own (parameter `run`), or delete the folder to start over"
+            f'Start a new run by parameter run = "{free}"'
         )
 
 
