@@ -9,8 +9,8 @@ The core is the files of this folder; it imports torch, scipy, transformers and 
     crops        the square a tower sees               graph        kNN graphs, propagation (eq. 10 to 14)
     encoders     image and text towers, tokenizer      relations    relations of unpaired images and reports
     prototypes   lesion tokens, the evidence space     inference    embeddings of whole pools
-    decoders     query decoder                         grounding    phrase -> map
-    command      how commands end a user's mistake
+    decoders     query decoder                         walks        draws from relations that are not written down
+    command      how commands end a user's mistake     grounding    phrase -> map
 
 The rooms around it (tests/test_layers.py says what each may import):
 

@@ -188,10 +188,10 @@ def test_given_relations_take_the_place_of_propagation(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world, run = PlantedWorld(24), config(text_steps=0, pair_steps=1, relation_steps=3, refresh_every=1, batch_size=8)
-    given = sparse.csr_array(np.eye(12))
-    used: list[sparse.csr_array | None] = []
+    given = GraphRelations(sparse.csr_array(np.eye(12)))
+    used: list[Relations | None] = []
 
-    def refresh(*args: object, graph: sparse.csr_array | None = None) -> RelationState:
+    def refresh(*args: object, graph: Relations | None = None) -> RelationState:
         used.append(graph)
         return refresh_relations(*args, graph=graph)
 

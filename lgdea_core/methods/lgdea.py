@@ -86,7 +86,8 @@ class UnpairedPart(NamedTuple):
     clean_pixel_values: Float[Tensor, "unpaired 1 height width"]
     """without augmentation, for the teacher"""
     relations: Float[Tensor, "unpaired unpaired_reports"]
-    """block of the relations: the unpaired images against the batch's reports beyond the pairs"""
+    """block of the relations: the unpaired images against the batch's reports beyond the pairs; estimated in large
+    pools under mode "graph" (`walks.Walks`)"""
     expected_evidence: Float[Tensor, "unpaired prototypes"]
     confidence: Float[Tensor, "unpaired"]
     statement_posterior: Float[Tensor, "unpaired phrases"]
@@ -121,10 +122,10 @@ class LGDEA(Method):
             images = drawn.unpaired
             unpaired = UnpairedPart(
                 clean_pixel_values=standardise(drawn.grey[pairs:]),
-                relations=torch.from_numpy(relations.block(images, drawn.reports[pairs:])),
+                relations=torch.from_numpy(relations.block(images, drawn.reports[pairs:], drawn.rng)),
                 expected_evidence=torch.from_numpy(relations.expected_evidence(images)),
                 confidence=torch.from_numpy(relations.confidence(images)),
-                statement_posterior=torch.from_numpy(relations.statement_posterior(images, statements)),
+                statement_posterior=torch.from_numpy(relations.statement_posterior(images, statements, drawn.rng)),
             )
         return EvidencePart(holds, targets, torch.from_numpy(evidence.localised[kinds]), unpaired)
 

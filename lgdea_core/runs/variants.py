@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-from scipy import sparse
 
 from lgdea_core.batch import TrainingData
 from lgdea_core.config import RunConfig, find_method, replace_fields
@@ -44,7 +43,7 @@ def train_variant(
     *,
     until: Literal["text", "pairs", "end"] = "end",
     warm: Path | None = None,
-    first_graph: sparse.csr_array | None = None,
+    first_graph: Relations | None = None,
     progress: bool = True,
 ) -> Trained:
     """Train one of a run's models, or go on where it stopped.

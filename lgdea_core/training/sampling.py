@@ -27,7 +27,7 @@ from lgdea_core.method import Drawn
 
 logger = logging.getLogger("lgdea")
 
-DRAW_VERSION = 2
+DRAW_VERSION = 3
 """Raise it when a step draws other things from the same seed: older checkpoints can no longer be resumed."""
 PHRASES_PER_REPORT = 3
 """Phrases of one report in a batch, at most; drawn anew each step."""
