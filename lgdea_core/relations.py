@@ -312,7 +312,7 @@ class PropagatedRelations(Relations):
     ) -> Float[Tensor, "images reports"]:
         """Unbiased estimate of some images with some reports."""
         block = self._walks.block(self._images[image_indices], self._reports[report_indices], rng)
-        return torch.from_numpy(np.ascontiguousarray(block))
+        return torch.from_numpy(block)
 
 
 def graph_relations(propagation: Propagation) -> Relations:

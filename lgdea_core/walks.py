@@ -10,7 +10,7 @@ from lgdea_core.graph import Csr, Propagation
 
 WALKS = 64
 """walks of each image from which a block is estimated"""
-CLOSING = 3
+CLOSING = 4
 """last steps of a walk that a block follows exactly, from its reports backwards"""
 
 
@@ -93,20 +93,24 @@ class Walks:
         while (going := left > CLOSING).any():
             node[going] = self._step(node[going], left[going], rng)
             left = left - going
-        row = np.repeat(np.arange(len(images)), WALKS)[started]
-        ones, places = np.ones(len(reports)), self._report_place[reports]
-        closing = sparse.csr_array(
-            (ones, (np.arange(len(reports)), places)), shape=(len(reports), len(self._report_order))
-        )
-        block = np.zeros((len(reports), len(images)))
-        for steps in range(CLOSING + 1):
+        row, nodes = np.repeat(np.arange(len(images)), WALKS)[started], len(self._report_order)
+
+        def standing(steps: int) -> Csr:
             own = left == steps
             value = 1 / (WALKS * self._to_end[steps, node[own]])
-            standing = sparse.csr_array((value, (node[own], row[own])), shape=(len(self._report_order), len(images)))
-            block += (closing @ standing).toarray()
-            if steps < CLOSING:
-                closing = closing @ self._reports
-        return block.T
+            return sparse.csr_array((value, (row[own], node[own])), shape=(len(images), nodes))
+
+        # sum over c of D[c] S^c E: the last two steps are taken from the reports, those before from where walks stand
+        far = standing(CLOSING)
+        for steps in range(CLOSING - 1, 1, -1):
+            far = far @ self._reports + standing(steps)
+        chosen = np.arange(len(reports)), self._report_place[reports]
+        near = sparse.csr_array((np.ones(len(reports)), chosen), shape=(len(reports), nodes))
+        block = np.zeros((len(images), len(reports)))
+        for part in (standing(0), standing(1), far):
+            block += (part @ near.T.tocsr()).toarray()
+            near = near @ self._reports
+        return block
 
     def _to_reports(
         self, images: Int[np.ndarray, "walks"], rng: np.random.Generator

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from lgdea_core.relations import (
     combine_relations,
     relation_quality,
 )
+from lgdea_core.runs.inputs import Inputs, top_relations
 from lgdea_core.training.refresh import EvidenceView, cross_affinity, refresh_relations
 
 STATED = [[0], [1, 2], [2, 3, 4], None, [4], [0, 5], []]
@@ -446,6 +448,18 @@ def test_an_unreached_image_has_a_zero_row() -> None:
     assert not every_row(GraphRelations(sparse.csr_array((3, 4)))).any()
     with pytest.raises(ValueError, match="must be finite and >= 0"):
         GraphRelations(sparse.csr_array([[-1.0, 1.0]]))
+
+
+def test_the_best_reports_are_named_and_none_is_invented() -> None:
+    _, data = pools()
+    inputs, graph = Mock(spec=Inputs), random_graph(6, 5)
+    inputs.pools = Mock(image_ids=tuple("ABCDEFG"), report_ids=tuple("abcdef"))
+    table = top_relations(inputs, data, GraphRelations(graph))
+    assert len(table) == graph.nnz  # five reports at most, and none of relation 0
+    for image, report, rank, relation in table.itertuples(index=False):
+        row = graph[["BCDEFG".index(image)]].toarray()[0]
+        assert row["bcdef".index(report)] == pytest.approx(relation)
+        assert rank == 1 + (row > relation + 1e-12).sum()
 
 
 # ---- quality

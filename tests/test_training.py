@@ -13,7 +13,7 @@ from scipy import sparse
 from lgdea_core.config import METHODS, RunConfig
 from lgdea_core.method import total_loss
 from lgdea_core.model import LGDEAModel
-from lgdea_core.relations import Relations
+from lgdea_core.relations import GraphRelations, Relations
 from lgdea_core.training import loop
 from lgdea_core.training.checkpoint import CHECKPOINT, resume, training_origin
 from lgdea_core.training.loop import start_state, train, update_teacher

@@ -12,6 +12,7 @@ from lgdea_core.config import RunConfig, find_method, replace_fields
 from lgdea_core.data.regions import shuffle_regions
 from lgdea_core.model import LGDEAProcessor
 from lgdea_core.paths import recover, replacing
+from lgdea_core.relations import Relations
 from lgdea_core.runs.artifacts import Run
 from lgdea_core.runs.inputs import Inputs, fresh_model, hidden_truth, prepare_training
 from lgdea_core.training.checkpoint import CHECKPOINT, TrainState
