@@ -196,12 +196,16 @@ def refresh_relations(
 
 def statement_posterior(
     relations: Relations, data: TrainingData, same_observation: float
-) -> Float[np.ndarray, "unpaired statements"]:
+) -> Float[np.ndarray, "unpaired statements"] | None:
     """What relations say of each statement: exact products with what the reports state (E).
 
-    posterior[u, t] = max(sum_r P[u, r] [r makes t], s sum_r P[u, r] [r states t's observation]),
-        s = `same_observation`
+        posterior[u, t] = max(sum_r P[u, r] [r makes t], s sum_r P[u, r] [r states t's observation]),
+            s = `same_observation`
+
+    None where each report is a statement of its own: a batch then takes what it needs of the relations themselves.
     """
+    if data.phrase_report is not None:
+        return None
     evidence = data.evidence
     made, stated = (
         sparse.csr_array(part)[data.unpaired_reports].astype(np.float32)
