@@ -503,24 +503,26 @@ def _changes(part: Arranged, alpha: float) -> Iterator[tuple[float, bool]]:
     G[u] = S_I^u Y S_R^u is (S_I^u X)^T Y (S_R^u V): a step multiplies the probes, not P.
     """
     rng = np.random.default_rng(0)
-    images, reports = part.images, part.reports
+    images, reports, seeds, paired_reports = part.images, part.reports, part.seeds, part.seeds.sum(axis=0) > 0
     rows, cols = (
         rng.standard_normal((2, len(order), PROBES))[:, order] for order in (part.image_order, part.report_order)
     )
-    seeds, paired_reports = part.seeds, part.seeds.sum(axis=0) > 0
     rows[0, part.seed_images] = cols[0, paired_reports] = 0
+    rows, cols = (_few_columns(probes, seeds.dtype) for probes in (rows, cols))
     # a seed starts walks only where both its image and its report have somewhere to go
     reached_images = np.zeros(len(part.image_order), dtype=bool)
     reached_images[part.seed_images] = (seeds @ (reports.sum(axis=0) > 0).astype(float)) > 0
     reached_reports = (seeds.T @ (images.sum(axis=0) > 0)[part.seed_images].astype(float)) > 0
 
     def project() -> Float[np.ndarray, "2 probes probes"]:
-        return np.stack([row[part.seed_images].T @ (seeds @ col) for row, col in zip(rows, cols, strict=True)])
+        left = np.concatenate([row[part.seed_images] for row in rows], axis=1, dtype=np.float64)
+        right = np.concatenate([seeds @ col for col in cols], axis=1, dtype=np.float64)
+        return np.stack([left[:, :PROBES].T @ right[:, :PROBES], left[:, PROBES:].T @ right[:, PROBES:]])
 
     walked, total, weight = project(), 0, 1
     while True:
         total, weight = total + (1 - alpha) * weight * walked, weight * alpha
-        rows, cols = np.stack([images @ row for row in rows]), np.stack([reports @ col for col in cols])
+        rows, cols = [images @ row for row in rows], [reports @ col for col in cols]
         previous, walked = walked, project()
         # P[t+1] - P[t] = alpha^(t+1) (G[t+1] - G[t]): the last term of the sum replaces its own share of the one before
         change = np.linalg.norm(weight * (walked - previous), axis=(1, 2))
@@ -531,3 +533,12 @@ def _changes(part: Arranged, alpha: float) -> Iterator[tuple[float, bool]]:
         reached_reports = reached_reports | ((reports @ reached_reports.astype(float)) > 0)
         reaching = bool(reached_images.sum() + reached_reports.sum() > before)
         yield float(change[where] / norm[where]) if norm[where] > 0 else 0.0, reaching
+
+
+def _few_columns(probes: Float[np.ndarray, "2 nodes probes"], dtype: np.dtype) -> list[np.ndarray]:
+    """Both sets of probes, `COLUMNS` columns at a time."""
+    return [
+        np.ascontiguousarray(part[:, at : at + COLUMNS], dtype=dtype)
+        for part in probes
+        for at in range(0, PROBES, COLUMNS)
+    ]
