@@ -24,8 +24,8 @@ Csr = sparse.csr_array
 
 SAME_DESCRIPTOR = 1e-5
 """descriptors equal after rounding to this are one point, see `knn_affinity`"""
-COLUMNS = 16
-"""columns of a thin matrix that walk together: they stay in the cache, and bound the working memory"""
+COLUMNS = 32
+"""columns of a thin matrix that walk together: enough to read a graph seldom, few enough for the cache"""
 EXACT_ENTRIES = 2**24
 """images x reports up to which all rows of relations are computed and held; above, only thin products and walks"""
 PROBES = 32
