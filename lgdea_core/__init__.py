@@ -9,9 +9,9 @@ The core is the files of this folder; it imports torch, scipy, transformers and 
     crops        the square a tower sees               graph        kNN graphs, propagation (eq. 10 to 14)
     encoders     image and text towers, tokenizer      relations    relations of unpaired images and reports
     prototypes   lesion tokens, the evidence space     inference    embeddings of whole pools
-    decoders     query decoder                         grounding    phrase -> map
-    published    towers of published dual encoders     command      how commands end a user's mistake
-    __main__     the console command
+    decoders     query decoder                         walks        draws from relations not written down
+    published    towers of published dual encoders     grounding    phrase -> map
+    __main__     the console command                   command      how commands end a user's mistake
 
 The rooms around it (tests/test_layers.py says what each may import):
 

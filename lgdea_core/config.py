@@ -148,8 +148,6 @@ class GraphConfig:
     """change of the unpaired block in one step, relative to that block, that counts as standing still"""
     max_steps: int = 60
     """propagation steps at most; not standing still by then is a warning in the log and in graph_stats.json"""
-    keep: int = 2000
-    """largest entries kept in a row of the propagated relations; the mass lost is measured"""
     mode: Literal["graph", "affinity", "graph*affinity"] = "graph*affinity"
     """relations from the propagated graph (the paper's form), from the cross-modal affinity (E), or their product"""
     graph_exponent: float = 0.5
@@ -165,7 +163,7 @@ class GraphConfig:
         for name in ("self_loop", "graph_exponent", "affinity_sharpness"):
             check_range(name, getattr(self, name), 0, 1e6)
         check_range("tolerance", self.tolerance, 0, 1, open_ends=True)
-        for name in ("neighbours", "max_steps", "keep"):
+        for name in ("neighbours", "max_steps"):
             check_range(name, getattr(self, name), 1, 1_000_000)
         check_range("report_marginal", self.report_marginal, 0, 1)
 
@@ -379,7 +377,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "ci": {
         "data": DataConfig(studies=300, image_size=64),
         "model": ModelConfig(dim=32, prototypes=16, lesions=4, max_tokens=64),
-        "graph": GraphConfig(keep=50),
         "train": TrainConfig(
             text_steps=6, pair_steps=12, relation_steps=12, ramp_steps=4, refresh_every=6, batch_size=16, log_every=2
         ),

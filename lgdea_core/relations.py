@@ -1,12 +1,13 @@
 """Relations of unpaired images with unpaired reports: the propagated graph, the cross-modal affinity, or both (E).
 
-Never images x reports at once: the affinity comes in blocks of images against all reports, and Sinkhorn needs only its
-scaling vector of the reports. All positions count within the unpaired block.
+What training reads of them is a product with something thin (`times`, `report_mass`), some rows, or a draw. All
+positions count within the unpaired block.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,11 +19,15 @@ from scipy.special import expit
 from torch import Tensor
 
 from lgdea_core.config import GraphConfig
+from lgdea_core.graph import EXACT_ENTRIES, Csr, Propagation
+from lgdea_core.walks import Walks
 
 FLOOR = 1e-4
 """share of a row that the graph spreads evenly over all reports before it is multiplied with the affinity"""
 SHARE_BOUNDS = (1e-3, 1 - 1e-3)
 """bounds on the share of images that are taken to show an observation"""
+MEASURED_ENTRIES = 2**27
+"""images x reports up to which the quality of relations is measured on all images; above, on as many as come to that"""
 
 
 class CrossAffinity:
@@ -44,7 +49,6 @@ class CrossAffinity:
         membership: sparse.csr_array,
         has_evidence: Bool[np.ndarray, "reports"],
         sharpness: float,
-        block_size: int = 512,
     ) -> None:
         """Calibrate the responses.
 
@@ -53,37 +57,50 @@ class CrossAffinity:
             membership: reports x observations, 1 where the report states the observation.
             has_evidence: False for a report without evidence; one that all is normal has evidence, but no observation.
             sharpness: log odds for each standard deviation of a response.
-            block_size: images of a block; results do not depend on it.
 
         Raises:
             ValueError: nothing to relate, tables that do not fit, or responses that are not finite.
         """
-        if not len(responses) or block_size < 1 or not has_evidence.any():
-            found = f"{len(responses)} images, block size {block_size}, {int(has_evidence.sum())} reports with evidence"
-            raise ValueError(f"CrossAffinity: needs images, a block size and reports with evidence; got {found}")
+        if not len(responses) or not has_evidence.any():
+            found = f"{len(responses)} images, {int(has_evidence.sum())} reports with evidence"
+            raise ValueError(f"CrossAffinity: needs images and reports with evidence; got {found}")
         if membership.shape != (len(has_evidence), responses.shape[1]) or not responses.isfinite().all():
             raise ValueError(
                 f"CrossAffinity: expected finite responses to {membership.shape[1]} observations and an entry of "
                 f"has_evidence for {membership.shape[0]} reports, got shapes {tuple(responses.shape)} and "
                 f"{has_evidence.shape}, {int((~responses.isfinite()).sum())} responses not finite"
             )
-        self.images, self.reports, self.block_size = len(responses), len(has_evidence), block_size
+        self.images, self.reports = len(responses), len(has_evidence)
         shares = membership[has_evidence].mean(axis=0)
         odds = calibrated_log_odds(responses.detach().double().cpu().numpy(), shares, sharpness)
         self.log_odds = torch.from_numpy(odds).to(responses)
-        coo = membership.astype(np.float32).tocoo()
-        stated = torch.sparse_coo_tensor(np.stack([coo.row, coo.col]), coo.data, coo.shape, check_invariants=True)
-        self._membership = stated.to(responses)
-        self.has_evidence = torch.from_numpy(has_evidence).to(responses.device)
+        self.membership = sparse.csr_array(membership).astype(np.float32)
+        self.has_evidence = has_evidence
 
-    def slices(self) -> Iterator[slice]:
-        """The blocks, in order."""
-        return (slice(at, min(at + self.block_size, self.images)) for at in range(0, self.images, self.block_size))
+    def sets(self) -> Int[np.ndarray, "reports"]:
+        """Which set of observations each report states, numbered from 0; those without evidence are one more.
 
-    def block(self, rows: slice) -> Float[Tensor, "images reports"]:
-        """Affinity of some images with all reports."""
-        sums = torch.sparse.mm(self._membership, self.log_odds[rows].T).T
-        return sums.masked_fill(~self.has_evidence, -torch.inf)
+        Reports of one set have the same affinity with every image: they are one column.
+        """
+        self.membership.sort_indices()
+        bounds = zip(self.membership.indptr[:-1], self.membership.indptr[1:], strict=True)
+        stated = [self.membership.indices[first:last].tobytes() for first, last in bounds]
+        number: dict[tuple[bytes, bool], int] = {}
+        found = [number.setdefault(key, len(number)) for key in zip(stated, self.has_evidence.tolist(), strict=True)]
+        return np.array(found, dtype=np.int64)
+
+    def columns(self, reports: Int[np.ndarray, "columns"]) -> Float[Tensor, "observations columns"]:
+        """What `block` needs of some reports, in the type and on the device of the responses."""
+        return torch.from_numpy(self.membership[reports].toarray().T.copy()).to(self.log_odds)
+
+    def block(
+        self, images: slice | Int[np.ndarray, "images"], reports: Int[np.ndarray, "columns"] | None = None
+    ) -> Float[Tensor, "images columns"]:
+        """Affinity of some images with some reports, or with all."""
+        reports = np.arange(self.reports) if reports is None else reports
+        chosen = images if isinstance(images, slice) else torch.from_numpy(images)
+        silent = torch.from_numpy(~self.has_evidence[reports]).to(self.log_odds.device)
+        return (self.log_odds[chosen] @ self.columns(reports)).masked_fill(silent, -torch.inf)
 
 
 def calibrated_log_odds(
@@ -109,12 +126,14 @@ def calibrated_log_odds(
 class ReportChoice(NamedTuple):
     """What `expected_evidence` returns, one entry an image; 0 where no report is related."""
 
-    evidence_distribution: Float[Tensor, "images prototypes"]
+    evidence_distribution: Float[np.ndarray, "images prototypes"]
     """relation-weighted mean of the reports' distributions (eq. 15); rows sum to 1 or 0"""
-    entropy: Float[Tensor, "images"]
-    """of the relations, in nats; exp of it is the number of reports in play"""
-    agreement: Float[Tensor, "images"]
+    agreement: Float[np.ndarray, "images"]
     """|sum_r P[i, r] sqrt(q_r)|^2, in [0, 1]: 1 where all related reports hold the same evidence"""
+
+
+Thin = Csr | np.ndarray
+"""reports x a few columns"""
 
 
 class Relations(ABC):
@@ -122,35 +141,59 @@ class Relations(ABC):
 
     images: int
     reports: int
-    block_size: int = 512
 
     @abstractmethod
     def rows(self, image_indices: Int[np.ndarray, "images"]) -> Float[Tensor, "images reports"]:
-        """Row targets of some images."""
+        """Exact rows of some images."""
+
+    @abstractmethod
+    def times(self, values: Thin) -> Float[np.ndarray, "images cols"]:
+        """Exact product `R V` with a thin matrix of the reports."""
+
+    @abstractmethod
+    def report_mass(self) -> Float[np.ndarray, "reports"]:
+        """Exact column sums: how many images each report stands for."""
 
     def block(
-        self, image_indices: Int[np.ndarray, "images"], report_indices: Int[np.ndarray, "reports"]
+        self,
+        image_indices: Int[np.ndarray, "images"],
+        report_indices: Int[np.ndarray, "reports"],
+        rng: np.random.Generator,
     ) -> Float[Tensor, "images reports"]:
-        """Relations of some images with some reports, not normalised among these."""
+        """Relations of some images with some reports, not normalised among these; `rng` where they are estimated."""
         return self.rows(image_indices)[:, torch.from_numpy(report_indices)]
 
     def sample_reports(
         self, image_indices: Int[np.ndarray, "images"], rng: np.random.Generator
     ) -> Int[np.ndarray, "images"]:
         """One report for each image, drawn by its row; -1 for an image without relations."""
-        heights = self.rows(image_indices).double().cumsum(dim=1).cpu()
-        mass = heights[:, -1:]
-        drawn = torch.from_numpy(rng.random(mass.shape)) * mass  # below the mass, so a report of positive weight
-        chosen = torch.searchsorted(heights, drawn, right=True)
-        return torch.where(mass > 0, chosen.clamp(max=self.reports - 1), -1).squeeze(1).numpy()
+        return _draw_columns(self.rows(image_indices), rng)[0]
 
-    def blocks(self) -> Iterator[tuple[slice, Float[Tensor, "images reports"]]]:
-        """All rows, a block at a time."""
-        for start in range(0, self.images, self.block_size):
-            images = np.arange(start, min(start + self.block_size, self.images))
-            yield slice(start, start + len(images)), self.rows(images)
+    def measured(self, entries: int) -> Int[np.ndarray, "measured"]:
+        """Images for what needs whole rows: all, or as many evenly spaced ones as have about so many entries."""
+        wanted = min(self.images, max(64, entries // max(1, self.reports)))
+        return np.linspace(0, self.images - 1, wanted).astype(np.int64) if self.images else np.empty(0, np.int64)
 
-    def expected_evidence(self, evidence_distribution: Float[Tensor, "reports prototypes"]) -> ReportChoice:
+    def blocks(self, entries: int) -> Iterator[tuple[Int[np.ndarray, "images"], Float[Tensor, "images reports"]]]:
+        """Rows of the `measured` images, some at a time."""
+        images = self.measured(entries)
+        for start in range(0, len(images), size := max(1, min(512, EXACT_ENTRIES // max(1, self.reports)))):
+            chosen = images[start : start + size]
+            yield chosen, self.rows(chosen)
+
+    def effective_reports(self) -> float:
+        """Mean of exp(entropy) of the rows with mass: how many reports are in play; 0 where no row has any.
+
+        Over all images, or in large pools over some (`measured`): an entropy is no product with anything thin.
+        """
+        found = []
+        for _, rows in self.blocks(EXACT_ENTRIES):
+            entropy = -torch.special.xlogy(rows, rows).sum(dim=1)
+            found.append(entropy.exp()[rows.sum(dim=1) > 0].double().cpu().numpy())
+        found = np.concatenate(found) if found else np.empty(0)
+        return float(found.mean()) if len(found) else 0.0
+
+    def expected_evidence(self, evidence_distribution: Float[np.ndarray, "reports prototypes"]) -> ReportChoice:
         """Evidence an image's related reports hold, and how sure the choice is (LGDEA eq. 15, reconstruction).
 
             Qbar[i] = sum_r P[i, r] Qbar_R[r]   over the reports r with evidence, brought to sum 1
@@ -158,21 +201,29 @@ class Relations(ABC):
         Args:
             evidence_distribution: `Qbar_R`, rows sum to 1; a row of NaN or zeros is a report without evidence.
         """
-        known = (evidence_distribution > 0).any(dim=1) & evidence_distribution.isfinite().all(dim=1)
-        evidence = torch.where(known[:, None], evidence_distribution, 0)
-        parts = []
-        for _, rows in self.blocks():
-            rows = rows.to(evidence)
-            entropy = -torch.special.xlogy(rows, rows).sum(dim=1)
-            weights = rows * known
-            weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
-            agreement = (weights @ evidence.sqrt()).square().sum(dim=1)
-            parts.append((weights @ evidence, entropy, agreement))
-        return ReportChoice(*(torch.cat(part) for part in zip(*parts, strict=True)))
+        known = (evidence_distribution > 0).any(axis=1) & np.isfinite(evidence_distribution).all(axis=1)
+        evidence = np.where(known[:, None], evidence_distribution, 0)
+        found = self.times(np.concatenate([evidence, np.sqrt(evidence), known[:, None].astype(evidence.dtype)], axis=1))
+        mean, root, mass = np.split(found, [evidence.shape[1], 2 * evidence.shape[1]], axis=1)
+        scale = np.divide(1, mass, out=np.zeros_like(mass), where=mass > 0)
+        return ReportChoice(mean * scale, np.square(root * scale).sum(axis=1))
+
+
+def _draw_columns(
+    rows: Float[Tensor, "rows cols"], rng: np.random.Generator
+) -> tuple[Int[np.ndarray, "rows"], Float[np.ndarray, "rows"]]:
+    """A column of each row, drawn by its weight, -1 where there is none; and where in that column the draw fell."""
+    heights = rows.double().cumsum(dim=1).cpu()
+    mass = heights[:, -1:]
+    drawn = torch.from_numpy(rng.random(mass.shape)) * mass  # below the mass, so a column of positive weight
+    chosen = torch.searchsorted(heights, drawn, right=True).clamp(max=rows.shape[1] - 1)
+    below = torch.where(chosen > 0, heights.gather(1, (chosen - 1).clamp(min=0)), 0)
+    within = (drawn - below) / (heights.gather(1, chosen) - below)
+    return torch.where(mass > 0, chosen, -1).squeeze(1).numpy(), within.nan_to_num(0).clamp(0, 1).squeeze(1).numpy()
 
 
 class GraphRelations(Relations):
-    """Relations held as CSR: the propagated graph (the paper's form), or saved ones."""
+    """Relations held as CSR: the propagated graph of small pools, or relations that are given."""
 
     def __init__(self, relations: sparse.csr_array) -> None:
         """Rows are brought to sum 1; rows without an entry stay 0.
@@ -188,15 +239,99 @@ class GraphRelations(Relations):
         self.images, self.reports = relations.shape
 
     def rows(self, image_indices: Int[np.ndarray, "images"]) -> Float[Tensor, "images reports"]:
-        """Row targets; all 0 for an image no walk reaches."""
+        """Rows as they are held; all 0 for an image no walk reaches."""
         return torch.from_numpy(self.relations[image_indices].toarray())
+
+    def times(self, values: Thin) -> Float[np.ndarray, "images cols"]:
+        """Sparse product."""
+        found = self.relations @ values
+        return found.toarray() if sparse.issparse(found) else found
+
+    def report_mass(self) -> Float[np.ndarray, "reports"]:
+        """Column sums."""
+        return self.relations.sum(axis=0)
+
+
+class PropagatedRelations(Relations):
+    """The propagated graph of pools of any size, never written down.
+
+    Products are exact (`Propagation.times`), a report is drawn exactly by a walk, a block is estimated without bias
+    from walks (`Walks`). An image no walk reaches has a row of zeros.
+    """
+
+    def __init__(self, propagation: Propagation) -> None:
+        """Make the tables of the walks."""
+        self.propagation = propagation
+        self._images = np.flatnonzero(~propagation.paired_images)
+        self._reports = np.flatnonzero(~propagation.paired_reports)
+        self.images, self.reports = len(self._images), len(self._reports)
+        self._walks = Walks(propagation, ~propagation.paired_reports)
+        mass = self._walks.mass[self._images]
+        self._scale = np.divide(1, mass, out=np.zeros_like(mass), where=mass > 0)
+        place = np.full(propagation.seeds.shape[1], -1)
+        place[self._reports] = np.arange(self.reports)
+        self._place = np.append(place, -1)  # of a draw of -1, too
+
+    def rows(self, image_indices: Int[np.ndarray, "images"]) -> Float[Tensor, "images reports"]:
+        """Exact rows, as a product of the transpose with one column for each image."""
+        rows = self.propagation.rows(self._images[image_indices])[:, self._reports]
+        return torch.from_numpy(rows * self._scale[image_indices, None].astype(rows.dtype))
+
+    def times(self, values: Thin) -> Float[np.ndarray, "images cols"]:
+        """Exact product by Horner's scheme."""
+        reports = self.propagation.seeds.shape[1]
+        if sparse.issparse(values):
+            spread = sparse.csr_array((np.ones(self.reports, values.dtype), (self._reports, np.arange(self.reports))))
+            spread.resize(reports, self.reports)
+            everywhere = spread @ values
+        else:
+            everywhere = np.zeros((reports, values.shape[1]), dtype=values.dtype)
+            everywhere[self._reports] = values
+        found = self.propagation.times(everywhere, self._images)
+        found *= self._scale[:, None].astype(found.dtype)
+        return found
+
+    def report_mass(self) -> Float[np.ndarray, "reports"]:
+        """Column sums: one column through the transpose."""
+        images = np.zeros((self.propagation.seeds.shape[0], 1))
+        images[self._images, 0] = self._scale
+        return self.propagation.transposed.times(images, self._reports)[:, 0]
+
+    def sample_reports(
+        self, image_indices: Int[np.ndarray, "images"], rng: np.random.Generator
+    ) -> Int[np.ndarray, "images"]:
+        """One report for each image, drawn exactly by its row; -1 for an image without relations."""
+        return self._place[self._walks.draw(self._images[image_indices], rng)]
+
+    def block(
+        self,
+        image_indices: Int[np.ndarray, "images"],
+        report_indices: Int[np.ndarray, "reports"],
+        rng: np.random.Generator,
+    ) -> Float[Tensor, "images reports"]:
+        """Unbiased estimate of some images with some reports."""
+        block = self._walks.block(self._images[image_indices], self._reports[report_indices], rng)
+        return torch.from_numpy(block)
+
+
+def graph_relations(propagation: Propagation) -> Relations:
+    """The propagated relations of the unpaired block: held where they are at most `EXACT_ENTRIES`, else thin."""
+    entries = int((~propagation.paired_images).sum()) * int((~propagation.paired_reports).sum())
+    held = entries <= EXACT_ENTRIES
+    return GraphRelations(propagation.unpaired_block()) if held else PropagatedRelations(propagation)
 
 
 @dataclass
 class AffinityRelations(Relations):
     """Relations from the cross-modal affinity, alone or times the propagated graph (E).
 
-        log P = graph_exponent * log(P_graph + floor / reports) + A + v,   rows brought to sum 1
+        log P[i, r] = graph_exponent * log(G[i, c] + floor / reports) + A[i, c] + v[c],   rows brought to sum 1
+
+    `c` is the column of report r. Reports of the same set of observations have the same affinity, so they are one
+    column, and `T[i, c]`, the sum over its reports, is all that is computed: images x sets. `G[i, c]` is the mean of
+    the graph's relations of i with the reports of c. Of affinity alone this is exact. A product with the graph differs
+    from report to report, and a root is no thin product: up to `EXACT_ENTRIES` images x reports each report is a column
+    of its own, which is exact; above, the graph speaks for sets and not for single reports (docs/scale.md).
 
     `v` evens out how often a report is chosen, lest a few draw most images, by scaling towards equal column sums:
 
@@ -205,95 +340,127 @@ class AffinityRelations(Relations):
     with column sums `c` of P, their mean `w` over the reports with evidence, and `m` the `report_marginal`. 1 forces
     equal sums, which is right only where both pools have the same findings equally often; 0 leaves them free; between
     them this is unbalanced transport, which pulls without forcing: in the limit c = w exp(-v (1 - m) / m). A step is
-    one pass over all blocks and leaves at most `m` of the distance to that limit (largest entry). An image the graph
-    does not reach is related by its affinity alone; a report without evidence is never chosen.
+    one pass over images x columns and leaves at most `m` of the distance to that limit (largest entry). An image the
+    graph does not reach is related by its affinity alone; a report without evidence is never chosen.
     """
 
     affinity: CrossAffinity
-    graph: sparse.csr_array | None = None
-    """unpaired block, rows sum to 1 or 0; None: affinity alone"""
+    graph: Relations | None = None
+    """of the same images and reports; None: affinity alone"""
     graph_exponent: float = 0.5
     report_marginal: float = 0.0
     """1 forces equal column sums, 0 ignores them"""
     sinkhorn_steps: int = 20
     """scaling steps; none are taken where `report_marginal` is 0"""
-    cache_bytes: int = 2**30
-    """memory for log P; blocks beyond it are computed anew each time"""
+    block_size: int = 512
+    """images of a block; results do not depend on it"""
     marginal_errors: list[float] = field(default_factory=list, init=False)
     """largest column sum over the wanted one, less 1, before each scaling step"""
 
     def __post_init__(self) -> None:
         self.images, self.reports = self.affinity.images, self.affinity.reports
-        self.block_size = self.affinity.block_size
-        if self.graph is not None and self.graph.shape != (self.images, self.reports):
+        if self.graph is not None and (self.graph.images, self.graph.reports) != (self.images, self.reports):
             wanted = f"{self.images} images x {self.reports} reports like the affinity"
-            raise ValueError(f"AffinityRelations: graph must be {wanted}, got {self.graph.shape}; take unpaired_block")
-        if self.sinkhorn_steps < 0 or not 0 <= self.report_marginal <= 1:
-            found = f"{self.sinkhorn_steps} and {self.report_marginal}"
-            raise ValueError(f"AffinityRelations: sinkhorn_steps must be >= 0, report_marginal in [0, 1], got {found}")
-        self._cache: dict[int, Tensor] = {}
-        self._cached_bytes = 0
-        self.report_scaling = self._sinkhorn()
-
-    def _logits(self, rows: slice) -> Float[Tensor, "images reports"]:
-        """log P without the scaling."""
-        logits = self.affinity.block(rows)
+            found = self.graph.images, self.graph.reports
+            raise ValueError(f"AffinityRelations: graph must be {wanted}, got {found}; take that of the unpaired block")
+        if self.sinkhorn_steps < 0 or not 0 <= self.report_marginal <= 1 or self.block_size < 1:
+            found = f"{self.sinkhorn_steps}, {self.report_marginal} and {self.block_size}"
+            raise ValueError(
+                "AffinityRelations: sinkhorn_steps must be >= 0, report_marginal in [0, 1], block_size >= 1, got "
+                f"{found}"
+            )
+        single = self.graph is not None and self.images * self.reports <= EXACT_ENTRIES
+        self.column = np.arange(self.reports) if single else self.affinity.sets()
+        _, first, sizes = np.unique(self.column, return_index=True, return_counts=True)
+        self._members, self._starts = np.argsort(self.column, kind="stable"), np.cumsum(sizes) - sizes
+        self._known = torch.from_numpy(self.affinity.has_evidence[first]).to(self.affinity.log_odds.device)
+        self._stated, self._sizes = self.affinity.columns(first), torch.from_numpy(sizes).to(self._known.device)
+        self._graph = None
         if self.graph is not None:
-            graph = torch.from_numpy(self.graph[rows].toarray()).to(logits)
-            logits = logits + self.graph_exponent * torch.log(graph + FLOOR / self.reports)
-        return logits
+            graph = torch.from_numpy(self.graph.times(self._mean_of_columns)).to(self.affinity.log_odds)
+            self._graph = graph.add_(FLOOR / self.reports).log_().mul_(self.graph_exponent)
+        self._scaling = self._sinkhorn()
 
-    def _cached_logits(self, rows: slice) -> Float[Tensor, "images reports"]:
-        """A whole block, from memory where it fits."""
-        if rows.start in self._cache:
-            return self._cache[rows.start]
-        logits = self._logits(rows)
-        if self._cached_bytes + logits.nbytes <= self.cache_bytes:
-            self._cache[rows.start] = logits
-            self._cached_bytes += logits.nbytes
-        return logits
+    @cached_property
+    def _mean_of_columns(self) -> Csr:
+        """(reports, columns): 1 / size of the column a report is in."""
+        shares = 1 / self._sizes.cpu().numpy()[self.column].astype(np.float32)
+        return sparse.csr_array((shares, (np.arange(self.reports), self.column)))
 
-    def _sinkhorn(self) -> Float[Tensor, "reports"]:
-        known = self.affinity.has_evidence
-        wanted = np.log(self.images / int(known.sum()))
-        scaling = torch.zeros(self.reports, dtype=torch.float64, device=known.device)
+    @property
+    def report_scaling(self) -> Float[Tensor, "reports"]:
+        """`v` of each report."""
+        return self._scaling[torch.from_numpy(self.column)]
+
+    def _slices(self) -> Iterator[slice]:
+        return (slice(at, min(at + self.block_size, self.images)) for at in range(0, self.images, self.block_size))
+
+    def _table(
+        self, images: slice | Int[Tensor, "images"], scaling: Float[Tensor, "columns"]
+    ) -> Float[Tensor, "images columns"]:
+        """`T`: relations of some images with columns."""
+        logits = self.affinity.log_odds[images] @ self._stated
+        if self._graph is not None:
+            logits += self._graph[images]
+        logits += (scaling + self._sizes.log()).to(logits)
+        return logits.masked_fill_(~self._known, -torch.inf).softmax(dim=1)
+
+    def _sinkhorn(self) -> Float[Tensor, "columns"]:
+        wanted = np.log(self.images / int(self.affinity.has_evidence.sum()))
+        scaling = torch.zeros(len(self._known), dtype=torch.float64, device=self._known.device)
         for _ in range(self.sinkhorn_steps if self.report_marginal else 0):
             mass = torch.zeros_like(scaling)
-            for rows in self.affinity.slices():
-                logits = self._cached_logits(rows)
-                mass += (logits + scaling.to(logits)).softmax(dim=1).sum(dim=0, dtype=torch.float64)
-            log_mass = mass.clamp(min=1e-30).log()  # a report out of reach of float32 comes nearer step by step
-            self.marginal_errors.append(float((log_mass[known] - wanted).exp().max()) - 1)
-            scaling = torch.where(known, self.report_marginal * (scaling + wanted - log_mass), 0)
+            for images in self._slices():
+                mass += self._table(images, scaling).sum(dim=0, dtype=torch.float64)
+            log_mass = (mass / self._sizes).clamp(min=1e-30).log()  # a report out of reach of float32 comes nearer
+            self.marginal_errors.append(float((log_mass[self._known] - wanted).exp().max()) - 1)
+            scaling = torch.where(self._known, self.report_marginal * (scaling + wanted - log_mass), 0)
         return scaling
 
+    def _of(self, image_indices: Int[np.ndarray, "images"]) -> Float[Tensor, "images columns"]:
+        return self._table(torch.from_numpy(image_indices), self._scaling)
+
     def rows(self, image_indices: Int[np.ndarray, "images"]) -> Float[Tensor, "images reports"]:
-        """Row targets, which sum to 1."""
-        images, lines = np.unique(image_indices, return_inverse=True)
-        logits = []
-        for image in images.tolist():
-            start = image - image % self.block_size
-            cached = self._cache.get(start)
-            logits.append(self._logits(slice(image, image + 1))[0] if cached is None else cached[image - start])
-        return self._scaled(torch.stack(logits))[torch.from_numpy(lines)]
+        """Exact rows, which sum to 1."""
+        return (self._of(image_indices) / self._sizes)[:, torch.from_numpy(self.column)]
 
-    def blocks(self) -> Iterator[tuple[slice, Float[Tensor, "images reports"]]]:
-        """All rows, a block at a time."""
-        for rows in self.affinity.slices():
-            yield rows, self._scaled(self._cached_logits(rows))
+    def times(self, values: Thin) -> Float[np.ndarray, "images cols"]:
+        """`T` times the mean of `V` over each column, some images at a time."""
+        means = self._mean_of_columns.T @ values
+        means = torch.from_numpy(means.toarray() if sparse.issparse(means) else means).to(self.affinity.log_odds)
+        return torch.cat([self._table(images, self._scaling) @ means for images in self._slices()]).cpu().numpy()
 
-    def _scaled(self, logits: Float[Tensor, "images reports"]) -> Float[Tensor, "images reports"]:
-        return (logits + self.report_scaling.to(logits)).softmax(dim=1)
+    def report_mass(self) -> Float[np.ndarray, "reports"]:
+        """Column sums."""
+        mass = sum(self._table(images, self._scaling).sum(dim=0, dtype=torch.float64) for images in self._slices())
+        return (mass / self._sizes).cpu().numpy()[self.column]
+
+    def sample_reports(
+        self, image_indices: Int[np.ndarray, "images"], rng: np.random.Generator
+    ) -> Int[np.ndarray, "images"]:
+        """One report for each image: a column by `T`, then any report of that column."""
+        column, within = _draw_columns(self._of(image_indices), rng)
+        sizes = self._sizes.cpu().numpy()[column]
+        return self._members[self._starts[column] + np.minimum((within * sizes).astype(np.int64), sizes - 1)]
+
+    def block(
+        self,
+        image_indices: Int[np.ndarray, "images"],
+        report_indices: Int[np.ndarray, "reports"],
+        rng: np.random.Generator,
+    ) -> Float[Tensor, "images reports"]:
+        """Relations of some images with some reports."""
+        return (self._of(image_indices) / self._sizes)[:, torch.from_numpy(self.column[report_indices])]
 
 
 def combine_relations(
-    config: GraphConfig, graph: sparse.csr_array | None = None, affinity: CrossAffinity | None = None
+    config: GraphConfig, graph: Relations | None = None, affinity: CrossAffinity | None = None
 ) -> Relations:
     """Relations of `config.mode`.
 
     Args:
         config: mode, exponent, sharpness and report marginal.
-        graph: unpaired block of the propagation (`Propagation.unpaired_block`); needed by both modes with a graph.
+        graph: propagated relations of the unpaired block (`graph_relations`); needed by both modes with a graph.
         affinity: needed by both modes with an affinity.
 
     Raises:
@@ -302,8 +469,8 @@ def combine_relations(
     if (graph is None and "graph" in config.mode) or (affinity is None and "affinity" in config.mode):
         found = f"graph {'given' if graph is not None else 'missing'}, affinity {'given' if affinity else 'missing'}"
         raise ValueError(f"combine_relations: mode {config.mode!r} needs each of its parts; {found}")
-    if affinity is None or config.mode == "graph":
-        return GraphRelations(graph)
+    if config.mode == "graph":
+        return graph
     return AffinityRelations(
         affinity=affinity, graph=graph if "graph" in config.mode else None,
         graph_exponent=config.graph_exponent, report_marginal=config.report_marginal,
@@ -325,6 +492,7 @@ def relation_quality(
     relation of a hidden true pair, times the reports (1 is chance); pair_recall_at_10: share of hidden pairs whose
     report is among the image's ten best. coverage: share of images with any relation. max_column_mass: the largest
     column sum over the mean one. effective_reports: mean of exp(entropy). What has no case to count is None.
+    Beyond `MEASURED_ENTRIES` all but the column sums is of some images (`Relations.measured`).
 
     Args:
         relations: of the unpaired block.
@@ -346,12 +514,13 @@ def relation_quality(
     true_reports = sparse.csr_array(
         (np.ones(len(hidden_pairs), bool), tuple(hidden_pairs.T)), shape=(relations.images, relations.reports)
     )
-    columns, reached, scores, same, effective, found, weight = np.zeros(relations.reports), [], [], [], [], [], []
-    for rows, block in relations.blocks():
+    reached, scores, same, effective, found, weight = [], [], [], [], [], []
+    columns, measured = relations.report_mass(), relations.measured(MEASURED_ENTRIES)
+    image_findings = image_findings[measured]
+    for rows, block in relations.blocks(MEASURED_ENTRIES):
         block = block.cpu().float()
         has = block.sum(dim=1) > 0
         value, best = block.topk(min(10, relations.reports), dim=1)
-        columns += block.sum(dim=0, dtype=torch.float64).numpy()
         reached.append(has.numpy())
         scores.append((block @ labels).numpy())
         agrees = (report_sets[best] == image_sets[rows][:, None]).float()

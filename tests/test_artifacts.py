@@ -11,6 +11,7 @@ from scipy import sparse
 
 from lgdea_core.config import MOVABLE, RunConfig
 from lgdea_core.finding import EVIDENCE_COLUMNS
+from lgdea_core.graph import Propagation, propagate, seed_matrix, symmetric_normalize
 from lgdea_core.paths import checksum
 from lgdea_core.runs import artifacts
 from lgdea_core.runs.artifacts import ARTIFACTS, Run, default_run_name, open_run, start_run
@@ -26,8 +27,9 @@ def evidence(rows: int = 2) -> pd.DataFrame:
     return pd.DataFrame(values | {"region": [None] * rows, "start": range(rows), "end": range(1, rows + 1)})
 
 
-def relations() -> sparse.csr_array:
-    return sparse.csr_array(np.array([[0, 0.1, 0], [1 / 3, 0, 2]]))
+def relations() -> Propagation:
+    graphs = (symmetric_normalize(sparse.csr_array(np.ones((size, size)) - np.eye(size)), 1.0) for size in (2, 3))
+    return propagate(seed_matrix(np.array([[0, 1]]), 2, 3), *graphs, alpha=0.8, tolerance=1e-3, max_steps=50)
 
 
 def files_in(folder: Path) -> set[str]:
@@ -107,11 +109,12 @@ def test_tables_come_back_as_they_were(run: Run) -> None:
     pd.testing.assert_frame_equal(run.load_table("history.csv"), history, check_exact=True)
 
 
-def test_sparse_and_json_come_back_as_they_were(run: Run) -> None:
-    run.save_sparse("relations.npz", relations())
-    loaded = run.load_sparse("relations.npz")
-    assert loaded.format == "csr"
-    np.testing.assert_array_equal(loaded.toarray(), relations().toarray())
+def test_relations_and_json_come_back_as_they_were(run: Run) -> None:
+    run.save_relations(relations())
+    loaded = run.load_relations()
+    values = np.random.default_rng(0).random((3, 2))
+    np.testing.assert_array_equal(loaded.times(values), relations().times(values))
+    assert loaded.stats() == relations().stats()
     run.save_json("metrics.json", {"auc": np.float32(0.5), "curve": np.arange(2), "n": 3})
     assert run.load_json("metrics.json") == {"auc": 0.5, "curve": [0, 1], "n": 3}
     with pytest.raises(TypeError, match=r"JSON takes plain values.*, got set"):
@@ -120,9 +123,9 @@ def test_sparse_and_json_come_back_as_they_were(run: Run) -> None:
 
 def test_a_file_with_pickled_objects_is_refused(run: Run) -> None:
     with run.writing("relations.npz") as path, path.open("wb") as file:
-        np.savez(file, format=np.array([print], dtype=object))
+        np.savez(file, seeds_data=np.array([print], dtype=object))
     with pytest.raises(ValueError, match="allow_pickle=False"):
-        run.load_sparse("relations.npz")
+        run.load_relations()
 
 
 def test_a_folder_artifact_replaces_the_one_before(run: Run) -> None:
@@ -138,7 +141,7 @@ def test_a_folder_artifact_replaces_the_one_before(run: Run) -> None:
 def test_one_changed_byte_is_noticed(artifact: str, run: Run) -> None:
     run.save_table("evidence.parquet", evidence())
     run.save_table("history.csv", pd.DataFrame({"step": [1]}))
-    run.save_sparse("relations.npz", relations())
+    run.save_relations(relations())
     run.save_json("metrics.json", {"auc": 0.5})
     run.checked(artifact)
     content = bytearray(run.path(artifact).read_bytes())
@@ -168,7 +171,7 @@ def test_any_change_in_a_folder_artifact_is_noticed(change: str, run: Run) -> No
 
 def test_a_missing_artifact_says_which_notebook_writes_it(run: Run) -> None:
     with pytest.raises(FileNotFoundError, match=r"no relations\.npz at .*; run notebook 03 first"):
-        run.load_sparse("relations.npz")
+        run.load_relations()
     with pytest.raises(FileNotFoundError, match="run notebook 01 first"):
         run.load_table("evidence.parquet")
 
@@ -229,14 +232,14 @@ def test_the_same_content_written_twice_is_the_same_run_byte_for_byte(tmp_path: 
     for name in ("a", "b"):
         run = start_run(config, root=tmp_path / name)
         run.save_table("evidence.parquet", evidence(), exclusions={"empty report": 2})
-        run.save_sparse("relations.npz", relations())
+        run.save_relations(relations())
     assert checksum(tmp_path / "a") == checksum(tmp_path / "b")
 
 
 def test_provenance_tells_code_packages_exclusions_and_inputs(run: Run) -> None:
     run.save_table("evidence.parquet", evidence(), exclusions={"empty report": 2})
     run.load_table("evidence.parquet")
-    run.save_sparse("relations.npz", relations())
+    run.save_relations(relations())
     first, second = run.provenance["evidence.parquet"], run.provenance["relations.npz"]
     assert first["sha256"] == checksum(run.path("evidence.parquet"))
     assert (first["notebook"], first["exclusions"], first["inputs"]) == ("01", {"empty report": 2}, {})
@@ -247,12 +250,12 @@ def test_provenance_tells_code_packages_exclusions_and_inputs(run: Run) -> None:
 def test_an_artifact_made_from_an_older_input_is_reported(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     run.save_table("evidence.parquet", evidence(2))
     run.load_table("evidence.parquet")
-    run.save_sparse("relations.npz", relations())
+    run.save_relations(relations())
     with caplog.at_level(logging.WARNING, "lgdea"):
-        run.load_sparse("relations.npz")
+        run.load_relations()
         assert not caplog.records
         run.save_table("evidence.parquet", evidence(3))
-        run.load_sparse("relations.npz")
+        run.load_relations()
     assert "relations.npz was made from another evidence.parquet" in caplog.text
     assert "run notebook 03 again" in caplog.text
 

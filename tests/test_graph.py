@@ -13,6 +13,7 @@ from scipy import sparse
 
 from lgdea_core import graph
 from lgdea_core.graph import (
+    Propagation,
     evidence_descriptor,
     knn_affinity,
     propagate,
@@ -33,6 +34,11 @@ def random_descriptors(nodes: int, seed: int, dim: int = 6) -> np.ndarray:
 
 def random_affinity(nodes: int, seed: int, neighbours: int = 3) -> sparse.csr_array:
     return knn_affinity(random_descriptors(nodes, seed), neighbours)
+
+
+def whole(propagation: Propagation) -> torch.Tensor:
+    """All of `P`, which nothing but a test may ask for."""
+    return torch.from_numpy(propagation.rows(np.arange(propagation.seeds.shape[0])).astype(np.float64))
 
 
 def diagonal_pairs(count: int) -> np.ndarray:
@@ -227,8 +233,8 @@ def test_seeds_refuse_foreign_and_repeated_pairs() -> None:
 def test_propagation_matches_its_closed_form(alpha: float, self_loop: float) -> None:
     seeds, images, reports = world(18, 15, pairs=5, self_loop=self_loop)
     limit = propagation_limit(dense(seeds), dense(images), dense(reports), alpha)
-    result = propagate(seeds, images, reports, alpha=alpha, tolerance=1e-9, max_steps=2000, keep=None)
-    found = dense(result.relations)
+    result = propagate(seeds, images, reports, alpha=alpha, tolerance=1e-9, max_steps=2000)
+    found = whole(result)
     torch.testing.assert_close(found, limit, rtol=0, atol=1e-9)
     block = found[5:, 5:] - limit[5:, 5:]
     assert block.norm() / limit[5:, 5:].norm() < 1e-6
@@ -239,9 +245,9 @@ def test_propagation_matches_its_closed_form(alpha: float, self_loop: float) -> 
 def test_float32_comes_close_to_the_closed_form_too(alpha: float) -> None:
     seeds, images, reports = (matrix.astype(np.float32) for matrix in world(18, 15, pairs=5))
     limit = propagation_limit(dense(seeds), dense(images), dense(reports), alpha)[5:, 5:]
-    result = propagate(seeds, images, reports, alpha=alpha, tolerance=1e-7, max_steps=500, keep=None)
-    assert result.relations.dtype == np.float32
-    assert (dense(result.relations)[5:, 5:] - limit).norm() / limit.norm() < 5e-6
+    result = propagate(seeds, images, reports, alpha=alpha, tolerance=1e-7, max_steps=500)
+    assert result.rows(np.array([0])).dtype == np.float32
+    assert (whole(result)[5:, 5:] - limit).norm() / limit.norm() < 5e-6
 
 
 def test_a_star_shows_a_hub_above_every_seed() -> None:
@@ -252,80 +258,52 @@ def test_a_star_shows_a_hub_above_every_seed() -> None:
     seeds = seed_matrix(diagonal_pairs(5)[1:], 5, 5, np.float64)
     first = list(propagation_trace(seeds, propagator, propagator, alpha=0.5, steps=1))[1]
     np.testing.assert_allclose(first[0, 0], 0.5 * 4 * 0.25)
-    result = propagate(seeds, propagator, propagator, alpha=0.9, tolerance=1e-10, max_steps=500, keep=None)
-    hub, seed = result.relations[0, 0], result.relations[1, 1]
+    result = propagate(seeds, propagator, propagator, alpha=0.9, tolerance=1e-10, max_steps=500)
+    relations = whole(result).numpy()
+    hub, seed = relations[0, 0], relations[1, 1]
     assert hub > seed
-    assert np.linalg.norm(result.relations.data) <= np.linalg.norm(seeds.data)
+    assert np.linalg.norm(relations) <= np.linalg.norm(seeds.data)
     assert hubness(sparse.csr_array(star))["max"] == 4
 
 
-@pytest.mark.parametrize("entries", [1, 100, 10**6])
-def test_the_block_size_does_not_matter(monkeypatch: pytest.MonkeyPatch, entries: int) -> None:
-    walk = world(30, 25, pairs=6)
-    expected = propagate(*walk, alpha=0.8, tolerance=1e-8, max_steps=200, keep=5)
-    monkeypatch.setattr(graph, "BLOCK_ENTRIES", entries)
-    found = propagate(*walk, alpha=0.8, tolerance=1e-8, max_steps=200, keep=5)
-    torch.testing.assert_close(dense(found.relations), dense(expected.relations), rtol=0, atol=1e-12)
-    assert found.pruned_mass == pytest.approx(expected.pruned_mass, abs=1e-12)
-    assert found.moved == expected.moved
+@pytest.mark.parametrize(("columns", "threads"), [(1, 1), (4, 2), (100, 2)])
+def test_how_columns_are_shared_out_does_not_matter(
+    monkeypatch: pytest.MonkeyPatch, columns: int, threads: int
+) -> None:
+    walk, values = world(30, 25, pairs=6), np.random.default_rng(0).random((25, 9))
+    expected = propagate(*walk, alpha=0.8, tolerance=1e-8, max_steps=200).times(values)
+    monkeypatch.setattr(graph, "COLUMNS", columns)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    found = propagate(*walk, alpha=0.8, tolerance=1e-8, max_steps=200)
+    np.testing.assert_allclose(found.times(values), expected, rtol=1e-12)
+    np.testing.assert_array_equal(found.times(sparse.csr_array(values), np.array([7, 0])), found.times(values)[[7, 0]])
 
 
 def test_rows_alone_are_the_iteration_of_the_equation() -> None:
     pairs = np.array([[4, 9], [0, 3], [11, 0], [7, 5], [8, 5]])  # seeds anywhere, one report with two images
     walk = seed_matrix(pairs, 20, 16, np.float64), *world(20, 16, pairs=1)[1:]
     for steps in (1, 2, 7):
-        result = propagate(*walk, alpha=0.7, tolerance=1e-12, max_steps=steps, keep=None)
+        result = propagate(*walk, alpha=0.7, tolerance=1e-12, max_steps=steps)
         trace = list(propagation_trace(*walk, alpha=0.7, steps=steps))
         assert (trace[0] != walk[0]).nnz == 0
-        np.testing.assert_allclose(result.relations.toarray(), trace[-1].toarray(), rtol=0, atol=1e-12)
+        np.testing.assert_allclose(whole(result).numpy(), trace[-1].toarray(), rtol=0, atol=1e-12)
 
 
 def test_the_estimated_change_is_about_the_true_one() -> None:
     walk = world(200, 150, pairs=20)
-    result = propagate(*walk, alpha=0.8, tolerance=1e-9, max_steps=12, keep=None)
+    result = propagate(*walk, alpha=0.8, tolerance=1e-9, max_steps=12)
     blocks = [part.toarray()[20:, 20:] for part in propagation_trace(*walk, alpha=0.8, steps=12)]
     true = [np.linalg.norm(new - old) / np.linalg.norm(new) for old, new in itertools.pairwise(blocks)]
     np.testing.assert_allclose(result.moved, true, rtol=0.35)
     np.testing.assert_allclose(np.log(result.moved[4:]), np.log(true[4:]), atol=0.3)
 
 
-def slow_cut(table: np.ndarray, keep: int, paired: np.ndarray) -> np.ndarray:
-    table = table.copy()
-    for row in table:
-        for columns in (np.flatnonzero(paired), np.flatnonzero(~paired)):
-            row[columns[np.argsort(-row[columns])[keep:]]] = 0
-    return table
-
-
-def test_the_cut_keeps_the_largest_of_both_kinds_and_reports_its_true_loss() -> None:
-    pairs = np.array([[4, 9], [0, 3], [11, 0], [7, 5]])
-    walk = seed_matrix(pairs, 20, 16, np.float64), *world(20, 16, pairs=1)[1:]
-    options = {"alpha": 0.8, "tolerance": 1e-6, "max_steps": 200}
-    full = propagate(*walk, **options, keep=None).relations.toarray()
-    result = propagate(*walk, **options, keep=2)
-    cut = slow_cut(full, 2, np.isin(np.arange(16), pairs[:, 1]))
-    np.testing.assert_allclose(result.relations.toarray(), cut, rtol=0, atol=1e-12)
-    unpaired = np.ix_(~np.isin(np.arange(20), pairs[:, 0]), ~np.isin(np.arange(16), pairs[:, 1]))
-    assert result.pruned_mass == pytest.approx(1 - cut.sum() / full.sum(), abs=1e-12)
-    assert result.pruned_unpaired_mass == pytest.approx(1 - cut[unpaired].sum() / full[unpaired].sum(), abs=1e-12)
-    assert result.pruned_unpaired_mass > 0.05
-    assert propagate(*walk, **options, keep=16).pruned_mass == 0
-
-
-def test_the_cut_spares_ties() -> None:
-    complete = symmetric_normalize(csr([[0, 1, 1, 1], [1, 0, 1, 1], [1, 1, 0, 1], [1, 1, 1, 0]]), 1.0)
-    seeds = seed_matrix(np.array([[0, 0]]), 4, 4, np.float64)
-    result = propagate(seeds, complete, complete, alpha=0.5, tolerance=1e-6, max_steps=50, keep=1)
-    np.testing.assert_array_equal(np.diff(result.relations.indptr), 4)  # reports 1 to 3 are alike: all stay
-    assert result.pruned_mass == 0
-
-
 def test_what_no_walk_reaches_is_zero_and_says_so() -> None:
     two_islands = symmetric_normalize(csr([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]]), 1.0)
     seeds = seed_matrix(np.array([[0, 0]]), 4, 4, np.float64)
-    result = propagate(seeds, two_islands, two_islands, alpha=0.8, tolerance=1e-6, max_steps=200, keep=None)
-    np.testing.assert_array_equal(result.reached_images, [True, True, False, False])
-    np.testing.assert_array_equal(result.reached_reports, [True, True, False, False])
+    result = propagate(seeds, two_islands, two_islands, alpha=0.8, tolerance=1e-6, max_steps=200)
+    np.testing.assert_array_equal(result.reached()[0], [True, True, False, False])
+    np.testing.assert_array_equal(result.reached()[1], [True, True, False, False])
     block = result.unpaired_block().toarray()
     np.testing.assert_allclose(block, [[1, 0, 0], [0, 0, 0], [0, 0, 0]])  # images 1 to 3 x reports 1 to 3
     stats = result.stats()
@@ -339,9 +317,9 @@ def test_a_long_path_is_walked_to_its_end_before_standing_still(long: str) -> No
     edge = symmetric_normalize(csr([[0, 1], [1, 0]]), 1.0)
     images, reports = edge if long == "reports" else path, edge if long == "images" else path
     seeds = seed_matrix(np.array([[0, 0]]), images.shape[0], reports.shape[0], np.float64)
-    result = propagate(seeds, images, reports, alpha=0.3, tolerance=0.1, max_steps=100, keep=None)
-    assert result.reached_images.all()
-    assert result.reached_reports.all()
+    result = propagate(seeds, images, reports, alpha=0.3, tolerance=0.1, max_steps=100)
+    assert result.reached()[0].all()
+    assert result.reached()[1].all()
     assert result.converged
     assert result.steps == 30  # 29 to the end, and one that reaches nothing further
 
@@ -351,7 +329,7 @@ def test_a_path_longer_than_the_steps_is_not_standing_still(caplog: pytest.LogCa
     edge = symmetric_normalize(csr([[0, 1], [1, 0]]), 1.0)
     seeds = seed_matrix(np.array([[0, 0]]), 2, 30, np.float64)
     with caplog.at_level(logging.WARNING, logger="lgdea"):
-        result = propagate(seeds, edge, path, alpha=0.3, tolerance=0.1, max_steps=20, keep=None)
+        result = propagate(seeds, edge, path, alpha=0.3, tolerance=0.1, max_steps=20)
     assert not result.converged
     assert result.stats()["unreached_reports"] == 9
     assert "and reach further nodes after 20 steps" in caplog.text
@@ -362,25 +340,25 @@ def test_islands_do_not_keep_the_walk_going() -> None:
     islands = symmetric_normalize(csr(np.kron(np.eye(3), [[0, 1], [1, 0]])), 0.0)
     alone = symmetric_normalize(csr([[0, 1, 0], [1, 0, 0], [0, 0, 0]]), 0.0)
     seeds = seed_matrix(np.array([[0, 0], [2, 2]]), 6, 3, np.float64)
-    result = propagate(seeds, islands, alone, alpha=0.3, tolerance=0.1, max_steps=100, keep=None)
+    result = propagate(seeds, islands, alone, alpha=0.3, tolerance=0.1, max_steps=100)
     assert result.converged
-    np.testing.assert_array_equal(result.reached_images, [True, True, True, False, False, False])
-    np.testing.assert_array_equal(result.reached_reports, [True, True, True])
+    np.testing.assert_array_equal(result.reached()[0], [True, True, True, False, False, False])
+    np.testing.assert_array_equal(result.reached()[1], [True, True, True])
     assert result.steps <= 5
 
 
 def test_without_seeds_nothing_is_related() -> None:
     _, images, reports = world(8, 6, pairs=1)
     seeds = seed_matrix(np.empty((0, 2), dtype=np.int64), 8, 6, np.float64)
-    result = propagate(seeds, images, reports, alpha=0.8, tolerance=1e-3, max_steps=10, keep=3)
-    assert result.relations.nnz == 0
+    result = propagate(seeds, images, reports, alpha=0.8, tolerance=1e-3, max_steps=10)
+    assert not whole(result).any()
     assert result.converged
-    assert not result.reached_images.any()
+    assert not result.reached()[0].any()
 
 
 def test_not_standing_still_is_a_warning_and_a_flag(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="lgdea"):
-        result = propagate(*world(12, 10, pairs=3), alpha=0.9, tolerance=1e-6, max_steps=4, keep=None)
+        result = propagate(*world(12, 10, pairs=3), alpha=0.9, tolerance=1e-6, max_steps=4)
     assert not result.converged
     assert result.steps == 4
     assert "still move by" in caplog.text
@@ -392,8 +370,8 @@ def test_a_smaller_tolerance_takes_more_steps_and_comes_nearer() -> None:
     limit = propagate_relations(dense(seeds), dense(images), dense(reports), 0.9)[5:, 5:]
     errors, steps = [], []
     for tolerance in (1e-2, 1e-4, 1e-6):
-        result = propagate(seeds, images, reports, alpha=0.9, tolerance=tolerance, max_steps=1000, keep=None)
-        errors.append(float((dense(result.relations)[5:, 5:] - limit).norm() / limit.norm()))
+        result = propagate(seeds, images, reports, alpha=0.9, tolerance=tolerance, max_steps=1000)
+        errors.append(float((whole(result)[5:, 5:] - limit).norm() / limit.norm()))
         steps.append(result.steps)
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 1e-5
@@ -405,13 +383,12 @@ def test_a_smaller_tolerance_takes_more_steps_and_comes_nearer() -> None:
     [
         ({"alpha": 0.0}, r"alpha must lie strictly between 0 and 1, got 0.0"),
         ({"alpha": 1.0}, r"alpha must lie strictly between 0 and 1, got 1.0"),
-        ({"keep": 0}, r"tolerance=0.1, max_steps=5 and keep=0 must be positive"),
-        ({"tolerance": 0.0}, r"tolerance=0.0, max_steps=5 and keep=3 must be positive"),
-        ({"max_steps": 0}, r"max_steps=0 and keep=3 must be positive"),
+        ({"tolerance": 0.0}, r"tolerance=0.0 and max_steps=5 must be positive"),
+        ({"max_steps": 0}, r"max_steps=0 must be positive"),
     ],
 )
 def test_propagation_refuses_numbers_out_of_range(change: dict[str, float], message: str) -> None:
-    arguments = {"alpha": 0.8, "tolerance": 0.1, "max_steps": 5, "keep": 3} | change
+    arguments = {"alpha": 0.8, "tolerance": 0.1, "max_steps": 5} | change
     with pytest.raises(ValueError, match=message):
         propagate(*world(6, 5, pairs=2), **arguments)
 
@@ -419,7 +396,7 @@ def test_propagation_refuses_numbers_out_of_range(change: dict[str, float], mess
 def test_propagation_refuses_graphs_of_other_pools() -> None:
     seeds, images, reports = world(6, 5, pairs=2)
     with pytest.raises(ValueError, match=r"image propagator must be 6 x 6 like the seeds, got \(5, 5\)"):
-        propagate(seeds, reports, images, alpha=0.8, tolerance=0.1, max_steps=5, keep=None)
+        propagate(seeds, reports, images, alpha=0.8, tolerance=0.1, max_steps=5)
 
 
 # ---- statistics
@@ -447,5 +424,13 @@ def test_hubness_sees_a_star() -> None:
 
 
 def test_propagation_statistics_are_plain_numbers() -> None:
-    stats = propagate(*world(12, 10, pairs=3), alpha=0.7, tolerance=1e-3, max_steps=50, keep=4).stats()
+    stats = propagate(*world(12, 10, pairs=3), alpha=0.7, tolerance=1e-3, max_steps=50).stats()
     assert json.loads(json.dumps(stats)) == stats
+
+
+def test_a_block_that_is_too_large_is_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = propagate(*world(12, 10, pairs=3), alpha=0.8, tolerance=0.1, max_steps=50)
+    assert result.unpaired_block().shape == (9, 7)
+    monkeypatch.setattr(graph, "EXACT_ENTRIES", 62)
+    with pytest.raises(ValueError, match=r"9 x 7 entries are more than are ever held \(62\); use relations"):
+        result.unpaired_block()

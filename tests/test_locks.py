@@ -20,6 +20,7 @@ from scipy import sparse
 from lgdea_core.config import RunConfig
 from lgdea_core.figures.save import save_figure
 from lgdea_core.figures.style import single
+from lgdea_core.graph import propagate
 from lgdea_core.paths import HOLDER_VARIABLE, FolderHeld, checksum, holding, recover, replacing, sweep, write_text
 from lgdea_core.runs.artifacts import Run, open_run, start_run
 from lgdea_core.training.checkpoint import CHECKPOINT, save_checkpoint
@@ -160,7 +161,8 @@ def table_artifact(run: Run, size: int) -> None:
 
 
 def sparse_artifact(run: Run, size: int) -> None:
-    run.save_sparse("relations.npz", sparse.csr_array(np.random.default_rng(0).random((size // 20, 20))))
+    edges = sparse.eye_array(size, format="csr")
+    run.save_relations(propagate(edges, edges, edges, alpha=0.5, tolerance=0.1, max_steps=9))
 
 
 def model_artifact(run: Run, size: int) -> None:

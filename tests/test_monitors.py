@@ -179,7 +179,7 @@ def test_every_refresh_leaves_its_monitors_in_the_history(tmp_path: Path) -> Non
         seen.append(relations)
         return monitors.truth_monitor(*truth)(relations)
 
-    given = sparse.csr_array(np.eye(16))
+    given = GraphRelations(sparse.csr_array(np.eye(16)))
     _, _, history = world.train(run, 24, tmp_path, first_graph=given, after_refresh=measure)
     assert len(seen) == 3
     refreshed = history[history["phase"] == "relations"]
@@ -191,21 +191,21 @@ def test_every_refresh_leaves_its_monitors_in_the_history(tmp_path: Path) -> Non
         assert row["max_column_mass"] == pytest.approx(quality["max_column_mass"])
         assert isinstance(relations, AffinityRelations)
         assert row["marginal_error"] == relations.marginal_errors[-1]
-    given_first = [True, False, False]  # no graph was built, hence nothing pruned
-    for name in ("pruned_unpaired_mass", "image_hubness", "report_hubness"):
+    given_first = [True, False, False]  # no graph was built
+    for name in ("propagation_steps", "image_hubness", "report_hubness"):
         assert refreshed[name].isna().tolist() == given_first
     assert refreshed["image_hubness"].nunique() == 2
     json.dumps(history.to_dict("records"))
 
 
-def test_what_was_pruned_is_in_the_history_and_marginals_only_where_there_are_any(tmp_path: Path) -> None:
+def test_steps_are_in_the_history_and_marginals_only_where_there_are_any(tmp_path: Path) -> None:
     schedule = {"text_steps": 1, "pair_steps": 1, "relation_steps": 1}
-    history = train(PlantedWorld(48), tmp_path, **schedule, mode="graph", keep=1)
-    assert 0.1 < history["pruned_unpaired_mass"].iloc[-1] < 1
+    history = train(PlantedWorld(48), tmp_path, **schedule, mode="graph")
+    assert history["propagation_steps"].iloc[-1] > 1
     assert "marginal_error" not in history
     alone = train(PlantedWorld(48), tmp_path / "alone", **schedule, mode="affinity")
     assert alone["marginal_error"].iloc[-1] > 0
-    assert not {"image_hubness", "report_hubness", "pruned_unpaired_mass"} & set(alone)
+    assert not {"image_hubness", "report_hubness", "propagation_steps"} & set(alone)
     free = train(PlantedWorld(48), tmp_path / "free", **schedule, mode="affinity", report_marginal=0.0)
     assert "marginal_error" not in free
 

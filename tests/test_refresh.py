@@ -68,7 +68,7 @@ def test_shuffled_seeds_carry_no_finding_over_graphs_that_are_right(
     view = EvidenceView(images, images, reports, np.zeros((len(images), 1), dtype=np.float32))
     monkeypatch.setattr(refresh, "view_evidence", lambda teacher, data, **_: view)
 
-    run = config(mode="graph", keep=2000)
+    run = config(mode="graph")
     teacher, _ = PlantedWorld(10, seed=0).model(run)  # never asked: the view is the oracle's
     true, measured = training_data(inputs, pools), []
     for seeds in (pools, *(shuffle_pairs(pools, seed) for seed in range(SHUFFLES))):

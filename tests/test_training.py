@@ -18,7 +18,7 @@ from lgdea_core.config import METHODS, RunConfig
 from lgdea_core.crops import CropPool
 from lgdea_core.method import total_loss
 from lgdea_core.model import LGDEAModel
-from lgdea_core.relations import Relations
+from lgdea_core.relations import GraphRelations, Relations
 from lgdea_core.training import loop
 from lgdea_core.training.checkpoint import CHECKPOINT, resume, training_origin
 from lgdea_core.training.encoding import in_parts
@@ -230,10 +230,10 @@ def test_given_relations_take_the_place_of_propagation(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world, run = PlantedWorld(24), config(text_steps=0, pair_steps=1, relation_steps=3, refresh_every=1, batch_size=8)
-    given = sparse.csr_array(np.eye(12))
-    used: list[sparse.csr_array | None] = []
+    given = GraphRelations(sparse.csr_array(np.eye(12)))
+    used: list[Relations | None] = []
 
-    def refresh(*args: object, graph: sparse.csr_array | None = None) -> RelationState:
+    def refresh(*args: object, graph: Relations | None = None) -> RelationState:
         used.append(graph)
         return refresh_relations(*args, graph=graph)
 

@@ -24,7 +24,7 @@ from lgdea_core.experiments.jobs import Job
 from lgdea_core.experiments.tables import FURTHER_MEASURES, MEASURES, REGION_MEASURES, RELATION_MEASURES, TABLES
 from lgdea_core.experiments.worlds import REAL, WORLDS, build_world, world_inputs
 from lgdea_core.paths import git_commit, project_root, replacing, runs_folder
-from lgdea_core.relations import relation_quality
+from lgdea_core.relations import GraphRelations, relation_quality
 from lgdea_core.runs.inputs import Inputs, fresh_model, hidden_truth, inputs_of, prepare_training
 from lgdea_core.runs.variants import Trained, save_trained, with_shuffled_regions
 from lgdea_core.training.loop import train
@@ -231,11 +231,11 @@ def known_reports_only(corpus: Corpus, pools: Pools) -> Corpus:
     return replace(corpus, studies=pd.concat([without, copies], ignore_index=True))
 
 
-def oracle_relations(inputs: Inputs, data: TrainingData) -> sparse.csr_array:
+def oracle_relations(inputs: Inputs, data: TrainingData) -> GraphRelations:
     """1 for every hidden true pair, within the unpaired block: what no method may know."""
     pairs, _, _ = hidden_truth(inputs, data)
     shape = (len(data.unpaired_images), len(data.unpaired_reports))
-    return sparse.csr_array((np.ones(len(pairs)), tuple(pairs.T)), shape=shape)
+    return GraphRelations(sparse.csr_array((np.ones(len(pairs)), tuple(pairs.T)), shape=shape))
 
 
 def with_whole_reports(data: TrainingData, reports: list[str]) -> TrainingData:

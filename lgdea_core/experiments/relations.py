@@ -15,7 +15,7 @@ from lgdea_core.experiments.jobs import Job
 from lgdea_core.experiments.plans import CONTROL, SEEDS, config_of
 from lgdea_core.experiments.tables import TABLES
 from lgdea_core.paths import git_commit, project_root
-from lgdea_core.relations import GraphRelations, Relations, combine_relations, relation_quality
+from lgdea_core.relations import GraphRelations, Relations, combine_relations, graph_relations, relation_quality
 from lgdea_core.runs.inputs import hidden_truth, prepare_training
 from lgdea_core.training.refresh import EvidenceView, build_graphs, cross_affinity, spread_seeds, view_evidence
 
@@ -116,7 +116,7 @@ def _relate(part: dict[str, Any], cell: Cell, view: EvidenceView, data: Training
     config = replace(cell.config.graph, mode=SHUFFLED.get(name, name), **settings)
     graph = affinity = None
     if "graph" in config.mode:
-        graph = spread_seeds(build_graphs(view, config), data, config).unpaired_block()
+        graph = graph_relations(spread_seeds(build_graphs(view, config), data, config))
     if "affinity" in config.mode:
         affinity = cross_affinity(view, data, config.affinity_sharpness)
     return combine_relations(config, graph, affinity)

@@ -83,7 +83,8 @@ class UnpairedPart(NamedTuple):
     """What the relations say of the batch's unpaired images."""
 
     relations: Float[Tensor, "unpaired unpaired_reports"]
-    """block of the relations: the unpaired images against the batch's reports beyond the pairs"""
+    """block of the relations: the unpaired images against the batch's reports beyond the pairs; estimated in large
+    pools under mode "graph" (`walks.Walks`)"""
     expected_evidence: Float[Tensor, "unpaired prototypes"]
     confidence: Float[Tensor, "unpaired"]
     statement_posterior: Float[Tensor, "unpaired phrases"]
@@ -117,10 +118,10 @@ class LGDEA(Method):
         if relations is not None:
             images = drawn.unpaired
             unpaired = UnpairedPart(
-                relations=torch.from_numpy(relations.block(images, drawn.reports[len(drawn.pairs) :])),
+                relations=torch.from_numpy(relations.block(images, drawn.reports[len(drawn.pairs) :], drawn.rng)),
                 expected_evidence=torch.from_numpy(relations.expected_evidence(images)),
                 confidence=torch.from_numpy(relations.confidence(images)),
-                statement_posterior=torch.from_numpy(relations.statement_posterior(images, statements)),
+                statement_posterior=torch.from_numpy(relations.statement_posterior(images, statements, drawn.rng)),
             )
         return EvidencePart(holds, targets, torch.from_numpy(evidence.localised[kinds]), unpaired)
 

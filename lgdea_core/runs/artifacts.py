@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from lgdea_core.config import RunConfig, config_differences, flatten
 from lgdea_core.finding import EVIDENCE_COLUMNS
+from lgdea_core.graph import Propagation
 from lgdea_core.paths import (
     checksum,
     git_commit,
@@ -60,6 +60,7 @@ ARTIFACTS = {
     "warm_history.csv": Artifact(notebook="02", columns=("step",)),
     "prototypes.parquet": Artifact(notebook="02", columns=("prototype", "usage", "observation", "purity", "phrases")),
     "relations.npz": Artifact(notebook="03"),
+    "top_relations.parquet": Artifact(notebook="03", columns=("image_id", "report_id", "rank", "relation")),
     "graph_stats.json": Artifact(notebook="03"),
     "model": Artifact(notebook="04"),
     "baseline": Artifact(notebook="04"),
@@ -275,20 +276,15 @@ class Run:
         """Read what `save_json` wrote; errors as `checked`."""
         return read_json(self.checked(artifact))
 
-    def save_sparse(
-        self,
-        artifact: str,
-        matrix: sparse.csr_array | sparse.csr_matrix,
-        exclusions: Mapping[str, int] | None = None,
-    ) -> Path:
-        """Write a CSR matrix as npz, uncompressed: its values hardly compress."""
-        with self.writing(artifact, exclusions) as path, path.open("wb") as file:
-            sparse.save_npz(file, matrix, compressed=False)
-        return self.path(artifact)
+    def save_relations(self, propagation: Propagation, exclusions: Mapping[str, int] | None = None) -> Path:
+        """Write `relations.npz`: seeds, both propagators and the number of steps, never images x reports."""
+        with self.writing("relations.npz", exclusions) as path:
+            propagation.save(path)
+        return self.path("relations.npz")
 
-    def load_sparse(self, artifact: str) -> sparse.csr_array | sparse.csr_matrix:
-        """Read what `save_sparse` wrote, array or matrix as it was; never unpickles. Errors as `checked`."""
-        return sparse.load_npz(self.checked(artifact))
+    def load_relations(self) -> Propagation:
+        """Read what `save_relations` wrote; never unpickles. Errors as `checked`."""
+        return Propagation.load(self.checked("relations.npz"))
 
     def _check_columns(self, artifact: str, frame: pd.DataFrame) -> None:
         self.path(artifact)

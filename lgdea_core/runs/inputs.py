@@ -21,8 +21,10 @@ from lgdea_core.data.pairing import Pools, check_leaks, limit_pairs, shuffle_pai
 from lgdea_core.data.regions import crop_boxes
 from lgdea_core.evidence.index import index_evidence
 from lgdea_core.evidence.triplets import image_tags, sentence_regions, triplets
+from lgdea_core.graph import EXACT_ENTRIES
 from lgdea_core.model import LGDEAModel, LGDEAProcessor, build_model
 from lgdea_core.paths import DATA_VARIABLE, project_root
+from lgdea_core.relations import Relations
 from lgdea_core.runs.leaks import TrainingPatients
 from lgdea_core.training.loop import seeded
 from lgdea_core.training.sampling import training_data
@@ -171,3 +173,29 @@ def hidden_truth(inputs: Inputs, data: TrainingData) -> tuple[np.ndarray, np.nda
     of_images = table.reindex(study_of.loc[images]).fillna(0).to_numpy(dtype=bool)
     of_reports = table.reindex(reports).fillna(0).to_numpy(dtype=bool)
     return pairs.astype(np.int64).reshape(-1, 2), of_images, of_reports
+
+
+def top_relations(inputs: Inputs, data: TrainingData, relations: Relations) -> pd.DataFrame:
+    """Rows of `top_relations.parquet`: the ten best reports of each unpaired image, in large pools of some of them.
+
+    Args:
+        inputs: corpus and pools.
+        data: of these.
+        relations: of the unpaired block.
+    """
+    image_ids, report_ids = np.array(inputs.pools.image_ids), np.array(inputs.pools.report_ids)
+    parts = []
+    for images, rows in relations.blocks(EXACT_ENTRIES):
+        value, best = (part.cpu().numpy() for part in rows.topk(min(10, relations.reports), dim=1))
+        parts.append(
+            pd.DataFrame(
+                {
+                    "image_id": np.repeat(image_ids[data.unpaired_images[images]], value.shape[1]),
+                    "report_id": report_ids[data.unpaired_reports[best.ravel()]],
+                    "rank": np.tile(np.arange(1, value.shape[1] + 1), len(images)),
+                    "relation": value.ravel(),
+                }
+            )
+        )
+    table = pd.concat(parts, ignore_index=True)
+    return table[table["relation"] > 0].reset_index(drop=True)

@@ -33,12 +33,13 @@ KINDS = ("graph", "affinity", "graph*affinity")
 
 
 def kinds_of_relations(
-    config: GraphConfig, graph: sparse.csr_array, affinity: CrossAffinity, seed: int
+    config: GraphConfig, graph: Relations, affinity: CrossAffinity, seed: int
 ) -> dict[str, Relations]:
     """Relations of each kind, and as their control random ones: of all pairs, or of as many as are no burden."""
     relations = {kind: combine_relations(replace(config, mode=kind), graph, affinity) for kind in KINDS}
-    density = min(1.0, 4e6 / max(1, np.prod(graph.shape)))
-    chance = sparse.random_array(graph.shape, density=density, format="csr", rng=seed, dtype=np.float32)
+    shape = graph.images, graph.reports
+    density = min(1.0, 4e6 / max(1, np.prod(shape)))
+    chance = sparse.random_array(shape, density=density, format="csr", rng=seed, dtype=np.float32)
     return relations | {"random": GraphRelations(chance)}
 
 

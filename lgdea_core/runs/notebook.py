@@ -15,8 +15,9 @@ from lgdea_core.evidence.triplets import triplets
 from lgdea_core.grounding import load
 from lgdea_core.method import mean_phrases, total_loss
 from lgdea_core.paths import DATA_VARIABLE
+from lgdea_core.relations import graph_relations
 from lgdea_core.runs.artifacts import Run, start_run
-from lgdea_core.runs.inputs import fresh_model, hidden_truth, load_inputs
+from lgdea_core.runs.inputs import fresh_model, hidden_truth, load_inputs, top_relations
 from lgdea_core.runs.lesson import first_step, kinds_of_relations, quality_table, train_both_ways
 from lgdea_core.runs.variants import (
     SHUFFLED_REGIONS,
@@ -38,6 +39,7 @@ __all__ = [
     "extract_evidence",
     "first_step",
     "fresh_model",
+    "graph_relations",
     "hidden_truth",
     "kinds_of_relations",
     "load",
@@ -54,6 +56,7 @@ __all__ = [
     "short_asg_config",
     "shuffle_pairs",
     "start_run",
+    "top_relations",
     "total_loss",
     "train_both_ways",
     "train_variant",

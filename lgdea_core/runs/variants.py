@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-from scipy import sparse
 
 from lgdea_core.batch import TrainingData
 from lgdea_core.config import RunConfig, find_method, replace_fields
 from lgdea_core.data.regions import shuffle_regions
 from lgdea_core.model import LGDEAProcessor
 from lgdea_core.paths import recover, replacing
+from lgdea_core.relations import Relations
 from lgdea_core.runs.artifacts import Run
 from lgdea_core.runs.inputs import Inputs, fresh_model, hidden_truth, prepare_training
 from lgdea_core.training.checkpoint import CHECKPOINT, TrainState
@@ -44,7 +44,7 @@ def train_variant(
     *,
     until: Literal["text", "pairs", "end"] = "end",
     warm: Path | None = None,
-    first_graph: sparse.csr_array | None = None,
+    first_graph: Relations | None = None,
     progress: bool = True,
 ) -> Trained:
     """Train one of a run's models, or go on where it stopped.

@@ -17,7 +17,6 @@ import pandas as pd
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast
-from scipy import sparse
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -150,8 +149,8 @@ def train(
     folder: Path,
     *,
     until: Literal["text", "pairs", "end"] = "end",
-    first_graph: sparse.csr_array | None = None,
-    fixed_graph: sparse.csr_array | None = None,
+    first_graph: Relations | None = None,
+    fixed_graph: Relations | None = None,
     resume_only: bool = False,
     progress: bool = True,
     after_step: Callable[[int], None] | None = None,

@@ -21,7 +21,7 @@ from lgdea_core.graph import (
 )
 from lgdea_core.inference import encode_image_pool, encode_phrases, observation_embeddings, report_evidence
 from lgdea_core.model import LGDEAModel
-from lgdea_core.relations import AffinityRelations, CrossAffinity, GraphRelations, Relations, combine_relations
+from lgdea_core.relations import AffinityRelations, CrossAffinity, Relations, combine_relations, graph_relations
 from lgdea_core.training.monitors import graph_stats, hubness
 
 logger = logging.getLogger("lgdea")
@@ -67,7 +67,7 @@ def build_graphs(view: EvidenceView, config: GraphConfig) -> Graphs:
 
 
 def spread_seeds(graphs: Graphs, data: TrainingData, config: GraphConfig) -> Propagation:
-    """Propagated relations (eq. 10, 13, 14)."""
+    """Propagated relations (eq. 10, 13, 14), as the parts they are made of."""
     return propagate(
         seed_matrix(data.seed_pairs, len(data.images), len(data.sentences)),
         symmetric_normalize(graphs.image_affinity, config.self_loop),
@@ -75,7 +75,6 @@ def spread_seeds(graphs: Graphs, data: TrainingData, config: GraphConfig) -> Pro
         alpha=config.alpha,
         tolerance=config.tolerance,
         max_steps=config.max_steps,
-        keep=config.keep,
     )
 
 
@@ -100,7 +99,10 @@ class RelationState:
     unpaired_reports: Int[np.ndarray, "unpaired_reports"]
     evidence: Float[np.ndarray, "unpaired prototypes"]
     weights: Float[np.ndarray, "unpaired"]
-    posterior: Float[np.ndarray, "unpaired statements"] | sparse.csr_array
+    posterior: Float[np.ndarray, "unpaired statements"] | None
+    """None where each report is a statement of its own: it would be images x reports"""
+    made: sparse.csr_array
+    """(unpaired reports, statements), 1 where the report makes the statement"""
     report_mass: Float[np.ndarray, "unpaired_reports"]
     """column sums of the relations: how many images each report stands for"""
     stats: dict[str, Any]
@@ -114,10 +116,12 @@ class RelationState:
         anyone = rng.integers(len(self.unpaired_reports), size=len(drawn))
         return self.unpaired_reports[np.where(drawn < 0, anyone, drawn)]
 
-    def block(self, images: Int[np.ndarray, "n"], reports: Int[np.ndarray, "m"]) -> Float[np.ndarray, "n m"]:
+    def block(
+        self, images: Int[np.ndarray, "n"], reports: Int[np.ndarray, "m"], rng: np.random.Generator
+    ) -> Float[np.ndarray, "n m"]:
         """Relations of some unpaired images with some unpaired reports."""
         columns = np.searchsorted(self.unpaired_reports, reports)
-        block = self.relations.block(self._rows(images), columns)
+        block = self.relations.block(self._rows(images), columns, rng)
         return block.cpu().numpy().astype(np.float32)
 
     def expected_evidence(self, images: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n prototypes"]:
@@ -129,15 +133,19 @@ class RelationState:
         return self.weights[self._rows(images)]
 
     def statement_posterior(
-        self, images: Int[np.ndarray, "n"], statements: Int[np.ndarray, "m"]
+        self, images: Int[np.ndarray, "n"], statements: Int[np.ndarray, "m"], rng: np.random.Generator
     ) -> Float[np.ndarray, "n m"]:
         """Share of an image's relations that go to reports making a statement, or nearly so (E)."""
-        shares = self.posterior[self._rows(images)][:, statements]
-        return shares.toarray() if sparse.issparse(shares) else shares
+        if self.posterior is not None:
+            return self.posterior[np.ix_(self._rows(images), statements)]
+        made = self.made[:, statements]
+        reports = np.flatnonzero(np.diff(made.indptr))
+        block = self.relations.block(self._rows(images), reports, rng).cpu().numpy()
+        return (block @ made[reports]).astype(np.float32)
 
 
 def refresh_relations(
-    teacher: LGDEAModel, data: TrainingData, config: RunConfig, *, graph: sparse.csr_array | None = None
+    teacher: LGDEAModel, data: TrainingData, config: RunConfig, *, graph: Relations | None = None
 ) -> RelationState:
     """One refresh: evidence, graphs, propagation, affinity, relations, and what they say of unpaired images.
 
@@ -145,7 +153,7 @@ def refresh_relations(
         teacher: EMA teacher (E); its evidence distributions build the graphs.
         data: pools, evidence and known pairs.
         config: graph mode and constants.
-        graph: unpaired block of this teacher's propagation, if it is already there.
+        graph: of the unpaired block, by this teacher's propagation or from elsewhere, if it is already there.
     """
     graph_config, stats = config.graph, {}
     view = view_evidence(teacher, data, responses="affinity" in graph_config.mode)
@@ -154,65 +162,60 @@ def refresh_relations(
         for name, affinity in graphs._asdict().items():  # image_affinity, report_affinity
             stats[name.replace("affinity", "hubness")] = hubness(affinity)["skewness"]
         propagation = spread_seeds(graphs, data, graph_config)
-        graph = propagation.unpaired_block()
-        stats |= {
-            "propagation_steps": propagation.steps,
-            "propagation_converged": int(propagation.converged),
-            "pruned_unpaired_mass": propagation.pruned_unpaired_mass,
-        }
+        graph = graph_relations(propagation)
+        stats |= {"propagation_steps": propagation.steps, "propagation_converged": int(propagation.converged)}
     affinity = cross_affinity(view, data, graph_config.affinity_sharpness) if "affinity" in graph_config.mode else None
     relations = combine_relations(graph_config, graph, affinity)
     if isinstance(relations, AffinityRelations) and relations.marginal_errors:
         stats["marginal_error"] = relations.marginal_errors[-1]
-    choice = relations.expected_evidence(torch.from_numpy(view.report_evidence[data.unpaired_reports]))
-    agreement = choice.agreement.numpy()
+    choice = relations.expected_evidence(view.report_evidence[data.unpaired_reports])
+    agreement = choice.agreement
     reached = agreement > 0
     mean = agreement[reached].mean() if reached.any() else 1.0
     if graph is not None:
-        stats["graph_reached_images"] = float((graph.sum(axis=1) > 0).mean())
-    posterior, report_mass = _sums(relations, data, config.objective.same_observation)
+        stats["graph_reached_images"] = float((graph.times(np.ones((graph.reports, 1))) > 0).mean())
+    report_mass = relations.report_mass()
     stats |= {
         "reached_images": float(reached.mean()),
         "max_column_mass": float(report_mass.max() / report_mass.mean()) if report_mass.any() else 0.0,
-        "effective_reports": float(choice.entropy.exp().numpy()[reached].mean()) if reached.any() else 0.0,
+        "effective_reports": relations.effective_reports(),
         "agreement": float(agreement.mean()),
     }
     return RelationState(
         relations=relations,
         unpaired_images=data.unpaired_images,
         unpaired_reports=data.unpaired_reports,
-        evidence=choice.evidence_distribution.numpy().astype(np.float32),
+        evidence=choice.evidence_distribution.astype(np.float32),
         weights=np.clip(agreement / mean, 0, LARGEST_CONFIDENCE).astype(np.float32),
-        posterior=posterior,
+        posterior=statement_posterior(relations, data, config.objective.same_observation),
+        made=sparse.csr_array(data.evidence.report_statements)[data.unpaired_reports],
         report_mass=report_mass,
         stats=stats,
     )
 
 
-def _sums(
+def statement_posterior(
     relations: Relations, data: TrainingData, same_observation: float
-) -> tuple[Float[np.ndarray, "unpaired statements"] | sparse.csr_array, Float[np.ndarray, "unpaired_reports"]]:
-    """What `statement_posterior` reads, and column sums, in one pass over the relations.
+) -> Float[np.ndarray, "unpaired statements"] | None:
+    """What relations say of each statement: exact products with what the reports state (E).
 
         posterior[u, t] = max(sum_r P[u, r] [r makes t], s sum_r P[u, r] [r states t's observation]),
             s = `same_observation`
 
-    Where each report is a statement of its own there are as many statements as reports: then the posterior is as sparse
-    as the relations.
+    None where each report is a statement of its own: a batch then takes what it needs of the relations themselves.
     """
+    if data.phrase_report is not None:
+        return None
     evidence = data.evidence
-    if data.phrase_report is not None and isinstance(relations, GraphRelations):
-        made = sparse.csr_array(evidence.report_statements)[data.unpaired_reports]
-        return (relations.relations @ made).astype(np.float32), relations.relations.sum(axis=0)
-    statements = torch.from_numpy(evidence.report_statements[data.unpaired_reports].toarray())
-    observations = torch.from_numpy(evidence.report_observations[data.unpaired_reports].toarray())
-    kinds = torch.from_numpy(evidence.statement_observation)
-    parts, mass = [], torch.zeros(relations.reports, dtype=torch.float64)
-    for _, rows in relations.blocks():
-        rows = rows.cpu().float()
-        mass += rows.sum(dim=0, dtype=torch.float64)
-        parts.append(torch.maximum(rows @ statements, same_observation * (rows @ observations)[:, kinds]))
-    return torch.cat(parts).numpy(), mass.numpy()
+    made, stated = (
+        sparse.csr_array(part)[data.unpaired_reports].astype(np.float32)
+        for part in (evidence.report_statements, evidence.report_observations)
+    )
+    posterior, observed = (relations.times(part).astype(np.float32, copy=False) for part in (made, stated))
+    for kind in range(observed.shape[1]):  # in place: with many images this is the largest table of a refresh
+        own = evidence.statement_observation == kind
+        posterior[:, own] = np.maximum(posterior[:, own], same_observation * observed[:, kind, None])
+    return posterior
 
 
 def describe(graphs: Graphs, propagation: Propagation) -> dict[str, Any]:
