@@ -106,6 +106,7 @@ def test_mimic_reads_the_same_boxes_for_its_own_split(imagenome: Path) -> None:
         load_corpus("mimic_cxr", mimic)
 
 
+@pytest.mark.slow
 def test_asg_trains_on_mimic_with_these_boxes(imagenome: Path, tmp_path: Path) -> None:
     add_reports(imagenome.parent / "mimic-cxr-jpg")
     named = {"corpus": RunConfig.from_preset("paper", method="asg").data.corpus, "root": str(imagenome.parent)}

@@ -53,6 +53,7 @@ def test_nih_films_of_every_mode_are_readable() -> None:
     assert all(crop.std() > 10 for crop in store.pixels)  # a film, not a flat field
 
 
+@pytest.mark.slow
 def test_openi_sample() -> None:
     corpus = real("openi")
     reports = corpus.studies["report"].dropna()
@@ -105,6 +106,7 @@ def test_rsna_sample_on_the_nih_films_it_was_drawn_on(tmp_path: Path) -> None:
     assert set(corpus.exclusions) <= {"row without a film"}  # rows whose film is not in the sample
 
 
+@pytest.mark.slow
 def test_siim_sample_with_stand_ins_for_its_films(tmp_path: Path) -> None:
     table = Path(str(DATA)) / FOLDERS["siim"] / "train-rle.csv"
     if not table.is_file():
@@ -128,6 +130,7 @@ def test_siim_sample_with_stand_ins_for_its_films(tmp_path: Path) -> None:
     assert not corpus.exclusions
 
 
+@pytest.mark.slow
 def test_real_limited_pairing_task() -> None:
     for name in ("covid_chestxray", "nih", "openi"):
         real(name)

@@ -274,6 +274,7 @@ def test_compressed_pixels_without_a_header_say_so(tmp_path: Path) -> None:
         read_image(path)
 
 
+@pytest.mark.slow
 def test_a_decoder_that_crashes_or_hangs_takes_no_other_film_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -154,6 +154,7 @@ def test_a_finding_that_is_not_mentioned_is_absent_where_the_task_says_so(
     assert np.isnan(blank).sum() == 3 * len(blank)
 
 
+@pytest.mark.slow
 def test_a_decoder_on_the_tower_finds_the_boxes(tower: ImageTower) -> None:
     schedule = Schedule(learning_rate=5e-3, weight_decay=0.0, batch_size=16, max_epochs=12)
     task = SegmentationTask(truth="boxes", finding="mass", schedule=schedule)

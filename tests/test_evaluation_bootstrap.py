@@ -115,6 +115,7 @@ def test_counts_are_multinomial_and_do_not_depend_on_the_block_size(monkeypatch:
     np.testing.assert_array_equal(auc_resamples(labels, scores, np.arange(20), counts), blocks)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000), levels=st.integers(1, 6))
 def test_weighted_ap_f1_and_accuracy_equal_scikit_learn(seed: int, levels: int) -> None:

@@ -79,6 +79,7 @@ def test_every_image_is_encoded_once_whatever_asks(method: str, monkeypatch: pyt
     assert model.encode_crops.call_count == 4  # blocks of 60 images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lgdea", "medklip"])
 def test_together_and_in_other_blocks_the_tasks_find_what_they_find_alone(
     method: str, monkeypatch: pytest.MonkeyPatch
@@ -132,6 +133,7 @@ def half() -> Iterator[Setting]:
     return found
 
 
+@pytest.mark.slow
 def test_a_model_is_measured_in_float32_right_after_a_training_in_bfloat16(half: Setting, tmp_path: Path) -> None:
     model, processor, inputs = half
     model.save_pretrained(tmp_path)

@@ -19,39 +19,32 @@ from lgdea_core.evaluation.prompts import (
 from lgdea_core.vocabulary import CHEXPERT_FINDINGS, MS_CXR_FINDINGS, NIH_FINDINGS, NO_FINDING, PHANTOM_FINDINGS
 
 COMPOSED = load_prompt_set()
-FINDINGS = sorted(COMPOSED.findings)
 
 
-@pytest.mark.parametrize("finding", FINDINGS)
-def test_prompts_state_and_deny_every_finding(finding: str) -> None:
-    (positive, negative), parts = COMPOSED.texts(finding), COMPOSED.findings[finding]
-    assert len(set(positive)) == len(positive)
-    for prompt in positive:
-        assert prompt.endswith(f" {parts.synonyms[0]}")  # the plain name, in no frame sentence, never a bare word
-        modifiers = prompt.removesuffix(parts.synonyms[0]).strip()
-        assert any(modifier in modifiers for modifier in (*parts.severities, *parts.sides, *parts.zones))
-        assert not set(prompt.split()) & {"no", "without", "not", "there", "is", "seen"}
-        assert "  " not in prompt
-    assert all("no " in prompt for prompt in negative)
-    assert {f"no {name}" for name in parts.negated} <= set(negative)
-    assert {f"no evidence of {name}" for name in parts.negated} <= set(negative)
+def test_prompts_state_and_deny_every_finding() -> None:
+    for finding, parts in COMPOSED.findings.items():
+        positive, negative = COMPOSED.texts(finding)
+        for prompt in positive:
+            assert prompt.endswith(f" {parts.synonyms[0]}")  # the plain name, in no frame sentence, never a bare word
+            modifiers = prompt.removesuffix(parts.synonyms[0]).strip()
+            assert any(modifier in modifiers for modifier in (*parts.severities, *parts.sides, *parts.zones))
+            assert not set(prompt.split()) & {"no", "without", "not", "there", "is", "seen"}
+            assert "  " not in prompt
+        assert all("no " in prompt for prompt in negative)
+        assert {f"no {name}" for name in parts.negated} <= set(negative)
+        assert {f"no evidence of {name}" for name in parts.negated} <= set(negative)
 
 
-@pytest.mark.parametrize("finding", FINDINGS)
-def test_prompts_are_all_there_are_up_to_the_limit(finding: str) -> None:
-    parts, prompts = COMPOSED.findings[finding], COMPOSED.texts(finding).positive
-    combinations = np.prod([len(axis) + 1 for axis in (parts.severities, parts.sides, parts.zones)]) - 1
-    assert len(set(prompts)) == min(PROMPTS, combinations)
-
-
-@pytest.mark.parametrize("finding", FINDINGS)
-def test_prompts_are_spread_over_severities_sides_and_zones(finding: str) -> None:
-    parts, prompts = COMPOSED.findings[finding], COMPOSED.texts(finding).positive
-    modifiers = [prompt.removesuffix(parts.synonyms[0]) for prompt in prompts]
-    for options in (parts.severities, parts.sides, parts.zones):
-        uses = [sum(option in words for words in modifiers) for option in options]
-        assert all(uses), f"{options} used {uses} times"
-        assert max(uses, default=0) - min(uses, default=0) <= 1, f"{options} used {uses} times"
+def test_prompts_are_all_there_are_up_to_the_limit_spread_over_severities_sides_and_zones() -> None:
+    for finding, parts in COMPOSED.findings.items():
+        prompts, axes = COMPOSED.texts(finding).positive, (parts.severities, parts.sides, parts.zones)
+        combinations = np.prod([len(axis) + 1 for axis in axes]) - 1
+        assert len(set(prompts)) == len(prompts) == min(PROMPTS, combinations), finding
+        modifiers = [prompt.removesuffix(parts.synonyms[0]) for prompt in prompts]
+        for options in axes:
+            uses = [sum(option in words for words in modifiers) for option in options]
+            assert all(uses), f"{finding}: {options} used {uses} times"
+            assert max(uses, default=0) - min(uses, default=0) <= 1, f"{finding}: {options} used {uses} times"
 
 
 @pytest.mark.parametrize("finding", ["pleural effusion", "atelectasis", "nodule", "fibrosis"])

@@ -45,6 +45,7 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> tuple[Inputs, pd.DataFr
     return inputs, extract_evidence(corpus.studies, "lexicon", progress=False)[0]
 
 
+@pytest.mark.slow
 def test_the_phantom_brings_its_regions(phantom: tuple[Inputs, pd.DataFrame]) -> None:
     inputs, evidence = phantom
     run = config("asg", image_size=64, paired_ratio=1.0)

@@ -46,6 +46,7 @@ def test_a_method_is_scored_by_the_channels_it_trains(method: str, channels: set
     assert all(score.shape == (6, 3) and np.isfinite(score).all() for score in scores.values())
 
 
+@pytest.mark.slow
 def test_every_channel_is_the_mean_over_its_prompts_image_by_image() -> None:
     model, processor, images = tiny("lgdea")
     findings = ["edema", "hernia", "pleural effusion"]

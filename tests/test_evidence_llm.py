@@ -298,7 +298,7 @@ def fuzz_store(tmp_path_factory: pytest.TempPathFactory) -> AnswerStore:
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=REPLIES, number=st.integers(0, 2**62))
 @example(text=answer(statement("effusion", "pleural effusion")), number=0)
 def test_nothing_malformed_is_accepted_and_nothing_crashes(fuzz_store: AnswerStore, text: str, number: int) -> None:

@@ -27,7 +27,8 @@ from lgdea_core.evidence.prompt import Prompt
 
 pytestmark = pytest.mark.slow
 
-REPORTS = 220
+REPORTS = 110
+IN_FLIGHT = 8
 SHORT = Prompt(opening=({"role": "system", "content": "List."},), repair="No: {complaint}")
 ODD_WORDS = ("prose", "prose once", "wrong field", "hallucination")
 """What a model does instead of answering; with `FAULTS`, what happens to every fifth report."""
@@ -94,6 +95,7 @@ def test_two_share_a_store_and_what_a_killed_one_leaves_is_asked_by_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The command in a process of its own, killed in the middle, and in this one beside it."""
+    monkeypatch.setenv(openai_backend.IN_FLIGHT_VARIABLE, str(IN_FLIGHT))
     corpus = write_studies(tmp_path / "corpus", REPORTS)
     command = ["--extractor", "openai:m", "--corpus", "folder", "--root", str(corpus), "--out"]
     whole, shared = tmp_path / "whole.parquet", tmp_path / "shared.parquet"
@@ -102,7 +104,7 @@ def test_two_share_a_store_and_what_a_killed_one_leaves_is_asked_by_the_other(
 
     def kill(answered: int) -> None:
         begun.set()
-        if answered >= 120 and victims[0].poll() is None:
+        if answered >= REPORTS // 2 and victims[0].poll() is None:
             os.kill(victims[0].pid, signal.SIGKILL)
 
     with ModelServer(reply=reply) as server:
@@ -110,7 +112,7 @@ def test_two_share_a_store_and_what_a_killed_one_leaves_is_asked_by_the_other(
         monkeypatch.setenv("LGDEA_EVIDENCE_STORE", str(tmp_path / "whole.sqlite"))
         extract.main([*command, str(whole)])  # alone and undisturbed
         monkeypatch.setenv("LGDEA_EVIDENCE_STORE", str(tmp_path / "shared.sqlite"))
-        server.behave(reply, delay=0.3, on_answer=kill)
+        server.behave(reply, delay=0.1, on_answer=kill)
         victims.append(
             subprocess.Popen(
                 [sys.executable, "-m", "lgdea_core.evidence.extract", *command, str(tmp_path / "no.parquet")]
@@ -122,7 +124,7 @@ def test_two_share_a_store_and_what_a_killed_one_leaves_is_asked_by_the_other(
         assert server.asked[""] >= 2  # both asked
         assert len(server.answered) == REPORTS
         twice = [passage for passage, count in server.answered.items() if count > 1]
-        assert len(twice) <= openai_backend.IN_FLIGHT  # what the killed one had in flight
+        assert len(twice) <= IN_FLIGHT  # what the killed one had in flight
         assert not (tmp_path / "no.parquet").exists()
         assert shared.read_bytes() == whole.read_bytes()
         server.behave(reply)

@@ -104,6 +104,7 @@ def short_schema() -> dict:
     return schema
 
 
+@pytest.mark.slow
 def test_batches_and_padding_change_no_answer(backend: TransformersBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     together = ask(backend, REPORTS)
     monkeypatch.setattr(transformers_backend, "BATCH_SIZE", 1)
@@ -142,6 +143,7 @@ def test_the_prompt_is_written_as_the_model_knows_it(
     assert parse_reply(ask(backend, REPORTS[:1])[0])
 
 
+@pytest.mark.slow
 def test_a_models_own_settings_do_not_keep_it_from_quoting(
     tmp_path: Path, folder: Path, backend: TransformersBackend
 ) -> None:

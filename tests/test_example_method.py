@@ -38,18 +38,15 @@ def test_it_trains_saves_loads_and_is_evaluated_like_any_other(tmp_path: Path) -
     run.save(tmp_path / "run_config.json")
     assert RunConfig.load(tmp_path / "run_config.json") == run
     assert isinstance(run.objective, ExampleConfig)
-    right = {}
-    for shuffled in (False, True):
-        model, processor, history = PlantedWorld(160).train(run, 160, tmp_path / str(shuffled), shuffled=shuffled)
-        model.save_pretrained(tmp_path / "model")
-        processor.save_pretrained(tmp_path / "model")
-        again, its_processor = load(tmp_path / "model")
-        texts = [f"There is a {text}. The bones are intact." for text in STATEMENTS]
-        best, labels = told_apart(again, its_processor, texts)
-        right[shuffled] = (best == labels).mean()
-        assert history["pair"].iloc[-1] < history["pair"].iloc[0]  # as it does on shuffled pairs
-    assert right[False] > 0.8  # 8 distinct reports: chance is 0.125
-    assert right[True] < 0.35
+    model, processor, history = PlantedWorld(160).train(run, 160, tmp_path / "training")
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    again, its_processor = load(tmp_path / "model")
+    best, labels = told_apart(
+        again, its_processor, [f"There is a {text}. The bones are intact." for text in STATEMENTS]
+    )
+    assert (best == labels).mean() > 0.8  # 8 distinct reports: chance is 0.125, as shuffled pairs show in test_methods
+    assert history["pair"].iloc[-1] < history["pair"].iloc[0]
     assert torch.equal(again.bias.weight, model.bias.weight)
     images = PlantedWorld(3, seed=1).images
     assert set(zero_shot_scores(again, its_processor, images, ["mass"])) == {"global"}

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -16,7 +16,9 @@ from planted import config as planted_config
 from lgdea_core.batch import TrainingData
 from lgdea_core.config import DataConfig, RunConfig, replace_fields
 from lgdea_core.data.regions import crop_boxes
+from lgdea_core.evaluation.downstream import SEGMENTATION_TASKS
 from lgdea_core.evaluation.harness import GROUNDING_METRICS
+from lgdea_core.evaluation.linear_probe import PROBE, linear_probe
 from lgdea_core.experiments import cells, downstream, hard, hospitals, paired, relations, tables, worlds
 from lgdea_core.experiments.cells import Cell, evidence_of, headline_measures, images_seen, with_whole_reports
 from lgdea_core.experiments.downstream import Draws, Pretrained, Probe, Segmentation
@@ -99,7 +101,7 @@ def test_measures_are_macro_means_and_intervals_stand_beside_them() -> None:
 def kept(root: Path) -> Cell:
     """Of `lgdea` on as many images as evaluation needs; its row is in the table, and its model is kept."""
     [cell] = limited_pairing(seeds=(5,), ratios=(0.1,), methods=("lgdea",), preset="ci")
-    cell = replace(cell, config=replace_fields(cell.config, **STEPS))
+    cell = replace(cell, config=replace_fields(cell.config, image_size=32, **STEPS))
     TABLES["limited_pairing"].add(cell.run())
     return cell
 
@@ -296,8 +298,12 @@ def test_a_kept_model_leaves_its_rows_on_the_hard_set(kept: Cell) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("kept")  # which builds the phantom
-def test_random_towers_leave_rows_and_the_first_draw_is_the_probes_own() -> None:
-    config = RunConfig.from_preset("ci", method="clip", seed=5)
+def test_random_towers_leave_rows_and_the_first_draw_is_the_probes_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = partial(linear_probe, schedule=replace(PROBE, max_epochs=3))
+    monkeypatch.setattr("lgdea_core.evaluation.downstream.linear_probe", quick)
+    task = SEGMENTATION_TASKS["phantom"]
+    monkeypatch.setitem(SEGMENTATION_TASKS, "phantom", replace(task, schedule=replace(task.schedule, max_epochs=2)))
+    config = RunConfig.from_preset("ci", method="clip", seed=5, image_size=32)
     model = Pretrained(method="random", config=config, folder=None)
     few = {"model": model, "corpus": "phantom"}
     jobs = {

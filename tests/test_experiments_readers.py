@@ -50,6 +50,7 @@ def test_f1_is_that_of_the_scores_and_lies_in_its_interval() -> None:
     assert certain["micro_f1_low"] == certain["micro_f1_high"] == 1
 
 
+@pytest.mark.slow
 def test_a_model_that_reads_like_the_rules_gets_their_row(
     reference: Reference, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -240,6 +240,7 @@ def test_the_head_of_fine_tuning_lies_where_the_tower_lies(tower: ImageTower) ->
     assert {parameter.device.type for parameter in module.parameters()} == {"meta"}
 
 
+@pytest.mark.slow
 def test_fine_tuning_changes_a_copy_of_the_tower_and_learns_what_a_random_tower_does_not_show(
     tower: ImageTower,
 ) -> None:

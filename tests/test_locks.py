@@ -220,6 +220,7 @@ def test_whatever_differs_when_a_training_goes_on_is_said(tmp_path: Path, caplog
     assert "device is 'cuda' there, 'cpu' here" in caplog.text
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_saves_and_ends_with_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
     world, run = PlantedWorld(24), config("clip")
     for folder, stop in ((tmp_path / "whole", None), (tmp_path / "stopped", 3)):

@@ -126,6 +126,7 @@ def test_reports_and_labels_are_those_of_the_phantoms_world(corpus: Corpus) -> N
         assert reports[claim.report_id][claim.start : claim.end] == claim.phrase
 
 
+@pytest.mark.slow
 def test_experiments_train_on_it_in_a_folder_of_its_own(
     nih: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

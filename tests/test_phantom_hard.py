@@ -65,6 +65,7 @@ def test_a_study_is_a_pure_function_of_seed_stratum_and_number() -> None:
     assert small == plan_hard_study(replace(CONFIG, image_size=128), "two of a kind", 1)
 
 
+@pytest.mark.slow
 def test_no_patient_is_one_of_training(corpus: Corpus) -> None:
     # Neither by name nor in body: a body is drawn from the seed stream, and so is everything else.
     hard = [study.plan for stratum in STRATA for study in planned(stratum, 10)]

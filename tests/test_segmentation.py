@@ -138,6 +138,7 @@ def test_a_vit_whose_patches_cannot_be_doubled_to_pixels_is_refused() -> None:
         Segmenter(ImageTower(config, 8, 30))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [RESNET, VIT], ids=["U-Net", "SETR"])
 def test_overfits_four_phantom_films(config: PreTrainedConfig) -> None:
     world = PhantomConfig(studies=30, image_size=32, nuisance=0.2)

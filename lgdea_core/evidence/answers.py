@@ -4,13 +4,12 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lgdea_core.evidence.clauses import CENTRAL, resolve_location
-from lgdea_core.evidence.lexicon import Lexer, default_lexicon
+from lgdea_core.evidence.lexicon import default_lexer, default_lexicon
 from lgdea_core.evidence.sections import SectionKind, readable_sections
 from lgdea_core.finding import Finding
 from lgdea_core.vocabulary import NO_FINDING, STATUSES
@@ -246,14 +245,9 @@ def locate_statements(statements: Sequence[Statement], passage: Passage, rejecte
     return findings
 
 
-@cache
-def _lexer() -> Lexer:
-    return Lexer(default_lexicon())
-
-
 def _read_attributes(words: str) -> tuple[str | None, str | None, str | None]:
     """Side, region and severity that the lexicon's words name."""
-    lexer = _lexer()
+    lexer = default_lexer()
     items = [item for sentence in lexer.sentences(lexer.nlp.make_doc(words)) for item in sentence]
     side, region = resolve_location([item.value for item in items if item.kind == "location"])
     return side, region, next((item.value for item in items if item.kind == "severity"), None)

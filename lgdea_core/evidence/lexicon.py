@@ -326,7 +326,7 @@ class LexiconExtractor:
     name = "lexicon"
 
     def __init__(self, lexicon: Lexicon | None = None) -> None:
-        self._lexer = Lexer(lexicon or default_lexicon())
+        self._lexer = Lexer(lexicon) if lexicon else default_lexer()
 
     def extract(self, reports: Sequence[str]) -> list[list[Finding]]:
         """Findings of each report, in the order of its text."""
@@ -422,6 +422,12 @@ def _one_edit_apart(word: str, other: str) -> bool:
 def default_lexicon() -> Lexicon:
     """The lexicon that came with the package, read once."""
     return load_lexicon()
+
+
+@cache
+def default_lexer() -> Lexer:
+    """Of that lexicon, made once: its thousands of terms take longer to compile than a hundred reports to read."""
+    return Lexer(default_lexicon())
 
 
 def asg_tag(observation: str) -> str:
