@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import seaborn as sns
 from jaxtyping import Float
 from matplotlib.axes import Axes
 
@@ -35,15 +36,15 @@ def figure_entries(
     largest = largest or max(float(np.abs(matrix).max()) for matrix in matrices.values()) or 1.0
     axes = figure.subplots(1, len(matrices), squeeze=False, sharey=True)[0]
     for axis, (title, matrix) in zip(axes, matrices.items(), strict=True):
-        axis.imshow(np.abs(matrix), cmap="Blues", vmin=0, vmax=largest, aspect="auto")
+        written = [[f"{value:.2f}".replace("0.", ".", 1) if value else "" for value in row] for row in matrix]
+        sns.heatmap(
+            np.abs(matrix), ax=axis, cmap="Blues", vmin=0, vmax=largest, cbar=False, annot=np.array(written), fmt="",
+            annot_kws={"fontsize": 7}, xticklabels=columns, yticklabels=rows,
+        )  # fmt: skip
         axis.set_title(folded(title, int(10 * size[0]) // len(matrices)), fontsize=8)
-        axis.set_xticks(range(len(columns)), columns, rotation=90 if upright else 0, fontsize=7)
-        axis.set_yticks(range(len(rows)), rows, fontsize=7)
-        for row, column in np.argwhere(matrix != 0):
-            colour = "white" if abs(matrix[row, column]) > 0.6 * largest else "black"
-            text = f"{matrix[row, column]:.2f}".replace("0.", ".", 1)
-            axis.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
-    return captioned(figure, caption)
+        axis.tick_params(axis="x", rotation=90 if upright else 0, labelsize=7)
+        axis.tick_params(axis="y", rotation=0, labelsize=7)
+    return captioned(figure, caption, alt=f"Matrices with their entries: {', '.join(matrices)}.")
 
 
 def figure_small_graphs(
@@ -78,7 +79,7 @@ def figure_small_graphs(
         axis.set_title(folded(title, 60 // len(relations)), fontsize=8)
         axis.set(xlim=(-0.75, 1.75), ylim=(tall - 0.5, -0.5))
         axis.set_axis_off()
-    return captioned(figure, caption)
+    return captioned(figure, caption, alt=f"Two small graphs and relations between them: {', '.join(relations)}.")
 
 
 def _draw_side(
