@@ -21,6 +21,7 @@ from lgdea_core.evaluation.zero_shot import zero_shot_scores
 from lgdea_core.evidence.extract import extract_evidence
 from lgdea_core.figures.widgets import draw_related
 from lgdea_core.grounding import load
+from lgdea_core.relations import GraphRelations
 from lgdea_core.runs import inputs as stages
 from lgdea_core.runs.artifacts import start_run
 from lgdea_core.runs.leaks import TrainingPatients
@@ -117,7 +118,7 @@ def test_the_reports_most_related_to_an_image_are_drawn_beside_its_own(
     other = int((of_reports != of_images[image]).any(axis=1).argmax())
     relations = np.zeros((len(of_images), len(of_reports)))
     relations[image, [other, own]] = 6, 4
-    found = draw_related(inputs, data, evidence, sparse.csr_array(relations), image)
+    found = draw_related(inputs, data, evidence, GraphRelations(sparse.csr_array(relations)), image)
     _, truth, *nearest = found.axes
     assert truth.get_title(loc="left") == "its own, hidden: 40.00%"
     assert [axis.get_title(loc="left") for axis in nearest] == [
@@ -127,7 +128,7 @@ def test_the_reports_most_related_to_an_image_are_drawn_beside_its_own(
     assert [text.get_text() for text in truth.texts] == [text.get_text() for text in nearest[1].texts]
     assert len(truth.patches) == 1  # its one statement
     with pytest.raises(ValueError, match="No relation has reached this image"):
-        draw_related(inputs, data, evidence, sparse.csr_array(relations), int(pairs[1, 0]))
+        draw_related(inputs, data, evidence, GraphRelations(sparse.csr_array(relations)), int(pairs[1, 0]))
 
 
 def test_shuffled_training_data_holds_the_same_studies_but_no_true_pair(

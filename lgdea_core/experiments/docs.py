@@ -235,15 +235,20 @@ def headline() -> pd.DataFrame:
         trainings(name, where, HEADLINE, {"images": lambda _, images=images: images} | PAIRS | METHOD)
         for images, name, where in parts
     ]
-    return pd.concat(tables, ignore_index=True).fillna("")
+    return _joined(tables)
 
 
 def real_pairs() -> pd.DataFrame:
     """Open-i: methods by the share of known pairs, then `lgdea` without a part and its controls."""
     methods = {"world": "openi", "variant": "", "paired_ratio": RATIOS}
     parts = [("limited_pairing", methods), ("ablation", {"world": "openi", "paired_ratio": RATIOS})]
-    tables = [trainings(name, where, REAL_PAIRS, PAIRS | METHOD) for name, where in parts]
-    return pd.concat(tables, ignore_index=True).fillna("")
+    return _joined([trainings(name, where, REAL_PAIRS, PAIRS | METHOD) for name, where in parts])
+
+
+def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Pages' tables one below the other; one without rows has other columns and is left out."""
+    there = [table for table in tables if len(table)]
+    return pd.concat(there, ignore_index=True).fillna("") if there else pd.DataFrame()
 
 
 def by_finding(corpus: str) -> pd.DataFrame:

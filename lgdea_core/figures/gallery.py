@@ -82,7 +82,7 @@ def map_rows(
     """Maps of each sample's phrase on its film, for `figure_grounding_grid`; overlays as in `views.phrase_map`."""
     return [
         GroundingRow(
-            image=one.film,
+            image=one.shown,
             maps={overlay: phrase_map(models, one.film, one.phrase, overlay) for overlay in overlays},
             boxes_xywh=one.boxes_xywh,
             phrase=one.phrase,
@@ -98,7 +98,7 @@ def rows_of_models(
     rows = []
     for one in samples:
         maps = {name: phrase_map({"model": loaded}, one.film, one.phrase, "model") for name, loaded in models.items()}
-        rows.append(GroundingRow(one.film, maps, one.boxes_xywh, one.phrase))
+        rows.append(GroundingRow(one.shown, maps, one.boxes_xywh, one.phrase))
     return rows
 
 

@@ -30,6 +30,7 @@ from lgdea_core.figures.views import OVERLAYS, GroundingSample, phrase_map, unre
 from lgdea_core.finding import EVIDENCE_COLUMNS
 from lgdea_core.graph import seed_matrix
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
+from lgdea_core.relations import Relations
 from lgdea_core.runs.inputs import Inputs, hidden_truth
 
 NEAREST_PHRASES = 8
@@ -177,7 +178,7 @@ def draw_overlay(
 
 
 def draw_related(
-    inputs: Inputs, data: TrainingData, evidence: pd.DataFrame, relations: sparse.csr_array, image: int
+    inputs: Inputs, data: TrainingData, evidence: pd.DataFrame, relations: Relations, image: int
 ) -> Figure:
     """The reports most related to one unpaired image, beside the truth where the corpus hides it.
 
@@ -191,7 +192,7 @@ def draw_related(
     Raises:
         ValueError: the image has no relation.
     """
-    row = relations[[image]].toarray()[0]
+    row = relations.rows(np.array([image]))[0].cpu().numpy()
     if row.max() <= 0:
         raise ValueError("No relation has reached this image: training has no target for it.")
     image_id = inputs.pools.image_ids[data.unpaired_images[image]]
@@ -281,10 +282,11 @@ def history_explorer(history: pd.DataFrame, terms: Sequence[str], method: str = 
 
 
 def relation_explorer(
-    inputs: Inputs, data: TrainingData, evidence: pd.DataFrame, relations: sparse.csr_array
+    inputs: Inputs, data: TrainingData, evidence: pd.DataFrame, relations: Relations
 ) -> ipywidgets.VBox:
     """Choose an unpaired image and see the reports most related to it, with the truth where it is known."""
-    reached = np.flatnonzero(np.diff(relations.tocsr().indptr))[:MOST_IMAGES].tolist()
+    first = np.arange(min(relations.images, MOST_IMAGES))
+    reached = first[relations.rows(first).sum(dim=1).cpu().numpy() > 0].tolist()
     options = [(inputs.pools.image_ids[data.unpaired_images[row]], row) for row in reached]
     return _explorer(
         lambda image: draw_related(inputs, data, evidence, relations, image),
