@@ -15,10 +15,12 @@ import csv
 import gzip
 import hashlib
 import json
+import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +88,10 @@ def write_layout(out: Path, studies: int, film_size: int = 224, seed: int = 0, w
     (notes / "config.json").write_text(json.dumps(stamp) + "\n")
     shards = [(out, config, start, min(start + SHARD, studies)) for start in range(0, studies, SHARD)]
     due = [shard for shard in shards if not note_of(*shard).is_file()]
-    with ProcessPoolExecutor(workers) as pool, tqdm(total=studies, unit="study", desc="films") as bar:
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) if workers != 1 else None
+    with pool or nullcontext(), tqdm(total=studies, unit="study", desc="films") as bar:
         bar.update(studies - sum(stop - start for *_, start, stop in due))
-        for made in pool.map(write_shard, *zip(*due, strict=True)) if due else ():
+        for made in (pool.map if pool else map)(write_shard, *zip(*due, strict=True)) if due else ():
             bar.update(made)
     write_tables(out, [note_of(*shard) for shard in shards])
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from inspect import isgeneratorfunction
+from pathlib import Path
 from typing import Any, get_args
 
 import jaxtyping
@@ -14,6 +15,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False  # each worker would compile the package anew, with its checks for 14 s
+# Of these processes alone: `runpy` stores code with these checks under the name of code without them.
+sys.pycache_prefix = str(Path(__file__).parents[1] / ".pytest_cache" / "bytecode")
 
 LONGEST = (
     "test_run.py",

@@ -115,16 +115,17 @@ def test_probes_learn_from_the_share_and_are_scored_on_readable_test_films(
     assert len(set(drawn)) == 3
 
 
-@pytest.mark.parametrize(("protocol", "of_decoder"), list(zip(*PROTOCOLS.values(), strict=True)))
-def test_the_protocol_decides_what_learns(
-    tower: ImageTower, protocol: str, of_decoder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+OF_DECODER = dict(zip(("frozen", "fine-tuned"), PROTOCOLS["segmentation"], strict=True))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS["linear_probe"])
+def test_the_protocol_decides_what_learns(tower: ImageTower, protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
     probe, tuned = spy_on(monkeypatch, "linear_probe", PROBED), spy_on(monkeypatch, "fine_tune", PROBED)
     decoder = spy_on(monkeypatch, "segment", SEGMENTED)
     probe_scores(films(), ProbeTask(findings=FINDINGS), tower, protocol, (0.1,), seed=4)
     schedule = Schedule(learning_rate=1e-3, weight_decay=0.0, batch_size=8)
     task = SegmentationTask(truth="boxes", finding="mass", schedule=schedule)
-    segmentation_scores(films(), task, tower, of_decoder, (0.1,), seed=4)
+    segmentation_scores(films(), task, tower, OF_DECODER.get(protocol, "tuned"), (0.1,), seed=4)
     assert decoder.call_args.args[0] is tower
     assert decoder.call_args.kwargs == {"seed": 4, "tuned": protocol != "frozen"}
     if protocol == "frozen":
@@ -132,6 +133,7 @@ def test_the_protocol_decides_what_learns(
         assert probe.call_args.args[0].inputs.shape == (6, tower.width)
         return
     probe.assert_not_called()
+    assert tuned.call_args.kwargs["augmented"] == protocol.endswith("augmented")
     assert tuned.call_args.args[0] is tower
     shares = tuned.call_args.args[1:4]
     assert [part.inputs.shape for part in shares] == [(6, 32, 32), (30, 32, 32), (29, 32, 32)]  # crops, not features

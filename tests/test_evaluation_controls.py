@@ -20,7 +20,7 @@ from lgdea_core.evaluation.one_pass import run_task
 
 Corners = tuple[float, float, float, float]
 SIDE = 32
-CONTROLS = {f"{metric}_{control}" for metric in harness.GROUNDING_METRICS for control in ("blind", "swapped")}
+CONTROLS = {f"{metric}_{control}" for metric in harness.GROUNDING_METRICS for control in ("blind", "swapped", "own")}
 FEW = Bootstrap(resamples=20)
 
 

@@ -466,7 +466,7 @@ def test_the_hard_set_says_which_models_are_missing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("hard", "--seeds", "1", "--preset", "ci", "--plan")
-    order = "python -m lgdea_core.experiments limited_pairing --seeds 1 --methods clip --ratios 0.1 --preset ci"
+    order = "limited_pairing --world phantom --ratios 0.1 --seeds 1 --methods clip --preset ci"
     plan = limited_pairing(seeds=(1,), ratios=(0.1, 1.0), preset="ci")
     (plan[0].folder / "model").mkdir(parents=True)
     assert run(capsys, monkeypatch, *words).count("no model in") == len(plan), "the folder is empty"
@@ -475,7 +475,7 @@ def test_the_hard_set_says_which_models_are_missing(
     PAIRING.add([row_of(plan[-1])])
     out = run(capsys, monkeypatch, *words)
     assert "gloria  0.1  1  ci\n" in out
-    assert f"make it with\n    {order}\n" in out
+    assert f"make it with\n    python -m lgdea_core.experiments {order}\n" in out
     assert out.count("(after deleting its row from limited_pairing.csv") == 1
     assert "1 jobs to do" in out
 

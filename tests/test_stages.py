@@ -227,7 +227,7 @@ def test_a_map_protocol_is_named_in_its_metrics_and_changes_the_maps(
         )
         for maps in ("smooth", "biovil")
     }
-    controlled = {f"{metric}_{name}" for metric in harness.GROUNDING_METRICS for name in ("blind", "swapped")}
+    controlled = {f"{metric}_{name}" for metric in harness.GROUNDING_METRICS for name in ("blind", "swapped", "own")}
     assert set(tables["smooth"]["metric"]) == {*METRICS, *controlled}
     assert set(tables["biovil"]["metric"]) == {f"{metric}, biovil maps" for metric in (*METRICS, *controlled)}
     sample = next(run_task(model, inputs.crops, harness.grounding_samples(model, processor, part, maps="biovil")))

@@ -117,6 +117,7 @@ QUESTIONS = {
         "phrases and patches alone",
         "phrases and patches alone, known reports",
     ),
+    "Does a pretrained text tower help?": ("pretrained text",),
     "Which losses?": (
         "without local losses",
         "without lesion contrast",

@@ -7,12 +7,13 @@ import seaborn as sns
 from jaxtyping import Float
 from matplotlib.axes import Axes
 
-from lgdea_core.figures.style import COLOURS, GREY, Figure, captioned, folded
+from lgdea_core.figures.style import COLOURS, GREY, Figure, captioned, folded, journal
 
 PAGE = 7.2
 """inches: the width of a journal's page"""
 
 
+@journal
 def figure_entries(
     matrices: Mapping[str, Float[np.ndarray, "_ _"]],
     rows: Sequence[str],
@@ -47,6 +48,7 @@ def figure_entries(
     return captioned(figure, caption, alt=f"Matrices with their entries: {', '.join(matrices)}.")
 
 
+@journal
 def figure_small_graphs(
     image_affinity: Float[np.ndarray, "images images"],
     report_affinity: Float[np.ndarray, "reports reports"],
