@@ -92,7 +92,7 @@ BUILDERS: dict[str, Callable[[], Figure]] = {
         REPORT, {"lexicon": evidence_rows(), "keywords": evidence_rows()[:1]}, caption="study s1"
     ),
     "entries": lambda: figures.figure_entries(
-        {"one": np.array([[0.5, 0.0], [-0.2, 0.1]])}, ["film 0", "film 1"], ["report 0", "report 1"], "n=2"
+        {name: np.eye(4) / 2 - 0.1 for name in ("by hand", "library")}, list("abcd"), [f"report {j}" for j in range(4)]
     ),
     "small_graphs": lambda: figures.figure_small_graphs(
         np.eye(3)[::-1], np.eye(2)[::-1], {"the seed": np.eye(3)[:, :2]}, ["i0", "i1", "i2"], ["r0", "r1"], "n=3"

@@ -173,7 +173,7 @@ def model_artifact(run: Run, size: int) -> None:
 
 
 def drawn(run: Run, size: int) -> None:
-    figure, axis = single(50, 50)
+    figure, axis = single(50.0, 50.0)
     axis.imshow(np.random.default_rng(size).random((50, 50)))
     save_figure(figure, run.folder / "figure", {"run": "r", "commit": "c", "seed": "0"})
 

@@ -7,10 +7,7 @@ import seaborn as sns
 from jaxtyping import Float
 from matplotlib.axes import Axes
 
-from lgdea_core.figures.style import COLOURS, GREY, Figure, captioned, folded, journal
-
-PAGE = 7.2
-"""inches: the width of a journal's page"""
+from lgdea_core.figures.style import COLOURS, FULL, GREY, HALF, Figure, captioned, folded, journal, sheet
 
 
 @journal
@@ -32,20 +29,19 @@ def figure_entries(
     """
     letters = max(map(len, columns)) + 1
     upright = len(matrices) * len(columns) * letters > 80
-    size = (PAGE if len(matrices) * len(columns) > 6 else PAGE / 2, 1.1 + 0.24 * len(rows) + 0.075 * letters * upright)
-    figure = Figure(figsize=(size[0], min(6.5, max(1.9, size[1]))), layout="constrained")
+    width = FULL if len(matrices) * len(columns) > 6 else HALF
+    figure = sheet(width, max(48.0, 28 + 6.1 * len(rows) + 1.9 * letters * upright))
     largest = largest or max(float(np.abs(matrix).max()) for matrix in matrices.values()) or 1.0
     axes = figure.subplots(1, len(matrices), squeeze=False, sharey=True)[0]
     for axis, (title, matrix) in zip(axes, matrices.items(), strict=True):
         written = [[f"{value:.2f}".replace("0.", ".", 1) if value else "" for value in row] for row in matrix]
-        sns.heatmap(
-            np.abs(matrix), ax=axis, cmap="Blues", vmin=0, vmax=largest, cbar=False, annot=np.array(written), fmt="",
-            annot_kws={"fontsize": 7}, xticklabels=columns, yticklabels=rows,
-        )  # fmt: skip
-        axis.set_title(folded(title, int(10 * size[0]) // len(matrices)), fontsize=8)
+        colours = {"cmap": "Blues", "vmin": 0, "vmax": 2.5 * largest, "cbar": False}  # light enough for dark numbers
+        numbers = {"annot": np.array(written), "fmt": "", "annot_kws": {"fontsize": 7}}
+        sns.heatmap(np.abs(matrix), ax=axis, xticklabels=columns, yticklabels=rows, **colours, **numbers)
+        axis.set_title(folded(title, int(0.4 * width) // len(matrices)), fontsize=8)
         axis.tick_params(axis="x", rotation=90 if upright else 0, labelsize=7)
         axis.tick_params(axis="y", rotation=0, labelsize=7)
-    return captioned(figure, caption, alt=f"Matrices with their entries: {', '.join(matrices)}.")
+    return captioned(figure, caption, alt=f"Matrices with every entry written into its place: {', '.join(matrices)}.")
 
 
 @journal
@@ -68,7 +64,7 @@ def figure_small_graphs(
         caption: n and constants.
     """
     tall = max(len(images), len(reports))
-    figure = Figure(figsize=(PAGE, 1.1 + 0.42 * tall), layout="constrained")
+    figure = sheet(FULL, 28 + 10.7 * tall)
     heights = [np.linspace(0, tall - 1, count) if count > 1 else np.array([(tall - 1) / 2]) for count in
                (len(images), len(reports))]  # fmt: skip
     axes = figure.subplots(1, len(relations), squeeze=False)[0]
