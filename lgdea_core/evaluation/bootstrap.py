@@ -204,7 +204,7 @@ class Bootstrap:
             mean over runs and findings of AUC(scores) - mean over others and findings of AUC(others)
 
         Args:
-            labels: 1 or 0.
+            labels: 1, 0 or NaN (unknown), which is left out.
             scores: of every training, finite.
             others: likewise; as many trainings as there are.
             patients: of each image.
@@ -219,9 +219,10 @@ class Bootstrap:
         def macro(runs: np.ndarray, counts: np.ndarray) -> np.ndarray:
             draws = []
             for run in runs:
-                for column, (known, shown) in enumerate(zip(labels.T, run.T, strict=True)):
-                    pair = _checked_binary(known, shown, f"auc_difference, finding {column}")
-                    draws.append(auc_resamples(*pair, codes, counts))
+                for column, (values, shown) in enumerate(zip(labels.T, run.T, strict=True)):
+                    known = np.isfinite(values)
+                    pair = _checked_binary(values[known], shown[known], f"auc_difference, finding {column}")
+                    draws.append(auc_resamples(*pair, codes[known], counts))
             return np.mean(draws, axis=0)
 
         estimate = (macro(scores, once) - macro(others, once))[0]
