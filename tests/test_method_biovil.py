@@ -36,6 +36,7 @@ def test_a_corpus_without_sections_is_named(caplog: pytest.LogCaptureFixture) ->
     world, run = PlantedWorld(20), config("biovil")
     model, processor = world.model(run)
     data = world.training(16, processor.tokenizer)
+    caplog.clear()  # what making the data said
     with caplog.at_level("WARNING", logger="lgdea"):
         model.method.check_data(run, replace(data, impressions=np.ones_like(data.impressions)))
         assert caplog.text == ""
