@@ -64,9 +64,10 @@ hashes: $(INSTALLED)
 lab: $(INSTALLED)
 	$(IN_VENV) notebooks/lab.py
 
+# Speed beside a plain way or a peer: benchmarks/results.csv.
 bench: $(INSTALLED)
 	$(IN_VENV) -m pip install --disable-pip-version-check -q -r benchmarks/requirements.txt -c constraints.txt
-	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(IN_VENV) "$$script"; done
+	$(IN_VENV) benchmarks/results.py
 
 # What make and the tools made; runs and corpora in data/ stay.
 clean:

@@ -6,6 +6,7 @@ The loop runs once, on one core, as the peers' does; it computes two of the six 
 """
 
 import argparse
+import json
 import mmap
 import os
 import sys
@@ -65,6 +66,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--cold", action="store_true", help="read the maps from the disk, not the page cache (Linux)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="file to write the rows to")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         table, difference = benchmark(Path(folder), arguments)
@@ -75,6 +77,11 @@ def main() -> None:
     for part in ("all of it", "the two alone"):
         ratios = parts.loc["loop"] / parts.loc[part]
         print(f"loop / {part}: {ratios['seconds']:.1f} in time, {ratios['core seconds']:.1f} in work")
+    if arguments.json:
+        compared = table["part"].isin(["all of it", "the two alone"])
+        table["loop_seconds"] = parts.loc["loop", "seconds"]
+        table["loop_seconds"] = table["loop_seconds"].astype(object).where(compared, None)
+        arguments.json.write_text(json.dumps(table.to_dict("records"), indent=2) + "\n")
 
 
 def benchmark(folder: Path, arguments: argparse.Namespace) -> tuple[pd.DataFrame, float]:

@@ -47,13 +47,18 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, default=3000)
     parser.add_argument("--in-flight", type=int, default=openai_backend.IN_FLIGHT)
     parser.add_argument("--delay", type=float, nargs="+", default=[0.0, 0.5], help="seconds the server takes")
+    parser.add_argument("--json", type=Path, help="file to write the rows to")
     options = parser.parse_args()
+    rows = []
     for delay in options.delay:
         found = measure(options.sentences, options.in_flight, delay)
+        rows.append({"delay": delay, **found._asdict()})
         sys.stdout.write(
             f"{options.in_flight} in flight, server takes {delay} s: {found.answers / found.seconds:.0f} answers/s, "
             f"{found.waiting:.1%} of the time in flight waiting on the server\n"
         )
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=2) + "\n")
 
 
 def measure(sentences: int, in_flight: int, delay: float) -> Measured:

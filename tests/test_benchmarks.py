@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -16,6 +17,7 @@ import evaluation
 import faults
 import language_model_client
 import mimic_layout
+import results
 import training_step
 from planted import PlantedWorld, config
 
@@ -128,6 +130,23 @@ def test_a_made_up_mimic_reads_as_mimic_and_goes_on_where_it_stood(
     assert len(load_corpus("chest_imagenome", tmp_path / "chest-imagenome").regions) > 0
     with pytest.raises(ValueError, match="another film size or seed"):
         mimic_layout.write_layout(tmp_path, 7, film_size=64)
+
+
+def test_results_keep_what_was_measured_before_and_replace_what_is_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results.csv")
+    small = {"nodes": 10, "seconds": 2.0, "peak_gib": 1.0, "plain_seconds": 5.0}
+    results.keep("propagation", [small, small | {"nodes": 90, "plain_seconds": None}], load=0.1)
+    table, difference = evaluation.benchmark(tmp_path, TINY)
+    assert difference < 1e-9
+    results.keep("evaluation", [row | {"loop_seconds": None} for row in table.to_dict("records")], load=0.1)
+    results.keep("propagation", [small | {"seconds": 4.0}], load=0.7)
+    rows = pd.read_csv(tmp_path / "results.csv").set_index(["benchmark", "size"])
+    assert rows.loc[("propagation", "10 nodes"), ["seconds", "ratio", "load"]].tolist() == [4.0, 1.25, 0.7]
+    assert rows.loc[("propagation", "90 nodes"), "seconds"] == 2.0
+    assert rows.loc[("propagation", "90 nodes"), ["ratio", "ratio_is"]].isna().all()
+    assert len(rows.loc["evaluation"]) == len(table)
 
 
 @pytest.mark.slow

@@ -1,0 +1,113 @@
+"""Run the benchmarks one after the other and keep what they measured in `results.csv` beside this file.
+
+A row is replaced when its benchmark, size and machine are measured again; the others stay.
+
+    python benchmarks/results.py                      all of them: half an hour on two idle cores
+    python benchmarks/results.py evaluation           one
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results.csv"
+ARGUMENTS = {"propagation": ("--nodes", "10000", "50000", "200000")}
+"""Beside the defaults."""
+KEY = ["benchmark", "size", "machine"]
+
+
+def of_evaluation(row: dict[str, Any]) -> dict[str, Any]:
+    """A part of an evaluation of MS-CXR's size."""
+    loop = row["loop_seconds"]
+    return {"size": row["part"], **ratio(row, loop and loop / row["seconds"], "per-sample loop / this")}
+
+
+def of_propagation(row: dict[str, Any]) -> dict[str, Any]:
+    """A refresh of relations of so many images and reports."""
+    plain = row["plain_seconds"]
+    faster = plain and plain / row["seconds"]
+    return {"size": f"{row['nodes']} nodes", **ratio(row, faster, "scipy with a cut to 64 entries / this")}
+
+
+def of_training_step(row: dict[str, Any]) -> dict[str, Any]:
+    """A step of a method in a phase."""
+    size = f"{row['method']}, {row['phase']}, batch {row['images']}"
+    return {"size": size, **ratio(row, row["ratio"], row["against"] and f"this / {row['against']}")}
+
+
+def of_language_model_client(row: dict[str, Any]) -> dict[str, Any]:
+    """Answers of a server that takes so long."""
+    size = f"{row['answers']} answers of {row['delay']} s"
+    return {"size": size, **ratio(row, row["waiting"], "time in flight spent waiting on the server / all")}
+
+
+def ratio(row: dict[str, Any], value: float | None, meaning: str) -> dict[str, Any]:
+    """The columns that all rows share."""
+    measured = {"seconds": row["seconds"], "peak_gib": row.get("peak_gib"), "ratio": value}
+    return {**measured, "ratio_is": meaning if value is not None else None}
+
+
+ROWS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "evaluation": of_evaluation,
+    "language_model_client": of_language_model_client,
+    "propagation": of_propagation,
+    "training_step": of_training_step,
+}
+
+
+def main() -> None:
+    """Run those asked for; their own output goes through."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("benchmarks", nargs="*", metavar="BENCHMARK", help=f"{', '.join(ROWS)} (default: all)")
+    asked = parser.parse_args().benchmarks or list(ROWS)
+    if unknown := set(asked) - set(ROWS):
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
+    for name in asked:
+        print(f"== {name}", flush=True)
+        load = os.getloadavg()[0]
+        with tempfile.TemporaryDirectory() as folder:
+            found = Path(folder) / "found.json"
+            subprocess.run([sys.executable, HERE / f"{name}.py", *ARGUMENTS.get(name, ()), "--json", found], check=True)
+            keep(name, json.loads(found.read_text()), load)
+
+
+def keep(name: str, found: list[dict[str, Any]], load: float) -> None:
+    """Put a benchmark's rows into `results.csv`.
+
+    Args:
+        name: script without its ending.
+        found: what it wrote as JSON.
+        load: of the machine before it began: others' work slows it.
+    """
+    rows = pd.DataFrame([{"benchmark": name, **ROWS[name](row)} for row in found])
+    rows = rows.assign(machine=machine(found[0].get("device", "cpu")), load=round(load, 1))
+    old = [pd.read_csv(RESULTS)] if RESULTS.is_file() else []
+    table = pd.concat([*old, rows]).drop_duplicates(KEY, keep="last").sort_values("benchmark", kind="stable")
+    part = RESULTS.with_suffix(f".{os.getpid()}.part")
+    table.to_csv(part, index=False, float_format="%.4g", lineterminator="\n")
+    part.replace(RESULTS)
+
+
+def machine(device: str) -> str:
+    """Name of the device that computed."""
+    if device != "cpu":
+        return torch.cuda.get_device_name() if device == "cuda" else device
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+
+
+if __name__ == "__main__":
+    main()
