@@ -2,15 +2,14 @@
 
 A sample is one phrase on one image with the union of its boxes. Pixels that the crop never showed are NaN and count
 nowhere, neither inside nor outside nor in a union. With the seen values split into `inside` and `outside` the mask,
-every metric is a function of these two sets alone. They are sorted once, in ascending order: counts above a threshold,
-extremes and the AUC are then look-ups. A metric is NaN, and the sample is excluded, where no annotated pixel was seen.
+every metric is a function of these two sets alone, in any order. A metric is NaN, and the sample is excluded, where no
+annotated pixel was seen.
 
 Smoothing (a Gaussian of sigma 1.5 on the patch grid in BioViL's protocol) and upsampling are done by whoever makes the
 map; all metrics but the AUC and pointing change with them.
 """
 
 import itertools
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -70,7 +69,7 @@ def miou_afloc(inside: Values, outside: Float[np.ndarray, "others"]) -> float:
     low, high = _ends(inside, outside)
     if low == high:
         return float("nan")
-    return _mean_iou(inside, outside, lambda value: (value - low) / (high - low) * 2 - 1)
+    return _mean_iou(*((part - low) / (high - low) * 2 - 1 for part in (inside, outside)))
 
 
 def pointing_game(inside: Values, outside: Float[np.ndarray, "others"]) -> float:
@@ -82,7 +81,7 @@ def pointing_game(inside: Values, outside: Float[np.ndarray, "others"]) -> float
     if not inside.size:
         return float("nan")
     low, peak = _ends(inside, outside)
-    return float(inside[-1] == peak and low < peak)
+    return float(inside.max() == peak and low < peak)
 
 
 def pixel_auc(inside: Values, outside: Float[np.ndarray, "others"]) -> float:
@@ -95,9 +94,11 @@ def pixel_auc(inside: Values, outside: Float[np.ndarray, "others"]) -> float:
     """
     if not (inside.size and outside.size):
         return float("nan")
-    below = np.searchsorted(outside, inside, side="left").sum(dtype=np.float64)
-    upto = np.searchsorted(outside, inside, side="right").sum(dtype=np.float64)
-    return float((below + upto) / 2 / inside.size / outside.size)
+    inside, outside = np.sort(inside), np.sort(outside)
+    below = np.searchsorted(outside, inside, side="left")
+    tied = inside[outside[np.minimum(below, outside.size - 1)] == inside]
+    ties = np.searchsorted(outside, tied, side="right").sum() - np.searchsorted(outside, tied, side="left").sum()
+    return float((below.sum(dtype=np.float64) + ties / 2) / inside.size / outside.size)
 
 
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
@@ -124,7 +125,7 @@ def pointing(similarity_map: Map, mask: Mask) -> float:
 def split_pixels(
     similarity_map: Float[np.ndarray, "..."], mask: np.ndarray, name: str = "mask"
 ) -> tuple[Values, Float[np.ndarray, "others"]]:
-    """Seen values inside and outside the mask, each in ascending order.
+    """Seen values inside and outside the mask.
 
     Args:
         similarity_map: (height, width), any scale; NaN where unseen.
@@ -147,8 +148,8 @@ def split_pixels(
     seen = ~np.isnan(similarity_map)
     if not seen.any():
         raise ValueError(f"{name}: its map is NaN everywhere, but a crop sees something; are the weights numbers?")
-    inside, outside = np.sort(similarity_map[seen & mask]), np.sort(similarity_map[seen & ~mask])
-    if any(np.isinf(part[[0, -1]]).any() for part in (inside, outside) if part.size):
+    inside, outside = similarity_map[seen & mask], similarity_map[seen & ~mask]
+    if np.isinf(_ends(inside, outside)).any():
         raise ValueError(f"{name}: its map is infinite somewhere; only NaN stands for an unseen pixel")
     return inside, outside
 
@@ -183,14 +184,16 @@ def score_maps(
     def score(sample: tuple[object, tuple[np.ndarray, np.ndarray]]) -> tuple[object, list[float]]:
         name, (similarity_map, mask) = sample
         inside, outside = split_pixels(similarity_map, mask, f"mask of sample {name!r}")
-        return name, [METRICS[metric](inside, outside) for metric in metrics]
+        return name, [METRICS[metric](inside, outside) for metric in computed]
 
+    computed = list(dict.fromkeys("cnr_signed" if metric == "cnr_absolute" else metric for metric in metrics))
     scored = []
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # sorting and searching release the GIL
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # sorting and counting release the GIL
         while block := list(itertools.islice(samples, _BLOCK)):  # a block at a time: a generator stays lazy
             scored += pool.map(score, block)
     index = [name for name, _ in scored]
-    return pd.DataFrame([row for _, row in scored], columns=metrics, index=index, dtype=float)
+    table = pd.DataFrame([row for _, row in scored], columns=computed, index=index, dtype=float)
+    return table.assign(cnr_absolute=table["cnr_signed"].abs())[metrics] if "cnr_absolute" in metrics else table
 
 
 def grounding_table(scores: pd.DataFrame, categories: Keys, patients: Keys, bootstrap: Bootstrap) -> pd.DataFrame:
@@ -225,28 +228,22 @@ def grounding_table(scores: pd.DataFrame, categories: Keys, patients: Keys, boot
 
 
 def _moments(values: np.ndarray) -> tuple[float, float]:
-    """Mean and population variance.
-
-    Counted from the median, which is within a standard deviation of the mean: the difference of squares loses a bit at
-    most, and a constant's variance is exactly 0.
-    """
-    median = np.float64(values[values.size // 2])
-    centred = values - median
-    mean = centred.mean()
-    return float(median + mean), float(max(0.0, centred @ centred / values.size - mean * mean))
+    """Mean and population variance; a constant's is exactly 0, for all is counted from the first value."""
+    centred = values - np.float64(values[0])
+    offset = centred.mean()
+    centred -= offset
+    return float(values[0] + offset), float(centred @ centred / values.size)
 
 
-def _mean_iou(
-    inside: np.ndarray, outside: np.ndarray, scale: Callable[[np.floating], np.floating] | None = None
-) -> float:
-    """Mean over the thresholds; `scale`, which keeps the order, is applied to the few values a search looks at."""
+def _mean_iou(inside: np.ndarray, outside: np.ndarray) -> float:
+    """Mean over the thresholds of hits / (annotated + misses)."""
     if not inside.size:
         return float("nan")
-    above = [[part.size - bisect_right(part, t, key=scale) for part in (inside, outside)] for t in THRESHOLDS]
+    above = [[np.count_nonzero(part > threshold) for part in (inside, outside)] for threshold in THRESHOLDS]
     return float(np.mean([hits / (inside.size + misses) for hits, misses in above]))
 
 
 def _ends(inside: np.ndarray, outside: np.ndarray) -> tuple[np.float64, np.float64]:
     """Smallest and largest value."""
     parts = [part for part in (inside, outside) if part.size]
-    return np.float64(min(part[0] for part in parts)), np.float64(max(part[-1] for part in parts))
+    return np.float64(min(part.min() for part in parts)), np.float64(max(part.max() for part in parts))
