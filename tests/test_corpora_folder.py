@@ -8,6 +8,7 @@ import pytest
 from layouts import STUDIES
 from PIL import Image
 
+from lgdea_core.data import check
 from lgdea_core.data.corpora import load_corpus
 from lgdea_core.data.pairing import limit_pairs
 
@@ -111,6 +112,10 @@ def test_films_may_lie_anywhere_if_the_tables_owner_says_so(folder: Path) -> Non
         layouts.write(folder / "studies.csv", "study_id,patient_id,split,image", f"s1,p1,train,{path}")
         corpus = load_corpus("folder", folder, allow_outside=True)
         assert corpus.image_path("s1").resolve() == outside[0].resolve()
+        assert check.main(["folder", str(folder), "--allow-outside"]) == 0
+        assert check.main(["folder", str(folder)]) == 1
+    with pytest.raises(SystemExit, match="2"):
+        check.main(["nih", str(folder), "--allow-outside"])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
+import layouts
 import numpy as np
 import pydicom
 import pytest
@@ -25,7 +26,8 @@ from pydicom.uid import (
 )
 
 from lgdea_core.data import dicom
-from lgdea_core.data.images import read_image, read_image_size
+from lgdea_core.data.corpora import load_corpus
+from lgdea_core.data.images import load_images, read_image, read_image_size
 
 
 def film(top: int, dtype: type) -> np.ndarray:
@@ -101,6 +103,19 @@ def test_a_missing_decoder_is_named_with_its_package(
     monkeypatch.setattr(get_decoder(syntax), "_available", {})
     with pytest.raises(ValueError, match=rf"{syntax.name[:9]}.* \({syntax}\) needs a decoder: pip install {package}$"):
         read_image(saved(dicom, tmp_path / "film.dcm"))
+
+
+def test_a_film_whose_decoder_comes_later_is_read_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, decoder = film(255, np.uint8), get_decoder(JPEGLosslessSV1)
+    saved(wrapped(make_dicom(pixels), JPEGLosslessSV1, lossless_jpeg(pixels, 8)), tmp_path / "late.dcm")
+    layouts.film(tmp_path / "now.png")
+    table = ("study_id,patient_id,split,image", "s1,p1,train,late.dcm", "s2,p2,train,now.png")
+    layouts.write(tmp_path / "studies.csv", *table)
+    corpus = load_corpus("folder", tmp_path)
+    with monkeypatch.context() as without:
+        without.setattr(decoder, "_available", {})
+        assert "needs a decoder" in load_images(corpus, 32, tmp_path / "cache", progress=False).excluded["s1"]
+    assert load_images(corpus, 32, tmp_path / "cache", progress=False).excluded == {}
 
 
 def test_pixels_that_no_installed_decoder_is_made_for_are_not_called_broken(tmp_path: Path) -> None:

@@ -15,7 +15,10 @@ import psutil
 import pytest
 from test_run import ROOT, write_notebook
 
-MAIN = "import sys; sys.path.insert(0, 'notebooks'); import run; from pathlib import Path; raise SystemExit(run.main"
+MAIN = (
+    "import sys; sys.path.insert(0, 'notebooks'); import run; from pathlib import Path; {first}; "
+    "raise SystemExit(run.main"
+)
 BUSY = """import os, time
 from pathlib import Path
 beat = Path({beat!r})
@@ -44,9 +47,9 @@ def folder(tmp_path: Path) -> Path:
 def start(tmp_path: Path, folder: Path) -> Iterator[Callable[..., subprocess.Popen]]:
     begun = []
 
-    def run(*arguments: str) -> subprocess.Popen:
+    def run(*arguments: str, first: str = "pass") -> subprocess.Popen:
         environment = os.environ | {"LGDEA_RUNS": str(tmp_path / "runs"), "LGDEA_PRESET": "ci"}
-        code = f"{MAIN}({list(arguments)!r}, Path({str(folder)!r})))"
+        code = f"{MAIN.format(first=first)}({list(arguments)!r}, Path({str(folder)!r})))"
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         begun.append(
             subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment, start_new_session=True, **pipes)
@@ -137,6 +140,22 @@ def test_a_run_that_is_asked_to_end_does_so_within_five_seconds_and_says_so(
     assert f"stopped by {number.name}" in json.loads((run / "timing.json").read_text())["01_busy"]["error"]
     copy = nbformat.read(run / "notebooks/01_busy.ipynb", as_version=4)
     assert "before" in str(copy.cells), "what was done is saved"
+
+
+@pytest.mark.slow
+def test_a_kernel_that_trains_has_longer_to_save(
+    folder: Path, tmp_path: Path, start: Callable[..., subprocess.Popen]
+) -> None:
+    beat, lock = tmp_path / "beat", tmp_path / "runs/mine/training/pairs/.lock"
+    lock.parent.mkdir(parents=True)
+    lock.write_text("process 1 on here")
+    write_notebook(folder / "01_deaf.ipynb", DEAF.format(beat=str(beat)))
+    process = start("--run", "mine", first="run.GRACE, run.SAVING = 0.2, 3.0")
+    kernel = kernel_of(beat)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(1.5)
+    assert not gone(kernel)
+    until(lambda: gone(kernel), seconds=5)
 
 
 @pytest.mark.slow

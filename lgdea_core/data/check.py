@@ -43,19 +43,22 @@ class CheckReport:
         yield f"{len(self.problems)} problem(s)" if self.problems else "no problem found"
 
 
-def check_corpus(name: str, root: Path, *, headers_only: bool = False, progress: bool = True) -> CheckReport:
+def check_corpus(
+    name: str, root: Path, *, headers_only: bool = False, allow_outside: bool = False, progress: bool = True
+) -> CheckReport:
     """Load a corpus, decode every image and mask, and test every box; the download is not written to.
 
     Args:
         name: one of `CORPORA`.
         root: the corpus's own folder.
         headers_only: trust an image whose header can be read.
+        allow_outside: the table of a `folder` is your own and may name images anywhere.
         progress: show a bar.
     """
     with TemporaryDirectory() as scratch:
         try:
             if name == "folder":  # its loader stops at the first problem; here all of them count
-                corpus, errors = read_folder(root)
+                corpus, errors = read_folder(root, allow_outside)
                 problems = [str(error) for error in errors]
             else:
                 # what these two make goes to a folder that is removed
@@ -123,9 +126,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("corpus", choices=sorted(CORPORA), help="which layout")
     parser.add_argument("root", type=Path, help="the corpus's own folder")
     parser.add_argument("--headers-only", action="store_true", help="do not decode the images")
+    parser.add_argument(
+        "--allow-outside", action="store_true", help="of folder: the table is your own and may name images anywhere"
+    )
     options = parser.parse_args(arguments)
+    if options.allow_outside and options.corpus != "folder":
+        parser.error(f"--allow-outside is for corpus folder, not {options.corpus}")
     with ending_mistakes(parser):
-        report = check_corpus(options.corpus, options.root, headers_only=options.headers_only)
+        report = check_corpus(
+            options.corpus, options.root, headers_only=options.headers_only, allow_outside=options.allow_outside
+        )
     sys.stdout.writelines(f"{line}\n" for line in report.lines())
     return 1 if report.problems else 0
 

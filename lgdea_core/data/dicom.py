@@ -18,6 +18,7 @@ from pydicom.pixels import apply_color_lut, apply_windowing, get_decoder, pixel_
 from pydicom.uid import (
     HTJ2K,
     UID,
+    AllTransferSyntaxes,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     HTJ2KLossless,
@@ -141,6 +142,15 @@ def _transfer_syntax(dicom: Any) -> UID:
     if not available:
         raise UnfitFilmError(_needs(syntax))
     return syntax
+
+
+def decoders() -> list[str]:
+    """What decodes each transfer syntax here: another package installed may read what was unreadable."""
+    found = []
+    for syntax in AllTransferSyntaxes:
+        with contextlib.suppress(NotImplementedError):
+            found.append(f"{syntax} {' '.join(get_decoder(syntax).available_plugins)}")
+    return found
 
 
 def _needs(syntax: UID) -> str:

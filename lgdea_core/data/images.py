@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from lgdea_core.crops import crop_digest, crop_image
 from lgdea_core.data.corpus import Corpus, quoted
-from lgdea_core.data.dicom import UnfitFilmError, is_dicom, read_dicom, read_dicom_size
+from lgdea_core.data.dicom import UnfitFilmError, decoders, is_dicom, read_dicom, read_dicom_size
 
 logger = logging.getLogger("lgdea")
 
@@ -27,6 +27,8 @@ MIN_SIDE = 32
 """shortest side, in pixels, that is still taken for a radiograph"""
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
 """what is opened besides DICOM; Pillow knows more, some of which run programs (EPS)"""
+RASTERS = (".png", ".jpg", ".jpeg")
+"""names of files that no DICOM has"""
 CACHE_VERSION = 3
 """part of a cache's name; raise it when reading, cropping or the listing changes (3: hashes of the crops)"""
 
@@ -149,7 +151,7 @@ def load_images(
 
     An unreadable or missing image is left out, logged and listed in `excluded`. With a cache folder the crops are
     written once (to a temporary name, then renamed) and reused while image ids, files' sizes and times, and `size` stay
-    the same; an unreadable file stays excluded until it changes.
+    the same; an unreadable file stays excluded until it changes, or, of DICOM, another decoder is installed.
 
     Args:
         corpus: whose images.
@@ -173,6 +175,8 @@ def load_images(
     for image_id, path in zip(image_ids, paths, strict=True):
         stat = path.stat() if os.path.isfile(path) else None
         digest.update(repr((image_id, stat and (stat.st_size, stat.st_mtime_ns))).encode())
+    if not all(path.suffix.lower() in RASTERS for path in paths):
+        digest.update(repr(decoders()).encode())
     crops = cache_dir / f"images-{digest.hexdigest()[:24]}.npy"
     listing, part = crops.with_suffix(".json"), crops.with_name(f"{crops.stem}-{uuid.uuid4().hex}.part")
     fresh = not (listing.is_file() and crops.is_file())

@@ -125,7 +125,7 @@ def _image(row: dict[str, Any], root: Path, allow_outside: bool) -> dict[str, An
     if not (allow_outside or stays_inside(row["image"])):
         raise ValueError(
             f"{row['where']}: the image's path leaves {root}; move the film into the folder, or load it with "
-            "allow_outside=True"
+            "allow_outside=True (--allow-outside of the check)"
         )
     try:
         return image_row(row["study_id"], row["study_id"], root, root / row["image"], row.get("view") or "unknown")
