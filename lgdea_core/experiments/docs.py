@@ -76,6 +76,7 @@ BASELINES = ("mgca", "medclip", "biovil", "prior", "medklip", "carzero")
 RATIOS = (0.01, 0.05, 0.1, 0.25, 1.0)
 TENTH = {"world": "phantom", "paired_ratio": 0.1}
 PUBLISHED = ("grounding", "zero_shot", "classification", "segmentation")
+BENCHMARKS = ("evaluation", "language_model_client", "propagation", "training_step")
 REAL_NAMES = {"covid_chestxray+nih+openi": "three sources", "nih": "NIH"}
 """Worlds of real images without real pairs."""
 REAL_PAIRS = {
@@ -464,6 +465,17 @@ def fault_servers() -> pd.DataFrame:
     return rows.set_axis([name.replace("_", " ") for name in rows], axis=1)
 
 
+def measured(benchmark: str) -> pd.DataFrame:
+    """What a benchmark took, beside its peer or a plain way; the fields that none of its rows has are left out."""
+    rows = pd.read_csv(project_root() / "benchmarks" / "results.csv")
+    rows = rows[rows["benchmark"] == benchmark].drop(columns="benchmark").dropna(axis=1, how="all")
+    shown = {"peak_gib": "peak GiB", "ratio_is": "the ratio is", "load": "load before"}
+    digits = {"seconds": "{:.3g}", "peak_gib": "{:.2f}", "ratio": "{:.3g}"}
+    for column in digits.keys() & set(rows):
+        rows[column] = [digits[column].format(value) if value == value else "" for value in rows[column]]
+    return rows.fillna("").rename(columns=shown)
+
+
 def presets() -> pd.DataFrame:
     """The four sizes of a run."""
     rows = []
@@ -555,6 +567,7 @@ SHOWN: dict[str, Callable[[], pd.DataFrame]] = {
     **{f"published {name}": partial(published, name) for name in PUBLISHED},
     "faults, kills": fault_kills,
     "faults, servers": fault_servers,
+    **{f"benchmark, {name}": partial(measured, name) for name in BENCHMARKS},
     "prompt sets": prompt_sets,
     "presets": presets,
     "committed tables": committed,
