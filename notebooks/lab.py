@@ -52,8 +52,14 @@ def cells_checksum(notebook: nbformat.NotebookNode) -> str:
 
 
 def server_options(data: Path = DATA) -> list[str]:
-    """Options of jupyter lab: it sees one folder and what is below."""
-    return [f"--ServerApp.root_dir={data}", "--LabApp.default_url=/lab/tree/lab"]
+    """Options of jupyter lab: it sees one folder and what is below, and saves widgets with their pictures.
+
+    The settings are defaults: what a user chose in JupyterLab goes before.
+    """
+    settings = SOURCE / "lab_settings"
+    return [
+        f"--ServerApp.root_dir={data}", "--LabApp.default_url=/lab/tree/lab", f"--LabApp.app_settings_dir={settings}"
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def server(data: Path) -> Iterator[str]:
     own = {"LGDEA_RUNS": str(data / "runs"), "LGDEA_PRESET": "ci", "JUPYTERLAB_SETTINGS_DIR": str(settings.parents[1])}
     paths = {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive", "IPYTHONDIR": str(data.parent / "ipython")}
     options = [f"--ServerApp.port={port}", f"--IdentityProvider.token={token}", "--no-browser", "--allow-root"]
-    command = [sys.executable, "-m", "jupyterlab", *lab.server_options(data), *options, "--LabApp.news_url="]
+    command = [sys.executable, "-m", "jupyterlab", *lab.server_options(data), *options]
     with (data.parent / "server.log").open("w") as log:
         process = subprocess.Popen(command, env={**os.environ, **own, **paths}, stdout=log, stderr=log)
         try:
@@ -145,6 +145,17 @@ def test_the_idea_runs_in_the_browser(page: Page, server: str, data: Path) -> No
     assert page.locator("mjx-container").count() > 5, "equations are typeset"
 
 
-def test_a_slider_changes_the_picture(page: Page, server: str, data: Path) -> None:
+def test_a_slider_changes_the_picture_and_a_saved_notebook_reopens_with_it(page: Page, server: str, data: Path) -> None:
     assert no_errors(run_all(page, server, data / "lab/ring.ipynb"))
     assert changed_by(page, page.locator(".widget-slider [role='slider']").last, "ArrowRight")
+    page.keyboard.press("Control+s")
+    end = time.monotonic() + 30
+    while "widgets" not in nbformat.read(data / "lab/ring.ipynb", as_version=4).metadata:
+        assert time.monotonic() < end, "the widgets' state was not saved"
+        time.sleep(0.5)
+    shutil.copy(data / "lab/ring.ipynb", data / "lab/again.ipynb")  # no kernel has run this one
+    page.goto(server.format("again.ipynb"))
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    picture = page.locator("img.widget-image").first
+    picture.wait_for()
+    assert picture.evaluate("image => image.naturalWidth") > 300
