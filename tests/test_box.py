@@ -79,5 +79,5 @@ def test_a_notebook_takes_it_where_a_run_has_no_model_in_a_run_of_its_own(
     with pytest.raises(ValueError, match=f"seed {SEED} made the images"):
         notebook.load_models(start_run(RunConfig.from_preset("ci", seed=SEED)))
     asked.path("baseline").mkdir()  # a run that is not finished is no reason to take another model
-    with pytest.raises(FileNotFoundError, match="no model at .*; run notebook 04 first"):
+    with pytest.raises(FileNotFoundError, match=r"no model at .*; run notebook 04 first"):
         notebook.load_models(asked)

@@ -126,11 +126,19 @@ def measure(folder: Path, inputs: Inputs, config: RunConfig) -> dict[str, dict[s
 
 def table_of(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """The card's table, in Markdown; a measure whose truth a corpus lacks has a dash."""
-    titles = ["images", "zero-shot AUC", "CNR", "CNR, another's image", "pointing", "pointing, another's image"]
+    titles = [
+        "images",
+        "number",
+        "zero-shot AUC",
+        "CNR",
+        "CNR, another's image",
+        "pointing",
+        "pointing, another's image",
+    ]
     lines = [titles, ["---"] * len(titles)]
     for name, found in rows.items():
         shown = [_interval(found, column) if found else "not measured" for column in MEASURED]
-        lines.append([name, *shown])
+        lines.append([name, str(found.get("auc_n", "-")), *shown])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
