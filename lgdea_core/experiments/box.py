@@ -56,7 +56,7 @@ known, so it says nothing about learning from few pairs.
 - It is no tool for real radiographs. The rows of real images below say what came out there. A map of a patient's image
   may point at a place, and does so for any image and any phrase; that it does means nothing.
 - It reads the words of the phantom's reports. It was never taught any other word, abbreviation or language.
-- It has seen one frontal view of a chest, and no other view or part of the body.
+- It has seen frontal views of a chest, and no other view or part of the body.
 
 ## What was measured
 
