@@ -83,6 +83,7 @@ def config_of(ratio: float = 0.1, method: str = "lgdea", world: str = "phantom")
 # ---- the model in the box
 
 
+@pytest.mark.slow
 def test_the_model_in_the_box_is_written_with_its_card_and_hashes_and_is_not_trained_twice(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,7 +99,6 @@ def test_the_model_in_the_box_is_written_with_its_card_and_hashes_and_is_not_tra
     assert made["files"] == files
     assert {"images", "reports", "pairs"} <= made["data"].keys()
     assert RunConfig.load(folder / "run_config.json") == config_of(1.0)
-    assert 0 < float(table.splitlines()[2].split(" | ")[2].split()[0]) < 1, "the AUC of the phantom's row"
     assert table in (folder / "README.md").read_text()
     assert table.count("not measured") == len(box.MEASURED) * len(hospitals.HOSPITALS), "no data is named"
     with patch("lgdea_core.training.loop.take_step", side_effect=AssertionError("trained again")):
