@@ -1,6 +1,6 @@
 """Where in a film a phrase is true: similarity maps in original pixels, and Grad-CAM.
 
-`python -m lgdea_core.grounding FILM "phrase" --model DIR` is the command of `figures.overlay`.
+`python -m lgdea_core.grounding FILM "phrase"` is the command of `figures.overlay`.
 """
 
 import math
@@ -29,6 +29,9 @@ from lgdea_core.inference import (
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 from lgdea_core.prototypes import assign
 
+BOX = Path(__file__).parent / "box"
+"""The model in the box, a part of the package: what is loaded where no model is named. Its card is README.md there."""
+BOX_SAYS = "the model in the box, trained on generated images: it has seen no patient"
 SMOOTHING = 1.5
 """Sigma of the Gaussian over the patch grid, in patches of BioViL's 14 x 14 grid."""
 
@@ -210,11 +213,11 @@ def gradcam(
     return crop_to_original(heat.astype(np.float32), crop_frame(*image.shape, processor.image_size))
 
 
-def load(folder: Path | str, device: torch.device | str | None = None) -> tuple[LGDEAModel, LGDEAProcessor]:
+def load(folder: Path | str = BOX, device: torch.device | str | None = None) -> tuple[LGDEAModel, LGDEAProcessor]:
     """Model, ready for evaluation, and processor of a folder of `runs.variants.save_trained`.
 
     Args:
-        folder: written by `save_pretrained`.
+        folder: written by `save_pretrained`; where none is given it is the model in the box, which saw no patient.
         device: where the model goes; None takes `inference.best_device`.
 
     Raises:

@@ -17,7 +17,6 @@ from example_corpus import load as load_example_corpus
 from example_extractor import RatioExtractor
 from example_metric import energy
 from PIL import Image
-from planted import setting
 
 from lgdea_core.config import PRESETS
 from lgdea_core.evaluation import grounding
@@ -174,10 +173,6 @@ def test_an_example_is_short_and_stands_on_a_page(example: Path) -> None:
 
 
 def test_the_lines_of_the_readme_ground_a_phrase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, processor, _ = setting("clip")
-    folder = tmp_path / "data/runs/lgdea-demo-0/model"
-    for part in (model, processor):
-        part.save_pretrained(folder)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60), dtype=np.uint8)).save(tmp_path / "image.png")
     monkeypatch.chdir(tmp_path)
     [lines] = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from lgdea_core.data.regions import crop_boxes
 from lgdea_core.evaluation.downstream import SEGMENTATION_TASKS
 from lgdea_core.evaluation.harness import GROUNDING_METRICS
 from lgdea_core.evaluation.linear_probe import PROBE, linear_probe
-from lgdea_core.experiments import cells, downstream, hard, hospitals, paired, relations, tables, worlds
+from lgdea_core.experiments import box, cells, downstream, hard, hospitals, paired, relations, tables, worlds
 from lgdea_core.experiments.cells import Cell, evidence_of, headline_measures, images_seen, with_whole_reports
 from lgdea_core.experiments.downstream import Draws, Pretrained, Probe, Segmentation
 from lgdea_core.experiments.hard import HardSet
@@ -78,6 +78,32 @@ def trained(cell: Cell) -> tuple[Inputs, Trained]:
 def config_of(ratio: float = 0.1, method: str = "lgdea", world: str = "phantom") -> RunConfig:
     plan = limited_pairing(seeds=(5,), ratios=(ratio,), methods=(method,), world=world, preset="ci")
     return small(plan[0]).config
+
+
+# ---- the model in the box
+
+
+@pytest.mark.slow
+def test_the_model_in_the_box_is_written_with_its_card_and_hashes_and_is_not_trained_twice(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LGDEA_DATA", raising=False)
+    monkeypatch.setattr(box, "INTERVAL_RESAMPLES", 5)
+    monkeypatch.setattr(box, "project_root", lambda: root)
+    monkeypatch.setattr(box, "box_config", lambda: config_of(1.0))
+    table, size = box.write_box()
+    folder = root / "lgdea_core" / "box"
+    assert size.startswith(f"{folder}: ")
+    made = box.read_json(folder / box.PROVENANCE_FILE)
+    files = {path.name: box.checksum(path) for path in folder.iterdir() if path.name != box.PROVENANCE_FILE}
+    assert made["files"] == files
+    assert {"images", "reports", "pairs"} <= made["data"].keys()
+    assert RunConfig.load(folder / "run_config.json") == config_of(1.0)
+    assert table in (folder / "README.md").read_text()
+    assert table.count("not measured") == len(box.MEASURED) * len(hospitals.HOSPITALS), "no data is named"
+    with patch("lgdea_core.training.loop.take_step", side_effect=AssertionError("trained again")):
+        assert box.write_box()[0] == table
+    assert box.read_json(folder / box.PROVENANCE_FILE) == made
 
 
 # ---- rows

@@ -98,6 +98,7 @@ def test_a_gain_is_of_measures_that_have_a_value() -> None:
     found = summary.gains(wide, "model", ["baseline"])
     assert found.columns.tolist() == ["zero-shot AUC"]
     assert found.loc["model minus baseline", "zero-shot AUC"] == pytest.approx(0.1)
+    assert summary.gains(wide.loc[["model"]], "model", ["baseline"]).empty
     nothing = summary.side_by_side(metrics(model=1.0).iloc[:0], ["model", "baseline"])
     assert summary.gains(nothing, "model", ["baseline"]).shape == (1, 0)
 

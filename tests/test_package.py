@@ -40,7 +40,7 @@ def test_all_files_beside_the_code_are_package_data() -> None:
     patterns = PROJECT["tool"]["setuptools"]["package-data"]["lgdea_core"]
     files = [path.relative_to(ROOT / "lgdea_core") for path in (ROOT / "lgdea_core").rglob("*") if path.is_file()]
     beside = [path for path in files if path.suffix != ".py" and "__pycache__" not in path.parts]
-    assert {"lexicon.json", "py.typed", "published.csv"} <= {path.name for path in beside}
+    assert {"lexicon.json", "py.typed", "published.csv", "model.safetensors"} <= {path.name for path in beside}
     lost = [
         path for path in beside if not any(fnmatch.fnmatch(path.as_posix(), p.removeprefix("**/")) for p in patterns)
     ]
@@ -92,7 +92,9 @@ for part in build_model(RunConfig.from_preset("ci", method="clip"), ["a small le
     part.save_pretrained("model")
 Image.fromarray(np.arange(4096, dtype=np.uint8).reshape(64, 64)).save("film.png")
 from lgdea_core.__main__ import main
-sys.argv = ["lgdea", "ground", "film.png", "effusion", "--model", "model", "--output", "out", "--device", "cpu"]
+sys.argv = ["lgdea", "ground", "film.png", "effusion", "--output", "out", "--device", "cpu"]
+main()
+sys.argv += ["--model", "model"]
 main()
 """
 

@@ -58,8 +58,8 @@ def side_by_side(metrics: pd.DataFrame, variants: Sequence[str]) -> pd.DataFrame
 
 
 def gains(wide: pd.DataFrame, of: str, over: Sequence[str]) -> pd.DataFrame:
-    """What one row of `side_by_side` has beyond others; measures without a value are left out."""
-    beyond = {f"{of} minus {name}": wide.loc[of] - wide.loc[name] for name in over}
+    """What one row of `side_by_side` has beyond others; measures without a value, and rows not there, are left out."""
+    beyond = {f"{of} minus {name}": wide.loc[of] - wide.loc[name] for name in over if name in wide.index}
     return pd.DataFrame(beyond).T.dropna(axis=1)
 
 
@@ -84,6 +84,15 @@ def finding_table(rows: pd.DataFrame, variants: Sequence[str]) -> pd.DataFrame:
     """One row a finding, one column a variant, of `of_findings`; those without a value are left out."""
     known = rows.dropna(subset=["estimate"]).astype({"estimate": float})
     return known.pivot_table("estimate", "finding", "variant").reindex(columns=list(variants))
+
+
+def ahead(scores: pd.DataFrame, of: str, over: str) -> str:
+    """In how many findings one column of `finding_table` is above another, in words."""
+    if over not in scores:
+        return f"no {over} here to compare {of} with"
+    return (
+        f"{of} ahead of {over} in {(scores[of] > scores[over]).sum()} of {len(scores)} findings with enough positives"
+    )
 
 
 def pointing_shares(rows: Sequence[Any], masks: Sequence[np.ndarray]) -> pd.Series:

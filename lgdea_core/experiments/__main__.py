@@ -13,6 +13,7 @@ from lgdea_core.command import Command, ending_mistakes
 from lgdea_core.config import METHODS, PRESETS
 from lgdea_core.evaluation.downstream import PROBE_TASKS, SEGMENTATION_TASKS
 from lgdea_core.experiments import downstream, hard, hospitals, paired, plans, readers, relations
+from lgdea_core.experiments.box import write_box
 from lgdea_core.experiments.docs import write_pages
 from lgdea_core.experiments.jobs import Job, make_rows
 from lgdea_core.experiments.paper_tables import WHOLE, differences, write_paper_tables
@@ -82,8 +83,9 @@ WRITERS: dict[str, tuple[str, Callable[[], list[str]]]] = {
     "tables": ("our rows beside published numbers, as the papers print them: figures/tables/paper", write_paper_tables),
     "figures": ("figures of README.md and docs/, from the committed tables: figures/readme", write_figures),
     "docs": ("the tables of README.md and docs/, from the committed ones", write_pages),
+    "box": ("the model in the box, trained and measured: lgdea_core/box", write_box),
 }
-"""What trains nothing: a line each, and what writes."""
+"""What makes files, not rows: a line each, and what writes."""
 OPTIONS: dict[str, dict[str, Any]] = {
     "seeds": {"type": int, "nargs": "+", "help": "each its own phantom and weights"},
     "preset": {"choices": tuple(PRESETS), "help": "size and steps"},

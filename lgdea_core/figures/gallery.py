@@ -18,7 +18,7 @@ from lgdea_core.config import GraphConfig
 from lgdea_core.crops import crop_image
 from lgdea_core.data.images import read_image
 from lgdea_core.figures.graphs import figure_propagation_steps
-from lgdea_core.figures.grounding import GroundingRow, figure_hero, figure_phrase_grounding
+from lgdea_core.figures.grounding import NONNEGATIVE, GroundingRow, figure_hero, figure_phrase_grounding
 from lgdea_core.figures.save import keep_figure
 from lgdea_core.figures.views import GroundingSample, phrase_map
 from lgdea_core.figures.widgets import LONGEST_WALK, SeedSpread, _explorer
@@ -79,7 +79,14 @@ def map_rows(
     models: Mapping[str, tuple[LGDEAModel, LGDEAProcessor]],
     overlays: Sequence[str],
 ) -> list[GroundingRow]:
-    """Maps of each sample's phrase on its film, for `figure_grounding_grid`; overlays as in `views.phrase_map`."""
+    """Maps of each sample's phrase on its film, for `figure_grounding_grid`.
+
+    Args:
+        samples: films and phrases.
+        models: by name.
+        overlays: as in `views.phrase_map`; those of a model that is not there are left out.
+    """
+    overlays = [name for name in overlays if name in models or name in NONNEGATIVE]
     return [
         GroundingRow(
             image=one.shown,

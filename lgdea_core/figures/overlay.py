@@ -11,7 +11,7 @@ from lgdea_core.command import Command, ending_mistakes
 from lgdea_core.data.images import read_image
 from lgdea_core.figures.grounding import figure_phrase_grounding
 from lgdea_core.figures.save import save_figure
-from lgdea_core.grounding import ground, load
+from lgdea_core.grounding import BOX, BOX_SAYS, ground, load
 from lgdea_core.paths import git_commit, project_root, replacing
 
 logger = logging.getLogger("lgdea")
@@ -25,24 +25,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = Command(prog="python -m lgdea_core.grounding", description=main.__doc__)
     parser.add_argument("image", type=Path, help="a film: PNG, JPEG or DICOM")
     parser.add_argument("phrase", help='what to look for, such as "small left pleural effusion"')
-    parser.add_argument("--model", type=Path, required=True, help="folder written by save_pretrained")
+    parser.add_argument(
+        "--model", type=Path, default=BOX, help=f"folder written by save_pretrained (default: {BOX_SAYS})"
+    )
     parser.add_argument("--output", type=Path, default=Path(), help="folder for the map and the overlay (default: .)")
     parser.add_argument("--space", choices=("joint", "prototypes"), default="joint")
     parser.add_argument("--device", help="where the model runs, such as cpu or cuda:1 (default: the best there is)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # of each glyph of the PDF
     with ending_mistakes(parser):
         stem = options.output / map_name(options.image, options.phrase)
         if options.output.exists() and not options.output.is_dir():
             raise ValueError(f"--output {options.output} is a file; give a folder")
         image = read_image(options.image)
         model, processor = load(options.model, device=options.device)
+        if options.model == BOX:
+            logger.info("%s; --model takes another", BOX_SAYS)
         similarity_map = ground(model, processor, image, options.phrase, space=options.space)
         options.output.mkdir(parents=True, exist_ok=True)
         target = stem.with_name(f"{stem.name}.npy")
         with replacing(target) as part, part.open("wb") as file:
             np.save(file, similarity_map)
-        origin = {"run": str(options.model), "commit": git_commit(project_root()), "seed": "none"}
+        name = BOX.name if options.model == BOX else str(options.model)
+        origin = {"run": name, "commit": git_commit(project_root()), "seed": "none"}
         save_figure(figure_phrase_grounding(image, similarity_map, [], options.phrase), stem, origin)
     low, high = np.nanmin(similarity_map), np.nanmax(similarity_map)
     logger.info("%s, .png and .pdf: similarity from %.2f to %.2f", target, low, high)

@@ -3,8 +3,11 @@
 import ast
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
+import pandas as pd
 from IPython import get_ipython
 
 from lgdea_core.config import RunConfig, replace_fields
@@ -12,8 +15,9 @@ from lgdea_core.data.images import read_image
 from lgdea_core.data.pairing import shuffle_pairs, write_split
 from lgdea_core.evidence.extract import extract_evidence, make_extractor
 from lgdea_core.evidence.triplets import triplets
-from lgdea_core.grounding import load
+from lgdea_core.grounding import BOX, BOX_SAYS, load
 from lgdea_core.method import mean_phrases, total_loss
+from lgdea_core.model import LGDEAModel, LGDEAProcessor
 from lgdea_core.paths import DATA_VARIABLE
 from lgdea_core.relations import graph_relations
 from lgdea_core.runs.artifacts import Run, start_run
@@ -36,6 +40,7 @@ __all__ = [
     "begin",
     "check_parameters",
     "data_folder",
+    "evidence_of",
     "extract_evidence",
     "first_step",
     "fresh_model",
@@ -44,6 +49,7 @@ __all__ = [
     "kinds_of_relations",
     "load",
     "load_inputs",
+    "load_models",
     "load_warm",
     "make_extractor",
     "mean_phrases",
@@ -66,6 +72,8 @@ __all__ = [
 
 INJECTED = "# Parameters\n"
 """First line of the cell that papermill puts behind the one tagged `parameters`."""
+FEW_STUDIES = 300
+"""Studies of the phantom that the model in the box is shown: made within seconds; a fifth are the test split."""
 
 
 def begin(name: str | None, preset: str | None, **changes: object) -> Run:
@@ -99,6 +107,54 @@ def check_parameters(cells: Sequence[str] | None = None) -> None:
             known = _assigned(cells[place - 1])
             if unknown := [name for name in _assigned(cell) if name not in known]:
                 raise ValueError(f"no parameter is called {', '.join(unknown)}; there are: {', '.join(known)}")
+
+
+class Models(NamedTuple):
+    """The models that a notebook looks at, and whose they are."""
+
+    run: Run
+    """into whose folder goes what is measured of them"""
+    loaded: dict[str, tuple[LGDEAModel, LGDEAProcessor]]
+    """by the names of `VARIANTS`"""
+    sentence: str
+    """whose they are, to be shown"""
+
+
+def load_models(run: Run) -> Models:
+    """The four models of a run; where it has none of them yet, the model in the box, in a run of its own.
+
+    That run is called after the other one, so that nothing of the model in the box stands under the other's name. Its
+    images are of the other's corpus and seed, in the size that the model reads; of the phantom they are `FEW_STUDIES`.
+
+    Raises:
+        FileNotFoundError: the run has some of the models.
+        ValueError: the model in the box was trained on the images of this very seed.
+    """
+    if any(run.path(name).exists() for name in VARIANTS):
+        loaded = {name: load(run.checked(name)) for name in VARIANTS}
+        return Models(run, loaded, f"The four models of run {run.name}.")
+    own, asked = RunConfig.load(BOX / "run_config.json"), run.config
+    if asked.data.corpus == own.data.corpus and asked.seed == own.seed:
+        raise ValueError(f"seed {own.seed} made the images that the model in the box was trained on; take another seed")
+    data = replace(asked.data, image_size=own.data.image_size, studies=min(FEW_STUDIES, asked.data.studies))
+    box = start_run(replace(own, preset=asked.preset, seed=asked.seed, data=data), f"{BOX.name}-{run.name}")
+    sentence = (
+        f"Run {run.name} has no model yet, so this is {BOX_SAYS}. It stands alone: the baseline and the models of "
+        f"shuffled pairs come from notebooks 01 to 04. What is measured of it goes to run {box.name}."
+    )
+    return Models(box, {"model": load()}, sentence)
+
+
+def evidence_of(run: Run, studies: pd.DataFrame) -> pd.DataFrame:
+    """Evidence of some studies' reports: the run's own, or where it has none as its extractor finds it.
+
+    Args:
+        run: that notebook 01 has seen, or `load_models` has made.
+        studies: rows of `Corpus.studies`.
+    """
+    if run.path("evidence.parquet").exists():
+        return run.load_table("evidence.parquet")
+    return extract_evidence(studies, run.config.data.extractor, progress=False)[0]
 
 
 def _assigned(cell: str) -> list[str]:
