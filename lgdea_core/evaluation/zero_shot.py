@@ -75,7 +75,8 @@ def channel_scores(
     channels = [channel for channel in own if channel in chosen.channels]
     if not channels:
         raise ValueError(
-            f"prompt set {chosen.name!r} scores by {', '.join(chosen.channels)}, but this model has {', '.join(own)} only"
+            f"prompt set {chosen.name!r} scores by {', '.join(chosen.channels)}, "
+            f"but this model has {', '.join(own)} only"
         )
     if channels == ["decoder"]:
         [answers] = yield [logits_question(model, images, *tokens)]
