@@ -155,10 +155,3 @@ def test_an_honest_model_is_accused_of_nothing_and_said_to_look_in_every_task() 
     assert cell(page("honest"), "zero-shot", "auc", "reworded")["beyond_high"] < 0.05
 
 
-if __name__ == "__main__":
-    for name in PLANTED:
-        table = page(name)
-        print(name)
-        print(table.drop(columns=["corpus", "patients", "note"]).round(2).to_string())
-        for v in verdicts(table):
-            print("   ", v.found, v.sentence)

@@ -1,9 +1,9 @@
 """Does it look? One page of controls for any model: what its scores are where the image, or the words, say nothing.
 
-    exam = exam_of(inputs)                          # what is asked: images, labels, prompts, reports, phrases
-    page = does_it_look((model, processor), exam)   # any model that the package loads, ours or published
-    page = does_it_look(outside(embed_images, embed_texts, image_size=224), exam)     # functions from elsewhere
-    page = does_it_look({"image": Answers(...), "mean_image": Answers(...)}, exam)    # arrays from elsewhere
+    asked = exam.exam_of(inputs)                     # what is asked: images, labels, prompts, reports, phrases
+    page = does_it_look((model, processor), asked)   # any model that the package loads, ours or published
+    page = does_it_look(outside.outside(embed_images, embed_texts, 224), asked)       # functions from elsewhere
+    page = does_it_look({"image": Answers(...), "mean_image": Answers(...)}, asked)   # arrays from elsewhere
     for verdict in verdicts(page): print(verdict.sentence)
 
 Every control is in `CONTROLS`; docs/controls.md defines them and says who else uses them. Of all metrics
