@@ -147,8 +147,8 @@ class Exam:
 
     @cached_property
     def mean_image(self) -> UInt8[np.ndarray, "height width"]:
-        """Mean over all images that are asked about, pixel by pixel."""
-        names = list(dict.fromkeys((*self.images, *self.paired, *self.phrases["image_id"])))
+        """Mean over all images of the split, pixel by pixel."""
+        names = self.part.images["image_id"].tolist()
         blocks = (names[start : start + IMAGES_AT_ONCE] for start in range(0, len(names), IMAGES_AT_ONCE))
         total = sum(self.crops_of(block).sum(dim=0, dtype=torch.float64) for block in blocks)
         return np.rint(total.numpy() / len(names)).astype(np.uint8)
