@@ -295,9 +295,7 @@ def test_lungs_are_those_of_the_corpus_or_a_box_that_the_page_names() -> None:
     changed = some.film("lungs_blanked", "s005") != some.film("image", "s005")
     assert changed[4:27, 2:30].mean() > 0.9
     assert not changed[:3].any()
-    assert (
-        "2 images: the corpus's boxes of both lungs; 118 images: no outline of the lungs: a fixed box" in some.blanked
-    )
+    assert "2 images: the corpus's boxes of the lungs; 118 images: no outline of the lungs: a fixed box" in some.blanked
     assert "fixed box" not in exam().blanked
     assert cell(page("places"), "zero-shot", "auc", "lungs_blanked")["note"] == exam().blanked
 

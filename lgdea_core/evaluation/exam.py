@@ -142,7 +142,7 @@ class Exam:
         known = len(images & self.lungs.keys())
         left, top, right, bottom = (f"{100 * share:.0f}" for share in LUNG_BOX)
         box = f"no outline of the lungs: a fixed box ({left} to {right} % across, {top} to {bottom} % down the crop)"
-        parts = [f"{known} images: the corpus's boxes of both lungs"] * bool(known)
+        parts = [f"{known} images: the corpus's boxes of the lungs"] * bool(known)
         return "; ".join([*parts, *[f"{len(images) - known} images: {box}"] * (known < len(images))])
 
     @cached_property
@@ -215,7 +215,10 @@ def exam_of(
         ValueError: the split has no image, or what `harness.asked_findings` refuses.
     """
     part, chosen = evaluation_part(inputs.corpus, split), load_prompt_set(prompts)
-    findings = tuple(finding for finding in asked_findings(part, labels) if chosen.covers(finding))
+    wanted = asked_findings(part, labels)
+    findings = tuple(finding for finding in wanted if chosen.covers(finding))
+    if missing := [finding for finding in wanted if finding not in findings]:
+        logger.info("corpus %s: prompt set %s has no prompts for %s", part.name, prompts, ", ".join(missing))
     images, truth, patients = labelled_images(part, findings) if findings else ((), np.zeros((0, 0)), [])
     paired, reports = paired_studies(part)
     if len(paired) < LEAST_PAIRS:
