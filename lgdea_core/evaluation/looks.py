@@ -306,13 +306,19 @@ CHEATS = {
         ("spectrum_noise",), tuple(TASKS), "Sees texture without anatomy", "Texture does not explain its scores"
     ),
     "parts": Cheat(
-        ("patches_shuffled",), tuple(TASKS), "Sees parts and not where they lie", "Parts without their places do not"
+        ("patches_shuffled",),
+        tuple(TASKS),
+        "Sees parts and not where they lie",
+        "Parts in another order do not explain its scores",
     ),
     "outside the lungs": Cheat(
         ("lungs_blanked",), tuple(TASKS), "Needs no lungs", "What lies outside the lungs does not explain its scores"
     ),
     "any finding": Cheat(
-        ("finding_swapped",), ("zero-shot", "grounding"), "Does not tell findings apart", "It tells findings apart"
+        ("finding_swapped",),
+        ("zero-shot", "grounding"),
+        "Does not tell findings apart",
+        "Another finding's prompts do not explain its scores",
     ),
 }
 """Name -> what the page looks for, in this order: but for the last, each speaks of what those before leave open."""
@@ -326,8 +332,8 @@ def compared(page: pd.DataFrame) -> pd.DataFrame:
     """
     names = dict(TASKS.values())
     rows = page[page["metric"].isin(names)].dropna(subset=["estimate"]).replace({"metric": names})
-    told = rows["control"].map(CONTROLS)
-    rows = rows.assign(shown=told.str[0], kind=told.str[1])
+    told = [CONTROLS[control] for control in rows["control"]]
+    rows = rows.assign(shown=[name for name, _ in told], kind=[kind for _, kind in told])
     return rows[["metric", "shown", "kind", "estimate", "low", "high", "chance"]].reset_index(drop=True)
 
 
@@ -354,14 +360,20 @@ def verdicts(page: pd.DataFrame) -> list[Verdict]:
     shares = {
         task: rows[task, "image_share", "image"]["estimate"] for task in there if (task, "image_share", "image") in rows
     }
-    ignored = bool(shares) and max(shares.values()) <= IGNORED
-    words = "Ignores the image: its answers are the same whatever it is shown" if ignored else "It reads the image"
-    told = ", ".join(f"{task} {share:.2g}" for task, share in shares.items()) or "not measured"
-    said.append(
-        Verdict("ignores the image", ignored, f"{words} (share of its answers' variance between images: {told}).")
+    ignored = max(shares.values(), default=1.0) <= IGNORED
+    words = (
+        "Ignores the image: its answers are the same whatever it is shown"
+        if ignored
+        else "Its answers change with the image"
     )
+    if shares:
+        told = ", ".join(f"{task} {share:.2g}" for task, share in shares.items())
+        sentence = f"{words} (share of its answers' variance between images: {told})."
+        said.append(Verdict("ignores the image", ignored, sentence))
     left = set(there)
     for name, cheat in CHEATS.items():
+        if not any((task, TASKS[task][0], control) in rows for task in cheat.tasks for control in cheat.controls):
+            continue
         asked = there if name == "any finding" else [task for task in there if task in left]
         found = [_explained(rows, task, cheat.controls) for task in asked if task in cheat.tasks]
         found = [row for row in found if row is not None]
