@@ -24,7 +24,7 @@ from lgdea_core.evaluation.prompts import load_prompt_set, prompt_set_names
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 from lgdea_core.runs.inputs import Inputs
 
-STUDIES, SIDE, GRID = 120, 32, 8
+STUDIES, SIDE, GRID = 64, 32, 8
 BRIGHTER = 12
 """Grey levels by which each finding's images are brighter than those of the one before."""
 
@@ -128,7 +128,7 @@ class Random(NamedTuple):
 def random_weights() -> Random:
     model, processor = PlantedWorld(6, seed=0).model(config("clip"))
     answers = asked_of(model, processor, exam())
-    return Random(model, processor, does_it_look(answers, exam(), resamples=100), answers)
+    return Random(model, processor, does_it_look(answers, exam(), resamples=50), answers)
 
 
 PLANTED: dict[str, Callable[[np.ndarray], object]] = {
@@ -141,7 +141,7 @@ PLANTED: dict[str, Callable[[np.ndarray], object]] = {
 
 @cache
 def page(planted: str) -> pd.DataFrame:
-    return does_it_look(outside(PLANTED[planted], texts, SIDE), exam(), resamples=100)
+    return does_it_look(outside(PLANTED[planted], texts, SIDE), exam(), resamples=50)
 
 
 def cell(table: pd.DataFrame, task: str, metric: str, control: str) -> pd.Series:
@@ -202,13 +202,14 @@ def test_the_scores_on_the_images_are_those_of_the_evaluation(random_weights: Ra
 
 
 def test_random_weights_are_at_chance_wherever_they_must_be_and_accused_of_nothing(random_weights: Random) -> None:
-    *_, table, answers = random_weights
+    table = random_weights.page
     assert set(table["control"]) == set(CONTROLS)
     assert named(table) == {}
     for control in ("mean_image", "exposure"):  # towers standardise each image: one grey is as good as another
         found = cell(table, "zero-shot", "auc", control)
         assert (found["estimate"], found["low"], found["high"]) == (0.5, 0.5, 0.5)
-        assert cell(table, "retrieval", "recall_at_10", control)["estimate"] == pytest.approx(10 / STUDIES, abs=0.005)
+        found = cell(table, "retrieval", "recall_at_10", control)
+        assert found["estimate"] < found["chance"] + 0.005  # ties of the texts count against it
     for task, metric in (("zero-shot", "auc"), ("retrieval", "recall_at_10")):
         found = cell(table, task, metric, "cross_patient")
         assert found["low"] <= found["chance"] <= found["high"]
@@ -219,7 +220,7 @@ def test_random_weights_are_at_chance_wherever_they_must_be_and_accused_of_nothi
 def test_arrays_from_elsewhere_get_the_page_of_the_model_that_made_them(random_weights: Random) -> None:
     *_, table, answers = random_weights
     few = {name: answers[name] for name in ("image", "mean_image")}
-    found = does_it_look(few, exam(), resamples=100)
+    found = does_it_look(few, exam(), resamples=50)
     derived = {"cross_patient", "finding_swapped", "location_prior", "commonest"}
     assert set(found["control"]) == {*few, *derived}
     key = ["task", "metric", "control"]
@@ -231,9 +232,9 @@ def test_arrays_from_elsewhere_get_the_page_of_the_model_that_made_them(random_w
     [
         ({"image": Answers(), "flipped": Answers()}, "answers to flipped, which is no control"),
         ({"mean_image": Answers()}, "no answers on the images themselves"),
-        ({"image": Answers(scores=np.zeros((3, 4)))}, "expected scores of 120 rows, got shape (3, 4)"),
+        ({"image": Answers(scores=np.zeros((3, 4)))}, "expected scores of 64 rows, got shape (3, 4)"),
         ({"image": Answers(scores=np.zeros((STUDIES, 3)))}, "expected scores of 4 findings, got 3"),
-        ({"image": Answers(image_rows=np.zeros((2, 3)))}, "expected image_rows of 120 rows, got shape (2, 3)"),
+        ({"image": Answers(image_rows=np.zeros((2, 3)))}, "expected image_rows of 64 rows, got shape (2, 3)"),
     ],
 )
 def test_answers_to_another_exam_are_refused(answers: dict[str, Answers], message: str) -> None:
@@ -295,7 +296,7 @@ def test_lungs_are_those_of_the_corpus_or_a_box_that_the_page_names() -> None:
     changed = some.film("lungs_blanked", "s005") != some.film("image", "s005")
     assert changed[4:27, 2:30].mean() > 0.9
     assert not changed[:3].any()
-    assert "2 images: the corpus's boxes of the lungs; 118 images: no outline of the lungs: a fixed box" in some.blanked
+    assert "2 images: the corpus's boxes of the lungs; 62 images: no outline of the lungs: a fixed box" in some.blanked
     assert "fixed box" not in exam().blanked
     assert cell(page("places"), "zero-shot", "auc", "lungs_blanked")["note"] == exam().blanked
 

@@ -42,7 +42,7 @@ _SPARE = [(colour, marker) for marker in "H8*" for colour in ("#882255", "#99770
 """For what has no look of its own, such as a user's method."""
 LOOK_NAMES = {
     "image": ("the image", LGDEA, "o"),
-    "blind": ("needs no look", CLIP, "s"),
+    "blind": ("nothing to be seen", CLIP, "s"),
     "other": ("a part of the image", GLORIA, "^"),
     "prompt": ("other words", ASG, "D"),
 }
