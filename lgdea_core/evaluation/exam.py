@@ -64,8 +64,11 @@ FRAMES = ("there is {}", "findings of {}", "{} is seen")
 DENIALS = ("without {}", "{} is not seen")
 NEGATIONS = ("no {}", "no evidence of {}", "there is no {}")
 """What a set without negative prompts is negated by."""
-DECIMALS = 6
-"""Of scores: what differs by less is rounding of float32, and must not rank."""
+GRAIN = 8
+"""Grey levels of the grain on a picture of one grey: a tower that standardises an image sees the same grain in each."""
+DECIMALS, STEADY = 6, 0.01
+"""Scores are rounded, and those of a control whose deviation is under this share of the images' own are its mean: what
+is left is rounding of float32, and must not rank."""
 Map = Float[np.ndarray, "height width"]
 Key = tuple[str, str]
 """control and image id, of one picture that is shown"""
@@ -160,7 +163,8 @@ class Exam:
         crop = self.crops_of([image_id])[0].numpy()
         rng = np.random.default_rng(int(stable_hash(self.seed, image_id)[:16], 16))
         if control == "exposure":
-            return np.full_like(crop, round(float(crop.mean())))
+            grain = np.random.default_rng(self.seed).integers(-GRAIN, GRAIN, crop.shape, endpoint=True)
+            return (grain + np.clip(round(float(crop.mean())), GRAIN, 255 - GRAIN)).astype(np.uint8)
         if control == "spectrum_noise":
             return phase_noise(crop, rng)
         if control == "patches_shuffled":
@@ -302,6 +306,10 @@ def _scores_of(found: dict[str, Any], exam: Exam, control: str, shown: Sequence[
         return None
     start = len(exam.images) * shown.index(control) if control in shown else 0
     own = {name: rows[start : start + len(exam.images)].round(DECIMALS) for name, rows in channels.items()}
+    if control in ALTERED:
+        for name, rows in own.items():
+            steady = rows.std(axis=0) < STEADY * channels[name][: len(rows)].std(axis=0)
+            own[name] = np.where(steady, rows.mean(axis=0), rows)
     return combine_channels(own, exam.prompts)
 
 
