@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from planted import FINDINGS, SIDES, PlantedWorld
+from planted import FINDINGS, SIDES, PlantedWorld, config
 from published_folders import save_tiny
 
 from lgdea_core.config import RunConfig
 from lgdea_core.evaluation import checkpoint
+from lgdea_core.evaluation.exam import CONTROLS
 from lgdea_core.runs import inputs as stages
 
 
@@ -20,7 +22,7 @@ def test_the_command_writes_the_table_of_all_three_tasks(
     monkeypatch.setattr(stages, "project_root", lambda: tmp_path)
     monkeypatch.setattr(checkpoint, "load_corpus_of", lambda data, seed: planted_corpus(tmp_path, data.image_size))
     options = ["--preset", "ci", "--prompts", "chexzero", "--device", "cpu", "--json", str(tmp_path / "out.json")]
-    checkpoint.main([folder, *options])
+    checkpoint.main([folder, *options, "--controls"])
     found = json.loads((tmp_path / "out.json").read_text())
     assert (found["model"], found["prompts"]) == (folder, "chexzero")
     assert {row["task"] for row in found["metrics"]} == {"zero-shot", "grounding", "retrieval"}
@@ -32,6 +34,11 @@ def test_the_command_writes_the_table_of_all_three_tasks(
     metrics = {row["metric"] for row in found["metrics"] if row["task"] == "zero-shot"}
     # no thresholds of validation, all studies being test studies; each shows one finding, hence the argmax
     assert metrics == {"auc", "auc_global", "ap", "f1_oracle", "accuracy_oracle", "accuracy_argmax"}
+    page = pd.read_csv(tmp_path / "controls.csv")
+    assert set(page["control"]) == set(CONTROLS)
+    assert page.loc[page["control"] == "lungs_blanked", "note"].str.contains("84 images: no outline of the lungs").all()
+    assert "recall@10" in (tmp_path / "controls.txt").read_text()
+    assert {path.suffix for path in tmp_path.glob("controls.*")} == {".csv", ".txt", ".png", ".pdf"}
     with pytest.raises(ValueError, match="no prompt set 'clip'"):
         checkpoint.evaluate_checkpoint("nowhere", RunConfig.from_preset("ci"), prompts="clip")
     with pytest.raises(SystemExit):
@@ -39,9 +46,17 @@ def test_the_command_writes_the_table_of_all_three_tasks(
     assert "hub id, or a folder" in capsys.readouterr().out
 
 
+def test_a_model_of_ours_is_loaded_from_its_folder(tmp_path: Path) -> None:
+    model, processor = PlantedWorld(6, seed=0).model(config("gloria"))
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    loaded, read = checkpoint.load_any(str(tmp_path))
+    assert loaded.config.method == "gloria"
+    assert read.image_size == processor.image_size
+
+
 def planted_corpus(root: Path, side: int) -> object:
     """A folder corpus of the planted world, all of it test studies."""
-    import pandas as pd
     from PIL import Image
 
     from lgdea_core.data.corpora import load_corpus

@@ -69,6 +69,16 @@ COMPARED = pd.DataFrame(
      ("CNR", "LGDEA", 1.8, 1.6, 2.0, 0.0, False), ("CNR", "BioViL", 1.03, 1.03, 1.03, 0.0, True)],
     columns=["metric", "method", "estimate", "low", "high", "chance", "published"],
 )  # fmt: skip
+LOOKED = pd.DataFrame(
+    [(metric, shown, kind, chance + above, chance + above - 0.05, chance + above + 0.05, chance)
+     for metric, chance in (("zero-shot AUC", 0.5), ("recall@10", 0.1), ("CNR of grounding", 0.0))
+     for shown, kind, above in (
+         ("the image itself", "image", 0.3), ("another patient's image", "blind", 0.0), ("mean image", "blind", 0.0),
+         ("mean grey level alone", "blind", 0.01), ("noise of the same spectrum", "blind", 0.02),
+         ("patches shuffled", "other", 0.1), ("lungs blanked", "other", 0.15), ("prompts reworded", "prompt", 0.28),
+         ("prompts negated", "prompt", -0.2), ("another finding's prompts", "prompt", 0.05))],
+    columns=["metric", "shown", "kind", "estimate", "low", "high", "chance"],
+)  # fmt: skip
 FINDINGS = pd.DataFrame(
     [("edema", "model", 0.7, 0.6, 0.8), ("edema", "baseline", 0.5, 0.4, 0.6), ("mass", "model", NAN, NAN, NAN)],
     columns=["finding", "variant", "estimate", "low", "high"],
@@ -117,6 +127,7 @@ BUILDERS: dict[str, Callable[[], Figure]] = {
     ),
     "relation_quality": lambda: figures.figure_relation_quality(pd.DataFrame(QUALITY), "n=2"),
     "history": lambda: figures.figure_history(HISTORY, ["ita", "local"], {"pairs": (0, 15), "relations": (15, 30)}),
+    "looks": lambda: figures.figure_looks(LOOKED, "LGDEA, corpus phantom; 95 % intervals over patients"),
     "metric_comparison": lambda: figures.figure_metric_comparison(COMPARED, "n=400"),
     "finding_auc": lambda: figures.figure_finding_auc(FINDINGS, "n=400"),
     "phrase_grounding": lambda: figures.figure_phrase_grounding(film(), similarity(), [(1, 2, 3, 4)], "left nodule"),

@@ -24,8 +24,8 @@ ALLOWED = {
     "experiments": {*CORE, "methods", "data", "evidence", "training", "runs", "evaluation", "figures"},
 }
 """What each room may import beside itself: files of the core, and rooms."""
-COMMANDS = {"evidence": {"data"}}
-"""What only a function of the room may import, when it runs: its command reads a corpus."""
+COMMANDS = {"evidence": {"data"}, "evaluation": {"figures"}}
+"""What only a function of the room may import, when it runs: its command reads a corpus, or draws."""
 OUTSIDE_OF_CORE = {
     "faiss", "filelock", "huggingface_hub", "jaxtyping", "numpy", "pandas", "peft", "PIL", "pydantic",
     "pytorch_grad_cam", "safetensors", "scipy", "sklearn", "tokenizers", "torch", "torchvision", "tqdm", "transformers",

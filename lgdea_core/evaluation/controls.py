@@ -13,6 +13,7 @@ images with boxes stand in for each other, and some show the same finding at the
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -87,15 +88,23 @@ def location_prior_map(
 
 
 def other_images(part: Corpus, seed: int) -> dict[str, str]:
-    """For every image with boxes another one of another patient; a permutation, fixed by the seed.
+    """For every image with boxes another one of another patient, see `strangers`."""
+    boxes = part.boxes.drop_duplicates("image_id")
+    return strangers(dict(zip(boxes["image_id"], patients_of(part, boxes["study_id"]), strict=True)), seed)
+
+
+def strangers(owners: Mapping[str, str], seed: int) -> dict[str, str]:
+    """For every image another one of another patient; a permutation, fixed by the seed.
 
         image i -> image (i + m) mod n,   patients in the order of a hash, m the images of the patient with most
 
     A patient's images stand together, so `m` places on there is none of them while `2 m <= n`. Empty where one patient
     has more than half of the images: then no permutation will do.
+
+    Args:
+        owners: image -> patient.
+        seed: of the hash.
     """
-    boxes = part.boxes.drop_duplicates("image_id")
-    owners = dict(zip(boxes["image_id"], patients_of(part, boxes["study_id"]), strict=True))
     shift = max(Counter(owners.values()).values(), default=0)
     if 2 * shift > len(owners):
         return {}

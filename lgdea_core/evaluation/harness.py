@@ -183,11 +183,11 @@ def zero_shot_table(
         raise ValueError(f"prompt set {prompts} has no prompts for {', '.join(missing)} of label set {label_set}")
     if missing:
         logger.info("corpus %s: prompt set %s has no prompts for %s", part.name, prompts, ", ".join(missing))
-    image_ids, truth, patients = _labelled(part, findings)
+    image_ids, truth, patients = labelled_images(part, findings)
     if not findings or not image_ids:
         logger.info("corpus %s: no labels with prompts, so no zero-shot classification", part.name)
         return pd.DataFrame(columns=list(METRIC_COLUMNS))
-    held_out, known, _ = _labelled(validation, findings) if validation else ((), None, None)
+    held_out, known, _ = labelled_images(validation, findings) if validation else ((), None, None)
     both = yield from channel_scores(model, processor, (*image_ids, *held_out), findings, prompts)
     scores = {channel: rows[: len(image_ids)] for channel, rows in both.items()}
     options = {"bootstrap": bootstrap, "min_positives": MIN_POSITIVES}
@@ -198,7 +198,7 @@ def zero_shot_table(
         tables.append(alone[alone["finding"] == "macro"].assign(metric="auc_global"))
     tables.append(classification_table(fused, truth, findings, patients, metrics=ORACLE_METRICS, **options))
     tables.append(whole_set_rows(fused, truth, findings, patients, bootstrap))
-    tables.append(abnormal_rows(fused, _labelled(part, [NO_FINDING])[1][:, 0], patients, bootstrap))
+    tables.append(abnormal_rows(fused, labelled_images(part, [NO_FINDING])[1][:, 0], patients, bootstrap))
     if held_out:
         other = {channel: rows[len(image_ids) :] for channel, rows in both.items()}
         thresholds = validation_thresholds(combine_channels(other, chosen), known, findings)
@@ -226,7 +226,7 @@ def asked_findings(part: Corpus, label_set: str | None) -> list[str]:
     return list(LABEL_SETS[label_set])
 
 
-def _labelled(
+def labelled_images(
     part: Corpus, findings: Sequence[str]
 ) -> tuple[tuple[str, ...], Float[np.ndarray, "images findings"], list[str]]:
     """Images of labelled studies, their labels of some findings, and their patients."""
@@ -281,8 +281,30 @@ def phrase_grounding_table(
     return joined.rename(columns={"category": "finding"}).assign(task="grounding", positives=joined["n"])
 
 
-class PhraseSample(NamedTuple):
+class BoxedPhrase(NamedTuple):
     """One distinct (image, phrase) with boxes."""
+
+    image_id: str
+    study_id: str
+    finding: str
+    phrase: str
+    mask: Bool[np.ndarray, "height width"]
+    """union of the phrase's boxes, in pixels of the image"""
+
+
+def boxed_phrases(part: Corpus) -> Iterator[BoxedPhrase]:
+    """Every distinct (image, phrase) with boxes, image by image; masks are made one by one."""
+    sizes = part.images.set_index("image_id")[["height", "width"]]
+    for image_id, boxes in part.boxes.groupby("image_id", sort=False):
+        height, width = (int(value) for value in sizes.loc[image_id])
+        for phrase in boxes["phrase"].drop_duplicates():
+            own = boxes[boxes["phrase"] == phrase]
+            mask = boxes_mask(boxes_to_frame(own, height, width), height, width)
+            yield BoxedPhrase(image_id, own["study_id"].iloc[0], own["finding"].iloc[0], phrase, mask)
+
+
+class PhraseSample(NamedTuple):
+    """One distinct (image, phrase) with boxes, and what was made of it."""
 
     study_id: str
     finding: str
@@ -315,27 +337,21 @@ def grounding_samples(
     pixels of the image are made one by one, from the grids that the pass has kept.
     """
     protocol = MAP_PROTOCOLS[maps]
-    boxes_of = dict(list(part.boxes.groupby("image_id", sort=False)))
-    phrases = {image_id: boxes["phrase"].drop_duplicates().tolist() for image_id, boxes in boxes_of.items()}
+    pairs = part.boxes.drop_duplicates(["image_id", "phrase"])
+    phrases = pairs.groupby("image_id", sort=False)["phrase"].agg(list).to_dict()
     asked = {image_id: dict.fromkeys(own) for image_id, own in phrases.items()}
     for image_id, other in (others or {}).items():
         asked[other].update(dict.fromkeys(phrases[image_id]))
     grids = yield from phrase_grids(
         model, processor, {image_id: list(own) for image_id, own in asked.items()}, scaled=protocol.scaled
     )
-    sizes = part.images.set_index("image_id")[["height", "width"]]
 
     def samples() -> Iterator[PhraseSample]:
-        for image_id, boxes in boxes_of.items():
-            height, width = (int(value) for value in sizes.loc[image_id])
-            frame = crop_frame(height, width, processor.image_size)
-            shown = (image_id, others[image_id]) if others else (image_id,)
-            for phrase in phrases[image_id]:
-                own = boxes[boxes["phrase"] == phrase]
-                mask = boxes_mask(boxes_to_frame(own, height, width), height, width)
-                first = own.iloc[0]
-                laid = [crop_to_original(grids[image][phrase], frame, protocol.interpolation) for image in shown]
-                yield PhraseSample(first["study_id"], first["finding"], mask, *laid)
+        for one in boxed_phrases(part):
+            frame = crop_frame(*one.mask.shape, processor.image_size)
+            shown = (one.image_id, others[one.image_id]) if others else (one.image_id,)
+            laid = [crop_to_original(grids[image][one.phrase], frame, protocol.interpolation) for image in shown]
+            yield PhraseSample(one.study_id, one.finding, one.mask, *laid)
 
     return samples()
 

@@ -44,7 +44,7 @@ def channel_scores(
     processor: ImageTextProcessor,
     images: Sequence[Hashable],
     findings: Sequence[str],
-    prompts: str = DEFAULT_PROMPTS,
+    prompts: str | PromptSet = DEFAULT_PROMPTS,
 ) -> Task[dict[str, Float[np.ndarray, "images findings"]]]:
     """How much each image shows each finding, by prompts alone, one score a channel that both model and set have.
 
@@ -61,12 +61,12 @@ def channel_scores(
         processor: its own.
         images: names.
         findings: each covered by the set.
-        prompts: name of a prompt set.
+        prompts: a prompt set, or the name of one.
 
     Raises:
         ValueError: no such set, one that does not cover a finding, or one that has no channel of the model's.
     """
-    chosen = load_prompt_set(prompts)
+    chosen = load_prompt_set(prompts) if isinstance(prompts, str) else prompts
     pairs = [chosen.texts(finding) for finding in findings]
     tokens = processor.tokens([text for pair in pairs for part in pair for text in part])
     ends = np.cumsum([0] + [len(part) for pair in pairs for part in pair])
@@ -75,7 +75,8 @@ def channel_scores(
     channels = [channel for channel in own if channel in chosen.channels]
     if not channels:
         raise ValueError(
-            f"prompt set {prompts!r} scores by {', '.join(chosen.channels)}, but this model has {', '.join(own)} only"
+            f"prompt set {chosen.name!r} scores by {', '.join(chosen.channels)}, "
+            f"but this model has {', '.join(own)} only"
         )
     if channels == ["decoder"]:
         [answers] = yield [logits_question(model, images, *tokens)]

@@ -12,7 +12,12 @@ sketch       small worlds, every entry          gallery      what notebooks show
 """
 
 from lgdea_core.figures.asg import figure_region_sentences
-from lgdea_core.figures.comparison import figure_finding_auc, figure_metric_comparison, figure_relation_quality
+from lgdea_core.figures.comparison import (
+    figure_finding_auc,
+    figure_looks,
+    figure_metric_comparison,
+    figure_relation_quality,
+)
 from lgdea_core.figures.evidence import figure_evidence_counts, figure_extractors, figure_report_evidence
 from lgdea_core.figures.graphs import figure_graph_degrees, figure_propagation_steps, figure_seed_reach
 from lgdea_core.figures.grounding import (
@@ -54,6 +59,7 @@ __all__ = [
     "figure_hero",
     "figure_history",
     "figure_label_curve",
+    "figure_looks",
     "figure_metric_comparison",
     "figure_pairing_curve",
     "figure_paper_table",

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from lgdea_core.figures.names import GREY, TERM_NAMES, label_of, looks
+from lgdea_core.figures.names import GREY, LOOK_NAMES, TERM_NAMES, label_of, looks
 from lgdea_core.figures.style import FULL, HALF, Figure, captioned, journal, listed, sheet, single
 
 PUBLISHED = "published, not rerun"
@@ -57,6 +57,36 @@ def _compared(table: pd.DataFrame, caption: str, method: str) -> Figure:
         dots = Line2D([], [], color=GREY, linestyle=":", linewidth=1, label="chance")
         figure.legend(handles=[dots], loc="outside upper right")
     return captioned(figure, caption, alt=f"{listed(metrics)} of {listed(names)}, with intervals.")
+
+
+@journal
+def figure_looks(table: pd.DataFrame, caption: str = "") -> Figure:
+    """What a model scores on the images, and where image or words say nothing: one panel a metric, chance dotted.
+
+    Args:
+        table: columns metric, shown (what the model was given), kind (of `LOOK_NAMES`), estimate, low, high, chance.
+        caption: model and corpus, and what the intervals are.
+    """
+    metrics, shown = list(dict.fromkeys(table["metric"])), list(dict.fromkeys(table["shown"]))
+    figure = sheet(FULL if len(metrics) > 1 else HALF, max(5 * len(shown), 46) + 26)
+    axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    for axis, metric in zip(axes, metrics, strict=True):
+        rows = table[table["metric"] == metric]
+        for row in rows.to_dict("records"):
+            place, (colour, marker) = shown.index(row["shown"]), LOOK_NAMES[row["kind"]][1:]
+            axis.plot([row["low"], row["high"]], [place, place], color=colour)
+            axis.plot(row["estimate"], place, color=colour, marker=marker)
+        axis.axvline(rows["chance"].iloc[0], color=GREY, linestyle=":", linewidth=1)
+        axis.set_xlabel(metric)
+        axis.grid(axis="x")
+        axis.locator_params(axis="x", nbins=4)
+    axes[0].set_yticks(range(len(shown)), shown)
+    axes[0].set_ylim(len(shown) - 0.5, -0.5)
+    kinds = [LOOK_NAMES[kind] for kind in dict.fromkeys(table["kind"])]
+    handles = [Line2D([], [], linestyle="", label=name, color=colour, marker=mark) for name, colour, mark in kinds]
+    handles.append(Line2D([], [], color=GREY, linestyle=":", linewidth=1, label="chance"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=5 if len(metrics) > 1 else 2)
+    return captioned(figure, caption, alt=f"{listed(metrics)} of one model given {listed(shown)}, with intervals.")
 
 
 @journal

@@ -40,6 +40,13 @@ _LOOKS = {
 """Name -> colour and marker; no other method, and nothing that is no method, has the same pair."""
 _SPARE = [(colour, marker) for marker in "H8*" for colour in ("#882255", "#997700", "#332288", "#117733", "#44879A")]
 """For what has no look of its own, such as a user's method."""
+LOOK_NAMES = {
+    "image": ("the image", LGDEA, "o"),
+    "blind": ("nothing to be seen", CLIP, "s"),
+    "other": ("a part of the image", GLORIA, "^"),
+    "prompt": ("other words", ASG, "D"),
+}
+"""Kind of a control of "does it look?" -> its name, colour and marker."""
 _RUN_NAMES = {
     "graph": "propagated graph",
     "affinity": "cross-modal affinity",
