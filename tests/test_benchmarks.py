@@ -86,6 +86,7 @@ def test_the_campaign_of_faults_finds_the_processes_of_a_run_and_counts_what_dif
     assert shown == ["ASG", "01", "2", "SIGINT to group", "2", "0", "0.5", "0", "14", "4"]
 
 
+@pytest.mark.slow
 def test_steps_of_all_methods_and_phases_are_timed_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     world, calls = PlantedWorld(16), []
 

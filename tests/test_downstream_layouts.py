@@ -129,6 +129,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
     return lambda corpus: LAYOUTS[corpus](tmp_path / "corpora" / FOLDERS[corpus])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corpus", sorted(set(PROBE_TASKS) - {"phantom", "openi"}))
 def test_a_probe_learns_what_the_layout_says(corpus: str, published: Callable[[str], None]) -> None:
     published(corpus)

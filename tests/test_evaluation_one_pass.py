@@ -60,7 +60,9 @@ def setting(method: str) -> Setting:
     return Setting(*world.model(config(method)), Inputs(corpus=corpus, store=store, pools=pools))
 
 
-@pytest.mark.parametrize("method", ["lgdea", "gloria", "carzero"])
+@pytest.mark.parametrize(
+    "method", ["lgdea", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gloria", "carzero"))]
+)
 def test_every_image_is_encoded_once_whatever_asks(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, processor, inputs = setting(method)
     monkeypatch.setattr(harness, "MIN_POSITIVES", 2)

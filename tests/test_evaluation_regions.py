@@ -67,6 +67,7 @@ def test_the_phantom_brings_its_regions(phantom: tuple[Inputs, pd.DataFrame]) ->
     assert len(values.loc["tags"]) == len(ASG_TAGS) + 1
 
 
+@pytest.mark.slow
 def test_a_model_without_decoder_has_no_tags(phantom: tuple[Inputs, pd.DataFrame]) -> None:
     inputs, evidence = phantom
     model, processor = fresh_model(config("clip", image_size=64, paired_ratio=1.0), inputs)

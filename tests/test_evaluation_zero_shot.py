@@ -75,10 +75,10 @@ def test_a_local_head_that_learnt_by_attention_is_asked_by_attention(method: str
     model, processor, images = tiny(method)
     scores = zero_shot_scores(model, processor, images, ["edema"])["local"]
     patches = model.encode_images(pixel_values(images)).patch_embeds
+    texts = [model.encode_texts(*processor.tokens([one]))[0] for one in load_prompt_set().texts("edema").positive]
     for image, own in enumerate(patches):
         found = []
-        for prompt in load_prompt_set().texts("edema").positive:
-            text = model.encode_texts(*processor.tokens([prompt]))[0]
+        for text in texts:
             weights = (own @ text / model.config.local_temperature).softmax(dim=0)
             found.append(float(torch.nn.functional.cosine_similarity(text, weights @ own, dim=0)))
         assert scores[image, 0] == pytest.approx(np.mean(found), abs=1e-5)

@@ -213,6 +213,7 @@ def test_images_seen_counts_what_the_batches_hold() -> None:
     assert images_seen(planted_config("clip")) == size * schedule.total_steps
 
 
+@pytest.mark.slow
 def test_without_unpaired_reports_images_relate_to_copies_of_the_known_ones() -> None:
     config = config_of(ratio=0.2)
     plain, changed = (Cell(config=config, known_reports=known).inputs() for known in (False, True))
@@ -353,6 +354,7 @@ def test_random_towers_leave_rows_and_the_first_draw_is_the_probes_own(monkeypat
 # ---- worlds
 
 
+@pytest.mark.slow
 def test_pools_that_do_not_match_take_their_pairs_from_the_ratio_and_hide_none(root: Path) -> None:
     few, many = (world_inputs("mismatched", config_of(ratio, world="mismatched")) for ratio in (0.1, 0.25))
     ordinary = world_inputs("phantom", config_of())

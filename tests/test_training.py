@@ -90,6 +90,7 @@ def test_the_history_is_resumed_too_and_measuring_relations_leaves_no_trace_in_t
     assert not differing(whole, unmeasured)
 
 
+@pytest.mark.slow
 def test_training_in_two_stages_equals_training_in_one(tmp_path: Path) -> None:
     world, run = PlantedWorld(40), config("clip", text_steps=2, pair_steps=2, relation_steps=2, batch_size=8)
     once, _, _ = world.train(run, 24, tmp_path / "once")
@@ -225,6 +226,7 @@ def test_the_temperature_stays_where_it_is_not_learned_and_no_clipping_is_no_zer
     assert torch.equal(after.log_logit_scale, before.log_logit_scale) != learned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["first_graph", "fixed_graph"])
 def test_given_relations_take_the_place_of_propagation(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -254,6 +256,7 @@ def test_zero_pairs_and_no_unpaired_pool_are_refused(tmp_path: Path) -> None:
         world.train(run, 12, tmp_path / "12")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lgdea", "asg"])
 def test_one_pair_trains(method: str, tmp_path: Path) -> None:
     world, run = PlantedWorld(12), config(method, image_size=64, text_steps=1, pair_steps=2, relation_steps=2)
