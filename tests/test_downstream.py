@@ -118,6 +118,7 @@ def test_probes_learn_from_the_share_and_are_scored_on_readable_test_films(
 OF_DECODER = dict(zip(("frozen", "fine-tuned"), PROTOCOLS["segmentation"], strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROTOCOLS["linear_probe"])
 def test_the_protocol_decides_what_learns(tower: ImageTower, protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
     probe, tuned = spy_on(monkeypatch, "linear_probe", PROBED), spy_on(monkeypatch, "fine_tune", PROBED)
