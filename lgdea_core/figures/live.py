@@ -12,6 +12,8 @@ from lgdea_core.figures.training import figure_history
 
 REDRAWN_EVERY = 4.0
 """seconds"""
+MOST_SHARE = 0.05
+"""of the time of a training that its drawing may take"""
 
 
 class LiveHistory(logging.Handler):
@@ -20,30 +22,32 @@ class LiveHistory(logging.Handler):
     def __init__(self, column: str = "loss") -> None:
         super().__init__(logging.INFO)
         self.column, self.rows, self.name_now = column, [], ""
-        self.shown, self.drawn_at = None, 0.0
+        self.shown, self.next_at = None, 0.0
 
     def begin(self, name: str) -> None:
         """Rows from here on are of the training of that name."""
         self.name_now = name
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take the row in a message, if it is one, and draw it when the last drawing is some seconds old."""
+        """Take the row in a message, if it is one, and draw it when the last drawing is old enough."""
         message = record.getMessage()
         if not message.startswith('{"step"'):
             return
         row = json.loads(message)
         if self.column in row:
             self.rows.append({"variant": self.name_now, "step": row["step"], self.column: row[self.column]})
-            if time.monotonic() - self.drawn_at > REDRAWN_EVERY:
+            if time.monotonic() > self.next_at:
                 self.draw()
 
     def draw(self) -> None:
+        began = time.monotonic()
         figure = figure_history(pd.DataFrame(self.rows), [self.column])
         if self.shown is None:
             self.shown = display(figure, display_id=True)
         else:
             self.shown.update(figure)
-        self.drawn_at = time.monotonic()
+        drawn = time.monotonic()
+        self.next_at = drawn + max(REDRAWN_EVERY, (drawn - began) / MOST_SHARE)
 
     def __enter__(self) -> "LiveHistory":
         self.logger = logging.getLogger("lgdea")
