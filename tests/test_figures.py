@@ -158,9 +158,10 @@ QUICK = ("evidence_counts", "phrase_grounding", "prototype_space", "report_evide
 """One of each kind: bars, images, points, text; the rest takes a while."""
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in (*BUILDERS, *TABLES)]
-)
+EVERY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in (*BUILDERS, *TABLES)]
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_a_figure_is_the_same_picture_twice_and_uses_no_pyplot_state(name: str) -> None:
     pictures = []
     for _ in range(2):

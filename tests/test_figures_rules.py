@@ -11,8 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
-from test_figures import BUILDERS, COMPARED, grounding_rows, made
-from test_figures_tables import BUILDERS as TABLES
+from test_figures import COMPARED, EVERY, grounding_rows, made
 
 from lgdea_core.config import METHODS
 from lgdea_core.experiments.plans import ABLATIONS
@@ -20,7 +19,6 @@ from lgdea_core.figures import figure_finding_auc, figure_grounding_grid, figure
 from lgdea_core.figures.names import _LOOKS, METHOD_NAMES, QUESTIONS, label_of, looks, name_of
 from lgdea_core.figures.style import FULL, HALF, TALLEST, Figure
 
-ALL = [*BUILDERS, *TABLES]
 POINTS = (7.0, 9.0)
 IDENTIFIERS = re.compile(r"[a-z]_[a-z]|lgdea|\bclip\b|gloria|phantom-demo")
 
@@ -58,7 +56,7 @@ def millimetres(figure: Figure, panel: Axes) -> tuple[float, float]:
     return box.width / figure.dpi * 25.4, box.height / figure.dpi * 25.4
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_figure_fits_the_page_and_its_type_can_be_read(name: str) -> None:
     figure = made(name)
     width, height = figure.get_size_inches() * 25.4
@@ -73,7 +71,7 @@ def test_a_figure_fits_the_page_and_its_type_can_be_read(name: str) -> None:
     assert not IDENTIFIERS.search(figure.alt)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", EVERY)
 def test_no_text_overlaps_another_or_leaves_the_figure(name: str) -> None:
     figure = made(name)
     renderer = figure.canvas.get_renderer()
@@ -89,7 +87,7 @@ def test_no_text_overlaps_another_or_leaves_the_figure(name: str) -> None:
     assert outside == []
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", EVERY)
 def test_panels_are_no_strips_and_none_is_dead(name: str) -> None:
     figure = made(name)
     for panel in panels(figure):
@@ -102,7 +100,7 @@ def test_panels_are_no_strips_and_none_is_dead(name: str) -> None:
         assert panel.images or named or len(panel.get_shared_x_axes().get_siblings(panel)) > 1
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", EVERY)
 def test_text_on_white_can_be_told_from_it(name: str) -> None:
     for text in shown(made(name)):
         assert contrast(text.get_color()) >= 4.5, text.get_text()

@@ -203,6 +203,7 @@ def test_axes_begin_at_chance_or_0_and_end_where_the_data_do() -> None:
     assert limits["pointing game"] == pytest.approx((-0.018, 0.318))
 
 
+@pytest.mark.slow
 def test_a_measure_that_a_world_lacks_has_no_panel() -> None:
     table = pairing().assign(world="openi", cnr=np.nan, miou=np.nan, pointing=np.nan)
     figure = figure_pairing_curve(table, METHODS, RATIOS)
@@ -270,6 +271,7 @@ def test_ablation_asks_one_question_a_row_with_the_method_as_a_line_and_a_hollow
     assert legend(figure) == ["LGDEA as it is", "chance", "control, must fail"]
 
 
+@pytest.mark.slow
 def test_every_variant_has_its_line_and_every_method_its_control() -> None:
     rows = [made_up("lgdea", 0.1, 1, variant, auc=0.5) for variant in (*ABLATIONS, "of a user")]
     table = pd.DataFrame([*rows, made_up("clip", 0.1, 1, "shuffled pairs", auc=0.5)])

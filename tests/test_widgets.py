@@ -193,6 +193,7 @@ def test_one_seeds_shares_are_the_margins_of_its_own_propagation(spread: SeedSpr
         np.testing.assert_allclose(reports, whole.sum(axis=0) / whole.sum(), rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_study_phrase_and_overlay_change_the_map(models: dict[str, tuple[LGDEAModel, LGDEAProcessor]]) -> None:
     film = np.random.default_rng(0).random((64, 80)).astype(np.float32)
     samples = [NODULE._replace(film=film), GroundingSample("s2", "pneumothorax", film[:, :64], [])]
