@@ -159,3 +159,11 @@ def test_a_slider_changes_the_picture_and_a_saved_notebook_reopens_with_it(page:
     picture = page.locator("img.widget-image").first
     picture.wait_for()
     assert picture.evaluate("image => image.naturalWidth") > 300
+
+
+def test_a_phrase_changes_the_map(page: Page, server: str, data: Path) -> None:
+    cells = run_all(page, server, data / "lab/05_attention_maps.ipynb")
+    assert no_errors(cells)
+    box = page.locator(".widget-text input").first
+    box.fill("")
+    assert changed_by(page, box, "large right pneumothorax")
