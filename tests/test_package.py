@@ -92,10 +92,9 @@ for part in build_model(RunConfig.from_preset("ci", method="clip"), ["a small le
     part.save_pretrained("model")
 Image.fromarray(np.arange(4096, dtype=np.uint8).reshape(64, 64)).save("film.png")
 from lgdea_core.__main__ import main
-sys.argv = ["lgdea", "ground", "film.png", "effusion", "--output", "out", "--device", "cpu"]
-main()
-sys.argv += ["--model", "model"]
-main()
+for named in ([], ["--model", "model"]):
+    sys.argv = ["lgdea", "ground", "film.png", "effusion", "--output", "out", "--device", "cpu", *named]
+    main()
 """
 
 
