@@ -28,7 +28,7 @@ import lab  # noqa: E402
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SCREENS = ROOT / "data/test-runs/browser"
-LONGEST = 240
+LONGEST = 400
 """seconds that a notebook may take on a busy machine"""
 SETTINGS = '{"windowingMode": "none"}'
 """All cells stay in the page, so that a test finds those that are not in view."""
@@ -78,7 +78,7 @@ def server(data: Path) -> Iterator[str]:
     with (data.parent / "server.log").open("w") as log:
         process = subprocess.Popen(command, env={**os.environ, **own, **paths}, stdout=log, stderr=log)
         try:
-            end, address = time.monotonic() + 120, f"http://127.0.0.1:{port}"
+            end, address = time.monotonic() + 240, f"http://127.0.0.1:{port}"
             while True:
                 try:
                     urllib.request.urlopen(f"{address}/api", timeout=5)
@@ -99,7 +99,7 @@ def page(request: pytest.FixtureRequest) -> Iterator[Page]:
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         opened = browser.new_page(viewport={"width": 1400, "height": 1000})
-        opened.set_default_timeout(60_000)
+        opened.set_default_timeout(180_000)
         yield opened
         SCREENS.mkdir(parents=True, exist_ok=True)
         opened.screenshot(path=SCREENS / f"{request.node.name}.png")
@@ -134,7 +134,7 @@ def changed_by(page: Page, act: Locator, keys: str) -> bool:
     act.focus()
     page.keyboard.press(keys) if len(keys.split()) == 1 else page.keyboard.type(keys)
     page.keyboard.press("Enter")
-    expect(picture).not_to_have_attribute("src", before or "", timeout=60_000)
+    expect(picture).not_to_have_attribute("src", before or "", timeout=180_000)
     return True
 
 
@@ -149,7 +149,7 @@ def test_a_slider_changes_the_picture_and_a_saved_notebook_reopens_with_it(page:
     assert no_errors(run_all(page, server, data / "lab/ring.ipynb"))
     assert changed_by(page, page.locator(".widget-slider [role='slider']").last, "ArrowRight")
     page.keyboard.press("Control+s")
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while "widgets" not in nbformat.read(data / "lab/ring.ipynb", as_version=4).metadata:
         assert time.monotonic() < end, "the widgets' state was not saved"
         time.sleep(0.5)
