@@ -2,7 +2,7 @@
 
 A row is replaced when its benchmark, size and machine are measured again; the others stay.
 
-    python benchmarks/results.py                      all of them: half an hour on two idle cores
+    python benchmarks/results.py                      all of them
     python benchmarks/results.py evaluation           one
 """
 
@@ -24,35 +24,37 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results.csv"
 ARGUMENTS = {"propagation": ("--nodes", "10000", "50000", "200000")}
 """Beside the defaults."""
+COMPARED = ("all of it", "the two alone")
+"""Parts of an evaluation that do at least what the loop does."""
 KEY = ["benchmark", "size", "machine"]
 
 
 def of_evaluation(row: dict[str, Any]) -> dict[str, Any]:
     """A part of an evaluation of MS-CXR's size."""
-    loop = row["loop_seconds"]
-    return {"size": row["part"], **ratio(row, loop and loop / row["seconds"], "per-sample loop / this")}
+    faster = row["loop_seconds"] / row["seconds"] if row["part"] in COMPARED else None
+    return {"size": row["part"], **columns(row, faster, "per-sample loop / this")}
 
 
 def of_propagation(row: dict[str, Any]) -> dict[str, Any]:
     """A refresh of relations of so many images and reports."""
     plain = row["plain_seconds"]
     faster = plain and plain / row["seconds"]
-    return {"size": f"{row['nodes']} nodes", **ratio(row, faster, "scipy with a cut to 64 entries / this")}
+    return {"size": f"{row['nodes']} nodes", **columns(row, faster, "scipy with a cut to 64 entries / this")}
 
 
 def of_training_step(row: dict[str, Any]) -> dict[str, Any]:
     """A step of a method in a phase."""
     size = f"{row['method']}, {row['phase']}, batch {row['images']}"
-    return {"size": size, **ratio(row, row["ratio"], row["against"] and f"this / {row['against']}")}
+    return {"size": size, **columns(row, row["ratio"], row["against"] and f"this / {row['against']}")}
 
 
 def of_language_model_client(row: dict[str, Any]) -> dict[str, Any]:
     """Answers of a server that takes so long."""
     size = f"{row['answers']} answers of {row['delay']} s"
-    return {"size": size, **ratio(row, row["waiting"], "time in flight spent waiting on the server / all")}
+    return {"size": size, **columns(row, row["waiting"], "time in flight spent waiting on the server / all")}
 
 
-def ratio(row: dict[str, Any], value: float | None, meaning: str) -> dict[str, Any]:
+def columns(row: dict[str, Any], value: float | None, meaning: str) -> dict[str, Any]:
     """The columns that all rows share."""
     measured = {"seconds": row["seconds"], "peak_gib": row.get("peak_gib"), "ratio": value}
     return {**measured, "ratio_is": meaning if value is not None else None}

@@ -100,6 +100,8 @@ def test_steps_of_all_methods_and_phases_are_timed_by_turns(monkeypatch: pytest.
         training_step, "take_step", lambda state, *rest: (calls.append(rest[2].method), step(state, *rest))
     )
     rows = training_step.benchmark(prepare, 1, against_open_clip=False).set_index(["method", "phase"])
+    kept = [results.of_training_step(row) for row in rows.reset_index().to_dict("records")]
+    assert [row["size"] for row in kept][:2] == ["clip, pairs, batch 4", "gloria, pairs, batch 4"]
     assert calls == ["clip", "gloria", "lgdea", "lgdea", "lgdea"] * 2  # once to warm up
     assert list(rows.index) == list(training_step.STEPS)
     assert (rows[["seconds", "draw_seconds", "load"]] > 0).all(axis=None)
@@ -141,13 +143,17 @@ def test_results_keep_what_was_measured_before_and_replace_what_is_measured_agai
     results.keep("propagation", [small, small | {"nodes": 90, "plain_seconds": None}], load=0.1)
     table, difference = evaluation.benchmark(tmp_path, TINY)
     assert difference < 1e-9
-    results.keep("evaluation", [row | {"loop_seconds": None} for row in table.to_dict("records")], load=0.1)
+    results.keep("evaluation", table.assign(loop_seconds=2.0).to_dict("records"), load=0.1)
+    answers = language_model_client.Measured(answers=12, seconds=3.0, waiting=0.96)
+    results.keep("language_model_client", [{"delay": 0.5, **answers._asdict()}], load=0.1)
     results.keep("propagation", [small | {"seconds": 4.0}], load=0.7)
     rows = pd.read_csv(tmp_path / "results.csv").set_index(["benchmark", "size"])
     assert rows.loc[("propagation", "10 nodes"), ["seconds", "ratio", "load"]].tolist() == [4.0, 1.25, 0.7]
     assert rows.loc[("propagation", "90 nodes"), "seconds"] == 2.0
     assert rows.loc[("propagation", "90 nodes"), ["ratio", "ratio_is"]].isna().all()
+    assert rows.loc[("language_model_client", "12 answers of 0.5 s"), "ratio"] == 0.96
     assert len(rows.loc["evaluation"]) == len(table)
+    assert set(rows.loc["evaluation"].dropna(subset="ratio").index) == set(results.COMPARED)
 
 
 @pytest.mark.slow

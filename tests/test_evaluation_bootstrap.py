@@ -26,7 +26,7 @@ def auc_interval(labels: np.ndarray, scores: np.ndarray, patients: np.ndarray, d
     return interval
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000), levels=st.integers(1, 6))
 def test_weighted_auc_equals_scikit_learn(seed: int, levels: int) -> None:
     generator = np.random.default_rng(seed)

@@ -128,11 +128,11 @@ def test_every_metric_equals_scikit_learn_per_finding_and_macro() -> None:
 def test_the_threshold_is_held_in_every_resample() -> None:
     labels, scores = world(60, seed=2)
     labels, scores, patients = labels[:, :1], scores[:, :1], np.arange(60) // 3
-    draw = Bootstrap(resamples=100, seed=5)
+    draw = Bootstrap(resamples=300, seed=5)
     table = classification_table(scores, labels, ["a"], patients, draw, metrics=("f1_oracle",))
     threshold, generator = table["threshold"][0], np.random.default_rng(5)
     draws = []
-    for drawn in generator.integers(20, size=(100, 20)):
+    for drawn in generator.integers(20, size=(300, 20)):
         rows = np.concatenate([np.flatnonzero(patients == patient) for patient in drawn])
         draws.append(f1_score(labels[rows, 0], scores[rows, 0] >= threshold))
     assert table.loc[0, ["low", "high"]].tolist() == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=1e-9)

@@ -87,7 +87,7 @@ MAPS = st.one_of(
 MASKS = hnp.arrays(np.bool_, (5, 6)).filter(lambda mask: mask.any())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(similarity_map=MAPS, mask=MASKS)
 def test_metrics_equal_slow_transcriptions(similarity_map: np.ndarray, mask: np.ndarray) -> None:
     close = {"abs": 1e-9, "rel": 1e-9, "nan_ok": True}
@@ -121,7 +121,7 @@ def test_values_worked_out_by_hand() -> None:
     scale=st.floats(0.1, 10),
     shift=st.floats(-5, 5),
 )
-@settings(max_examples=40, deadline=None)
+@settings(deadline=None)
 def test_cnr_ignores_positive_affine_changes_and_flips_with_the_sign(
     similarity_map: np.ndarray, scale: float, shift: float
 ) -> None:

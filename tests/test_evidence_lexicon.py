@@ -158,7 +158,7 @@ def test_a_slip_of_the_keyboard_is_read(word: str) -> None:
 WORDS = sorted({word for term in default_lexicon().terms for word in term.split()} | {"XXXX", ".", "\n\n", "1."})
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.one_of(st.text(max_size=200), st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join)))
 @example("FINDINGS:\u00a0small\u2003effusion\r\n at\tthe left base\u0085 IMPRESSION: Ⅷ effusions")
 @example("İ left effusion ß")
@@ -168,7 +168,7 @@ def test_any_text_gives_verbatim_phrases(text: str) -> None:
         assert finding.phrase == finding.phrase.strip()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.sampled_from(["Small effusion.", "No edema.", "Lungs are clear.", "Heart is big."]), max_size=8))
 def test_sentences_are_read_independently(sentences: list[str]) -> None:
     def phrases(report: str) -> list[tuple[str, str, str]]:
@@ -261,7 +261,7 @@ def phantom_agreement(extractor: str, plans: list[StudyPlan]) -> dict[str, float
 
 
 def test_the_rules_agree_with_the_phantoms_truth_and_bare_keywords_do_not() -> None:
-    plans = [plan_study(PhantomConfig(seed=11), index) for index in range(30)]
+    plans = [plan_study(PhantomConfig(seed=11), index) for index in range(100)]
     measured, control = (phantom_agreement(name, plans) for name in ("lexicon", "keywords"))
     assert min(measured.values()) > 0.97, measured
     assert max(control["precision"], control["laterality"]) < 0.6, control

@@ -10,7 +10,7 @@ from lgdea_core.experiments.plans import CONTROL, WITHOUT_IMAGES
 
 STUDIES = 120
 PATIENTS = [f"p{study // 2}" for study in range(STUDIES)]
-FEW = Bootstrap(resamples=60)
+FEW = Bootstrap(resamples=200)
 
 
 def answers(seed: int, skill: float) -> Answers:

@@ -470,9 +470,9 @@ def measured(benchmark: str) -> pd.DataFrame:
     rows = pd.read_csv(project_root() / "benchmarks" / "results.csv")
     rows = rows[rows["benchmark"] == benchmark].drop(columns="benchmark").dropna(axis=1, how="all")
     shown = {"peak_gib": "peak GiB", "ratio_is": "the ratio is", "load": "load before"}
-    digits = {"seconds": "{:.3g}", "peak_gib": "{:.2f}", "ratio": "{:.3g}"}
-    for column in digits.keys() & set(rows):
-        rows[column] = [digits[column].format(value) if value == value else "" for value in rows[column]]
+    for column in {"seconds", "peak_gib", "ratio"} & set(rows):
+        rows[column] = [f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" for value in rows[column]]
+    rows = rows.replace("nan", "")
     return rows.fillna("").rename(columns=shown)
 
 
