@@ -49,7 +49,8 @@ class Cell(Job):
     shuffled: bool = False
     """every known pair joins its image to a wrong report"""
     oracle: bool = False
-    """relations are the true pairs, which no method may know: an upper bound"""
+    """the true pairs, which no method may know, take the place of the propagated graph: alone an upper bound, times the
+    affinity a hint"""
     whole_reports: bool = False
     """a report is one phrase, without evidence extraction; relations by the graph alone"""
     known_reports: bool = False
@@ -131,17 +132,20 @@ class Cell(Job):
         data = prepare_training(config, shown, evidence, processor, shuffled=self.shuffled)
         if self.whole_reports:
             data = with_whole_reports(data, inputs.reports(inputs.pools.report_ids))
-        oracle = oracle_relations(inputs, data) if self.oracle else None
-        folder = self.folder / "training"
-        state, history = train(config, data, model, folder, until=until, fixed_graph=oracle, progress=False)
+        folder, given = self.folder / "training", self.given_graph(inputs, data)
+        state, history = train(config, data, model, folder, until=until, fixed_graph=given, progress=False)
         return Trained(state=state, history=history, processor=processor, data=data, config=config)
+
+    def given_graph(self, inputs: Inputs, data: TrainingData) -> GraphRelations | None:
+        """What relations are made of in place of the propagated graph."""
+        return oracle_relations(inputs, data) if self.oracle else None
 
     def measure(self, trained: Trained, inputs: Inputs, evidence: pd.DataFrame) -> dict[str, float | None]:
         """What evaluation says of the trained model, by column; without truth, or a part of the model, one is left out.
 
         Relations are those that the finished teacher infers; what has no case to count is None. They are left out where
-        they say nothing: an oracle's are perfect by construction, copies of known reports are nobody's own, and real
-        pools from several sources are labelled by several rules.
+        they say nothing: the true pairs alone are perfect by construction, copies of known reports are nobody's own,
+        and real pools from several sources are labelled by several rules.
         """
         loaded = trained.state.model, trained.processor
         resamples = INTERVAL_RESAMPLES if self.intervals else RESAMPLES
@@ -152,8 +156,10 @@ class Cell(Job):
             row |= headline_measures(found, measures=REGION_MEASURES)
         several = self.world in REAL and not len(inputs.pools.hidden_pairs)
         relates = find_method(self.config.method).relations and self.config.train.relation_steps
-        if relates and not (self.oracle or self.known_reports or several):
-            relations = refresh_relations(trained.state.teacher, trained.data, self.config).relations
+        perfect = self.oracle and self.config.graph.mode == "graph"
+        if relates and not (perfect or self.known_reports or several):
+            given = self.given_graph(inputs, trained.data)
+            relations = refresh_relations(trained.state.teacher, trained.data, self.config, graph=given).relations
             quality = relation_quality(relations, *hidden_truth(inputs, trained.data))
             row |= {f"relation_{name}": rounded(quality[name]) for name in RELATION_MEASURES}
         return row

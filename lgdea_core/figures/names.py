@@ -117,10 +117,16 @@ QUESTIONS = {
         "relations: affinity, sharpness matched",
         "relations: oracle",
     ),
+    "What would better relations add?": (
+        "relations: hint 0.2",
+        "relations: hint 0.28",
+        "relations: hint 0.35",
+    ),
     "What does the evidence space add?": (
         "without prototypes",
         "whole reports",
         "paper's terms",
+        "paper's terms, pretrained text",
         "phrases and patches alone",
         "phrases and patches alone, known reports",
     ),
