@@ -17,18 +17,34 @@ from lgdea_core.batch import TrainingData
 from lgdea_core.config import DataConfig, RunConfig, replace_fields
 from lgdea_core.data.regions import crop_boxes
 from lgdea_core.evaluation.downstream import SEGMENTATION_TASKS
+from lgdea_core.evaluation.exam import CONTROLS
 from lgdea_core.evaluation.harness import GROUNDING_METRICS
 from lgdea_core.evaluation.linear_probe import PROBE, linear_probe
-from lgdea_core.experiments import box, cells, downstream, hard, hospitals, paired, relations, tables, worlds
+from lgdea_core.evaluation.looks import TASKS
+from lgdea_core.experiments import (
+    box,
+    cells,
+    docs,
+    downstream,
+    hard,
+    hospitals,
+    looks,
+    paired,
+    relations,
+    tables,
+    worlds,
+)
 from lgdea_core.experiments.cells import Cell, evidence_of, headline_measures, images_seen, with_whole_reports
 from lgdea_core.experiments.downstream import Draws, Pretrained, Probe, Segmentation
 from lgdea_core.experiments.hard import HardSet
 from lgdea_core.experiments.hospitals import KEPT, Asked, hospital_inputs
+from lgdea_core.experiments.looks import BOXED, RANDOM, Looked
 from lgdea_core.experiments.paired import Comparison
 from lgdea_core.experiments.plans import ABLATIONS, BY_NAME, ablation, asg, limited_pairing
 from lgdea_core.experiments.relations import SHUFFLED, WarmModel
 from lgdea_core.experiments.tables import FURTHER_MEASURES, MEASURES, REGION_MEASURES, TABLES
 from lgdea_core.experiments.worlds import world_inputs
+from lgdea_core.figures import names
 from lgdea_core.model import LGDEAModel
 from lgdea_core.runs import inputs as run_inputs
 from lgdea_core.runs.inputs import Inputs
@@ -50,6 +66,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(hard, "RESAMPLES", 5)
         patch.setattr(hospitals, "INTERVAL_RESAMPLES", 5)
         patch.setattr(paired, "INTERVAL_RESAMPLES", 5)
+        patch.setattr(looks, "INTERVAL_RESAMPLES", 5)
         patch.setattr(hard, "PER_STRATUM", 2)
         for module in (tables, worlds, hard, hospitals, downstream, run_inputs):
             patch.setattr(module, "project_root", lambda: folder)
@@ -320,6 +337,33 @@ def test_a_kept_model_leaves_its_rows_on_the_hard_set(kept: Cell) -> None:
     assert said - {("size", "auc")} == grounding | swaps | negations
     assert set(found.loc[found["by"] == "negation", "group"]) == {"denied", "contradicted"}
     assert table.missing([job]) == []
+
+
+# ---- does it look?
+
+
+@pytest.mark.slow
+def test_every_model_leaves_its_page_of_controls_and_pages_show_what_they_say(kept: Cell) -> None:
+    jobs, table = [Looked(cell=kept, other=other, device="cpu") for other in ("", RANDOM)], TABLES["looks"]
+    boxed = Looked(cell=kept, other=BOXED)
+    assert not any(job.needs for job in (*jobs, boxed))
+    assert (boxed.key["model"], boxed.config.data.image_size) == (BOXED, 128)
+    assert Looked(cell=replace(kept, variant="untrained"), other="").needs
+    for job in jobs:
+        table.add(job.run())
+    found = table.read()
+    assert table.missing(jobs) == []
+    assert not found.duplicated(list(table.key)).any()
+    assert set(found["control"]) == set(CONTROLS)
+    assert set(found["task"]) == set(TASKS)
+    ratios = {kept.config.method: kept.config.data.paired_ratio, RANDOM: 0}
+    assert found.groupby("model")["paired_ratio"].first().to_dict() == ratios
+    page, auc = docs.named_by_the_page(), docs.looked("zero-shot")
+    models = [names.name_of(kept.config.method), "LGDEA, random weights (control)"]
+    assert page["model"].tolist() == auc["model"].tolist() == models
+    shown = auc.set_index("model").loc[models[1]]
+    for row in found[(found["model"] == RANDOM) & (found["metric"] == "auc")].itertuples():
+        assert shown[CONTROLS[row.control][0]] == f"{row.estimate:.3f}"
 
 
 # ---- downstream

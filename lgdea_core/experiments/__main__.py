@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from lgdea_core.command import Command, ending_mistakes
 from lgdea_core.config import METHODS, PRESETS
 from lgdea_core.evaluation.downstream import PROBE_TASKS, SEGMENTATION_TASKS
-from lgdea_core.experiments import downstream, hard, hospitals, paired, plans, readers, relations
+from lgdea_core.experiments import downstream, hard, hospitals, looks, paired, plans, readers, relations
 from lgdea_core.experiments.box import write_box
 from lgdea_core.experiments.docs import write_pages
 from lgdea_core.experiments.jobs import Job, make_rows
@@ -57,6 +57,11 @@ EXPERIMENTS = {
     ),
     "relations": Experiment("what relations know after the warm-up, by setting", relations.relations),
     "hard": Experiment("the hard set, asked of the models that limited_pairing left", hard.hard),
+    "looks": Experiment(
+        "the page of controls of these models, of the model in the box and of random weights",
+        looks.looks,
+        {"worlds": (*GENERATED, *REAL)},
+    ),
     "asg": Experiment(
         "towers for the downstream tasks, trained on all pairs; ASG's own measures", plans.asg, TOWER_CHOICES
     ),
@@ -93,7 +98,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "methods": {"choices": METHODS, "nargs": "*", "help": "trained as they are; of ablation: whose control"},
     "variants": {"nargs": "*", "help": "parts left out or replaced, and controls"},
     "world": {"choices": (*GENERATED, *REAL), "help": "where films and reports come from"},
-    "worlds": {"choices": REAL, "nargs": "+", "help": "of real films"},
+    "worlds": {"choices": REAL, "nargs": "+", "help": "where films come from"},
     "corpora": {"nargs": "+", "help": "whose labels are learnt"},
     "label_ratios": {"type": float, "nargs": "+", "help": "shares of the labels; None takes the corpus's own"},
     "protocol": {"help": "whether the tower learns from the labels, too"},

@@ -18,7 +18,11 @@ import pandas as pd
 from PIL import Image
 
 from lgdea_core.config import PRESETS, RunConfig
+from lgdea_core.evaluation.exam import CONTROLS as CONTROLS_SHOWN
+from lgdea_core.evaluation.looks import TASKS as LOOKED
+from lgdea_core.evaluation.looks import verdicts
 from lgdea_core.evaluation.supervised import AUGMENTED
+from lgdea_core.experiments.looks import BOXED, RANDOM
 from lgdea_core.experiments.paper_tables import WHOLE, as_it_is, differences, read_published
 from lgdea_core.experiments.plans import COMPARED, CONTROL, CONTROLS, PHRASES, WITHOUT_IMAGES
 from lgdea_core.experiments.relations import SETTINGS
@@ -93,6 +97,7 @@ DIFFERENCES = {
 }
 """metric and finding of paired.csv -> heading"""
 TOWERS = ("random", "clip", "asg", "asg ita + arsa", "asg ita + irl", "asg ita + irl + erl", "asg shuffled regions")
+OTHER_MODELS = {BOXED: "the model in the box", RANDOM: f"LGDEA, {RANDOM} (control)"}
 HARD = {
     ("size", "large", "auc"): "zero-shot AUC: large lesions",
     ("size", "medium", "auc"): "zero-shot AUC: medium lesions",
@@ -313,6 +318,58 @@ def led_by(corpus: str) -> pd.DataFrame:
     }
     measured = [heading for heading in DIFFERENCES.values() if heading in wide]
     return pd.concat([pd.DataFrame(leading), shown[measured]], axis=1)
+
+
+def looked(task: str) -> pd.DataFrame:
+    """The score of a task on the images and under every control: a row for each model of each world."""
+    rows = TABLES["looks"].read()
+    rows = rows[(rows["task"] == task) & (rows["metric"] == LOOKED[task][0])]
+    if rows.empty:
+        return rows
+    shown = rows["control"].map(lambda control: CONTROLS_SHOWN[control][0])
+    groups = rows.assign(shown=shown).groupby(["world", "model", "paired_ratio", "shown"])["estimate"]
+    wide = groups.agg(mean_and_sd).unstack("shown").fillna("")
+    order = [name for name, _ in CONTROLS_SHOWN.values() if name in wide]
+    return _of_models(wide[order])
+
+
+def named_by_the_page() -> pd.DataFrame:
+    """What the page of controls says of each model: what it names, and in how many of the seeds."""
+    rows = TABLES["looks"].read()
+    if rows.empty:
+        return rows
+    found = []
+    for (world, model, ratio, _), page in rows.groupby(["world", "model", "paired_ratio", "seed"]):
+        said = {verdict.name for verdict in verdicts(page) if verdict.found}
+        found.append({"world": world, "model": model, "paired_ratio": ratio} | dict.fromkeys(said, 1))
+    table = pd.DataFrame(found).groupby(["world", "model", "paired_ratio"])
+    seeds, counts = table.size(), table.sum().astype(int)
+    above = [name for name in LOOKED if name in counts]
+    cells = pd.DataFrame(
+        {
+            "seeds": seeds.astype(str),
+            "beyond another patient's image": [_counted(row[above]) for _, row in counts.iterrows()],
+            "the page names": [_counted(row.drop(above)) for _, row in counts.iterrows()],
+        },
+        index=counts.index,
+    )
+    return _of_models(cells)
+
+
+def _counted(found: pd.Series) -> str:
+    return ", ".join(f"{name} ({count})" for name, count in found.items() if count) or "nothing"
+
+
+def _of_models(cells: pd.DataFrame) -> pd.DataFrame:
+    """Rows of world, model and ratio, in words; a world's own models first."""
+    ordered = cells.sort_index(key=lambda level: level.isin((BOXED, RANDOM)) if level.name == "model" else level)
+    worlds, models, ratios = (ordered.index.get_level_values(name) for name in ordered.index.names)
+    leading = {
+        "images": [{"openi": "real: Open-i"}.get(world, world) for world in worlds],
+        "model": [OTHER_MODELS.get(model) or name_of(model) for model in models],
+        "known pairs": [percent(ratio) if ratio else "" for ratio in ratios],
+    }
+    return pd.concat([pd.DataFrame(leading), ordered.reset_index(drop=True).rename_axis(None, axis=1)], axis=1)
 
 
 def controlled() -> pd.DataFrame:
@@ -539,6 +596,8 @@ SHOWN: dict[str, Callable[[], pd.DataFrame]] = {
         {"world": "phantom", "paired_ratio": 1.0, "variant": "", "method": (*BASELINES, *COMPARED)},
         GROUNDING,
     ),
+    "does it look, page": named_by_the_page,
+    **{f"does it look, {task}": partial(looked, task) for task in LOOKED},
     "retrieval": partial(
         trainings,
         "limited_pairing",

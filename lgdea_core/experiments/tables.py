@@ -258,6 +258,12 @@ TABLES = {
             summarise=hard_summary,
         ),
         Table(
+            name="looks",
+            experiment="looks",
+            key=("world", "model", "paired_ratio", "seed", "preset", "task", "metric", "control"),
+            measures=("estimate", "beyond", "share"),
+        ),
+        Table(
             name="hospitals",
             experiment="hospitals",
             key=(*TRAINING, "corpus", "task", "metric", "finding"),
