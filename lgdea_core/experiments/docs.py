@@ -24,7 +24,7 @@ from lgdea_core.evaluation.looks import verdicts
 from lgdea_core.evaluation.supervised import AUGMENTED
 from lgdea_core.experiments.looks import BOXED, RANDOM
 from lgdea_core.experiments.paper_tables import WHOLE, as_it_is, differences, read_published
-from lgdea_core.experiments.plans import COMPARED, CONTROL, CONTROLS, PHRASES, WITHOUT_IMAGES
+from lgdea_core.experiments.plans import COMPARED, CONTROL, CONTROLS, DOSES, PHRASES, WITHOUT_IMAGES
 from lgdea_core.experiments.relations import SETTINGS
 from lgdea_core.experiments.tables import GROUNDED, TABLES, mean_and_sd
 from lgdea_core.figures import names
@@ -611,6 +611,13 @@ SHOWN: dict[str, Callable[[], pd.DataFrame]] = {
     "beyond without unpaired images": partial(beyond_base, WITHOUT_IMAGES),
     "beyond the local loss": partial(beyond_base, PHRASES),
     "beyond the local loss, by pairs": partial(beyond_base, PHRASES, RATIOS),
+    "dose-response": partial(
+        trainings,
+        "ablation",
+        TENTH | {"method": "lgdea", "variant": (WITHOUT_IMAGES, *DOSES)},
+        {"relation_label_auc": "label AUC of the relations"} | MAIN,
+        {"variant": lambda row: row.variant},
+    ),
     "relations after training": trained_relations,
     "relations after the warm-up": warm_relations,
     "hard set": hard,

@@ -7,11 +7,12 @@ import pandas as pd
 
 from lgdea_core.experiments.downstream import label_curves
 from lgdea_core.experiments.paper_tables import as_it_is, relation_base
-from lgdea_core.experiments.plans import ABLATIONS, COMPARED, CONTROL, CONTROLS
+from lgdea_core.experiments.plans import ABLATIONS, COMPARED, CONTROL, CONTROLS, DOSES
 from lgdea_core.experiments.tables import TABLES
 from lgdea_core.experiments.worlds import world_of
 from lgdea_core.figures import (
     figure_ablation,
+    figure_dose_response,
     figure_hard_set,
     figure_label_curve,
     figure_metric_comparison,
@@ -57,6 +58,17 @@ def _ablation() -> Figure | None:
     return figure_ablation(rows, whole, list(ABLATIONS), CONTROLS) if len(rows) else None
 
 
+def _dose_response() -> Figure | None:
+    """What relations of a given label AUC are worth: those of the true pairs alone, which is 1, come last."""
+    rows = _rows("ablation", world="phantom", paired_ratio=0.1, method="lgdea")
+    rows = rows[rows["variant"].isin(DOSES)]
+    if set(rows["variant"]) != set(DOSES):
+        return None
+    perfect = rows["relation_label_auc"].mask(rows["variant"] == DOSES[-1], 1.0)
+    whole = as_it_is(_rows("limited_pairing", world="phantom", method="lgdea"), rows)
+    return figure_dose_response(rows.assign(relation_label_auc=perfect), whole)
+
+
 def _comparison() -> Figure | None:
     """Methods and their controls at a tenth of the pairs: mean over seeds, and the deviation as interval."""
     whole, shuffled = (_rows(name, world="phantom", paired_ratio=0.1) for name in ("limited_pairing", "ablation"))
@@ -97,6 +109,7 @@ DRAWN: Mapping[str, Callable[[], Figure | None]] = {
     "pairing_curve": lambda: _pairing("phantom"),
     "comparison": _comparison,
     "ablation": _ablation,
+    "dose_response": _dose_response,
     "relations": _relations,
     "hard_set": _hard_set,
     "label_curves": _labels,

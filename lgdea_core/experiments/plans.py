@@ -111,6 +111,8 @@ trains there but "consistency", on itself; maps are then the global head's. "wit
 learnt nothing. Where `gloria` contrasts reports by their sentences, `PHRASES` asks every phrase of a batch of every
 paired film, and those whose report makes the phrase's statement are its positives."""
 
+DOSES = ("relations: affinity", *(f"relations: hint {exponent:g}" for exponent in HINTS), "relations: oracle")
+"""Variants by the quality of their relations, worst first."""
 
 TOWERS = ("clip", "asg", "lgdea", "lgdea+asg")
 """Methods of the downstream tasks."""
