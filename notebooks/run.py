@@ -45,7 +45,9 @@ from lgdea_core.paths import (  # noqa: E402
 )
 from lgdea_core.runs.artifacts import FIGURES_VARIABLE, check_run_name, default_run_name, plain_name  # noqa: E402
 
-CONFIG_FIELDS = {"corpus": "corpus", "data": "root"} | {name: name for name in ("method", "seed", "paired_ratio")}
+CONFIG_FIELDS = {"corpus": "corpus", "data": "root"} | {
+    name: name for name in ("method", "model_start", "tuning", "seed", "paired_ratio")
+}
 """notebook parameter -> field of the configuration: the ones every notebook has, besides `preset` and `run`"""
 
 STOPS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
@@ -172,6 +174,8 @@ def plan(options: argparse.Namespace, declared: Declared) -> list[Job]:
     runs = []
     for swept in itertools.product(*sweeps):
         parameters = fixed | dict(swept)
+        if os.path.isdir(start := parameters.get("model_start") or ""):
+            parameters["model_start"] = str(Path(start).resolve())  # notebooks run in another folder
         changes = {field: parameters[name] for name, field in CONFIG_FIELDS.items() if name in parameters}
         config = RunConfig.from_preset(parameters.get("preset"), **changes)  # the notebooks make the same one
         parameters |= data_folder(config.data.corpus, parameters.get("data")) | {"preset": config.preset}

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from published_folders import save_tiny
 from scipy import sparse
 
 from lgdea_core.config import MOVABLE, RunConfig
@@ -15,6 +16,7 @@ from lgdea_core.graph import Propagation, propagate, seed_matrix, symmetric_norm
 from lgdea_core.paths import checksum
 from lgdea_core.runs import artifacts
 from lgdea_core.runs.artifacts import ARTIFACTS, Run, default_run_name, open_run, start_run
+from lgdea_core.runs.notebook import begin
 
 
 @pytest.fixture
@@ -36,11 +38,23 @@ def files_in(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
 
 
-def test_default_names_say_method_preset_seed_a_real_corpus_and_an_unusual_ratio() -> None:
+def test_default_names_say_method_preset_seed_a_real_corpus_and_what_is_unusual() -> None:
     assert default_run_name(RunConfig.from_preset("ci", seed=3)) == "lgdea-ci-3"
     real = RunConfig.from_preset("demo", method="clip", corpus="covid_chestxray+nih+openi")
     assert default_run_name(real) == "clip-demo-0-covid_chestxray+nih+openi"
     assert default_run_name(RunConfig.from_preset("ci", paired_ratio=0.25)) == "lgdea-ci-0-paired_ratio-0.25"
+    started = RunConfig.from_preset("ci", model_start="/there/some-clip", tuning="locked image")
+    assert default_run_name(started) == "lgdea-ci-0-some-clip-locked-image"
+
+
+def test_a_notebook_begins_with_what_a_published_start_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LGDEA_RUNS", str(tmp_path / "runs"))
+    start = save_tiny("clip", tmp_path / "some-clip")
+    run = begin(None, "ci", model_start=str(start), tuning="lora")
+    assert run.name == "lgdea-ci-0-some-clip-lora"
+    config = run.config
+    assert (config.data.image_size, config.model.dim, config.model.max_tokens) == (32, 12, 24)
+    assert begin(None, "ci", model_start=None, tuning="full").config == RunConfig.from_preset("ci")
 
 
 def test_a_run_reopens_with_the_same_configuration(run: Run, tmp_path: Path) -> None:

@@ -226,6 +226,19 @@ def test_a_real_corpus_lies_in_the_data_folder_or_where_the_environment_says(
     assert "data" not in values, "the phantom needs none"
 
 
+def test_a_published_start_is_found_where_the_command_is_given_and_is_part_of_the_runs_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "notebooks"
+    write_notebook(folder / "01_first.ipynb", "pass", parameters=f"{COMMON}\nmodel_start: Optional[str] = None")
+    (tmp_path / "some-clip").mkdir()
+    monkeypatch.chdir(tmp_path)
+    [(name, values)] = planned(folder, "-p", "model_start", "some-clip")
+    assert (name, values["model_start"]) == ("lgdea-ci-0-some-clip", str(tmp_path / "some-clip"))
+    [(name, values)] = planned(folder, "-p", "model_start", "openai/some-clip")
+    assert (name, values["model_start"]) == ("lgdea-ci-0-some-clip", "openai/some-clip"), "of the hub"
+
+
 def test_the_preset_names_the_corpus_unless_one_is_given(folder: Path, tmp_path: Path) -> None:
     [(name, values)] = planned(folder, "--preset", "paper", "--data", str(tmp_path))
     assert name == "lgdea-paper-0-mimic_cxr"

@@ -75,7 +75,8 @@ ARTIFACTS = {
 
 
 def default_run_name(config: RunConfig) -> str:
-    """`<method>-<preset>-<seed>`, the corpus unless it is the phantom, and the paired ratio where it is not the usual.
+    """`<method>-<preset>-<seed>`, the corpus unless it is the phantom, and what is not the usual of the paired ratio, a
+    published start and its tuning.
 
     So another choice of these is another run, beside the one before.
     """
@@ -85,6 +86,10 @@ def default_run_name(config: RunConfig) -> str:
     usual = RunConfig.from_preset(config.preset, method=config.method, corpus=data.corpus)
     if data.paired_ratio != usual.data.paired_ratio:
         parts.append(f"paired_ratio-{data.paired_ratio:g}")
+    if config.model.model_start:
+        parts.append(Path(config.model.model_start).name)
+    if config.model.tuning != usual.model.tuning:
+        parts.append(config.model.tuning)
     return plain_name("-".join(parts))
 
 

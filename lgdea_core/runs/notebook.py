@@ -19,6 +19,7 @@ from lgdea_core.grounding import BOX, BOX_SAYS, load
 from lgdea_core.method import mean_phrases, total_loss
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
 from lgdea_core.paths import DATA_VARIABLE
+from lgdea_core.published import fitted
 from lgdea_core.relations import graph_relations
 from lgdea_core.runs.artifacts import Run, start_run
 from lgdea_core.runs.inputs import fresh_model, hidden_truth, load_inputs, top_relations
@@ -81,13 +82,14 @@ def begin(name: str | None, preset: str | None, **changes: object) -> Run:
 
     Args:
         name: folder in `data/runs`; None takes the one that follows from the configuration.
-        preset: see `RunConfig.from_preset`, as for `changes`.
+        preset: see `RunConfig.from_preset`, as for `changes`. A `model_start` also sets what it reads (`fitted`).
 
     Raises:
         ValueError: papermill set a parameter that the notebook lacks, or a value is refused.
     """
     check_parameters()
-    return start_run(RunConfig.from_preset(preset, **changes), name)
+    config = RunConfig.from_preset(preset, **changes)
+    return start_run(fitted(config) if config.model.model_start else config, name)
 
 
 def check_parameters(cells: Sequence[str] | None = None) -> None:
