@@ -22,7 +22,10 @@ import torch
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.csv"
-ARGUMENTS = {"propagation": ("--nodes", "10000", "50000", "200000")}
+ARGUMENTS = {
+    "neighbours": ("--nodes", "100000", "1000000"),
+    "propagation": ("--nodes", "10000", "50000", "200000"),
+}
 """Beside the defaults."""
 COMPARED = ("all of it", "the two alone")
 """Parts of an evaluation that do at least what the loop does."""
@@ -40,6 +43,12 @@ def of_propagation(row: dict[str, Any]) -> dict[str, Any]:
     plain = row["plain_seconds"]
     faster = plain and plain / row["seconds"]
     return {"size": f"{row['nodes']} nodes", **columns(row, faster, "scipy with a cut to 64 entries / this")}
+
+
+def of_neighbours(row: dict[str, Any]) -> dict[str, Any]:
+    """A search for the neighbours of so many nodes."""
+    size = f"{row['nodes']} nodes, {row['way']}"
+    return {"size": size, **columns(row, row["recall"], "share of the true 10 nearest that is found")}
 
 
 def of_training_step(row: dict[str, Any]) -> dict[str, Any]:
@@ -63,6 +72,7 @@ def columns(row: dict[str, Any], value: float | None, meaning: str) -> dict[str,
 ROWS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "evaluation": of_evaluation,
     "language_model_client": of_language_model_client,
+    "neighbours": of_neighbours,
     "propagation": of_propagation,
     "training_step": of_training_step,
 }

@@ -90,7 +90,7 @@ def knn_affinity(descriptors: Float[np.ndarray, "nodes dim"], neighbours: int, *
     grid = np.ascontiguousarray(np.round(points / SAME_DESCRIPTOR).astype(np.int32))
     keys = grid.view(np.dtype((np.void, grid.itemsize * grid.shape[1]))).ravel()  # compared as bytes: fast
     _, first, groups = np.unique(keys, return_index=True, return_inverse=True)
-    nearest, similarity = _nearest(points[first], neighbours, flat_limit)
+    nearest, similarity = nearest_points(points[first], neighbours, flat_limit)
     rows, cols, source = _balanced_neighbours(groups, nearest, neighbours)
     values = np.clip(similarity[groups[rows], source], 0, 1).astype(descriptors.dtype)
     positive = values > 0
@@ -107,7 +107,7 @@ def _unit_rows(values: Float[np.ndarray, "rows cols"], order: int) -> Float[np.n
     return np.divide(values, norms, out=np.zeros_like(values), where=norms > 0)
 
 
-def _nearest(
+def nearest_points(
     points: Float[np.ndarray, "points dim"], neighbours: int, flat_limit: int
 ) -> tuple[Int[np.ndarray, "points cols"], Float[np.ndarray, "points cols"]]:
     """Nearest distinct points of each and their similarity, itself first; -1 where a search found too few."""

@@ -17,6 +17,7 @@ import evaluation
 import faults
 import language_model_client
 import mimic_layout
+import neighbours
 import results
 import training_step
 from planted import PlantedWorld, config
@@ -48,6 +49,13 @@ def test_a_metric_that_is_off_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(evaluation, "per_sample_loop", lambda maps, masks: loop(maps, masks) + 1e-5)
     with pytest.raises(RuntimeError, match=r"the loop and score_maps differ by 1\.0e-05"):
         evaluation.benchmark(tmp_path, TINY)
+
+
+def test_an_exact_search_finds_all_neighbours_and_an_inverted_file_most() -> None:
+    exact, approximate = (neighbours.search(1500, limit) for limit in (neighbours.FLAT_LIMIT, 0))
+    assert (exact["way"], exact["recall"]) == ("exact", 1)
+    assert approximate["way"] == "inverted file"
+    assert 0.9 < approximate["recall"] < 1
 
 
 def test_retrieval_of_the_benchmark_is_above_chance() -> None:

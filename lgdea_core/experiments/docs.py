@@ -80,7 +80,7 @@ BASELINES = ("mgca", "medclip", "biovil", "prior", "medklip", "carzero")
 RATIOS = (0.01, 0.05, 0.1, 0.25, 1.0)
 TENTH = {"world": "phantom", "paired_ratio": 0.1}
 PUBLISHED = ("grounding", "zero_shot", "classification", "segmentation")
-BENCHMARKS = ("evaluation", "language_model_client", "propagation", "training_step")
+BENCHMARKS = ("evaluation", "language_model_client", "neighbours", "propagation", "training_step")
 REAL_NAMES = {"covid_chestxray+nih+openi": "three sources", "nih": "NIH"}
 """Worlds of real images without real pairs."""
 REAL_PAIRS = {
