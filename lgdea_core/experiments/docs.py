@@ -87,6 +87,7 @@ REAL_PAIRS = {
     "auc": "zero-shot AUC",
     "auc_global": "AUC, global score",
     "precision_at_5": "P@5",
+    "precision_at_5_commonest": "P@5 of the commonest findings",
     "recall_at_10": "R@10",
 }
 DIFFERENCES = {
@@ -217,6 +218,7 @@ def _lines(summary: pd.DataFrame, leading: Mapping[str, Callable[[Any], str]], c
 
 METHOD = {"method": lambda row: name_of(row.method, row.variant)}
 PAIRS = {"known pairs": lambda row: percent(row.paired_ratio)}
+TRAININGS = {"seeds": lambda row: str(row.seeds)}
 
 
 def trainings(
@@ -238,7 +240,7 @@ def headline() -> pd.DataFrame:
     parts += [("synthetic lesions in real images", "limited_pairing", {"world": "painted"} | tenth)]
     parts += [("phantom", "limited_pairing", {"world": "phantom"} | tenth)]
     tables = [
-        trainings(name, where, HEADLINE, {"images": lambda _, images=images: images} | PAIRS | METHOD)
+        trainings(name, where, HEADLINE, {"images": lambda _, images=images: images} | PAIRS | METHOD | TRAININGS)
         for images, name, where in parts
     ]
     return _joined(tables)
@@ -248,7 +250,7 @@ def real_pairs() -> pd.DataFrame:
     """Open-i: methods by the share of known pairs, then `lgdea` without a part and its controls."""
     methods = {"world": "openi", "variant": "", "paired_ratio": RATIOS}
     parts = [("limited_pairing", methods), ("ablation", {"world": "openi", "paired_ratio": RATIOS})]
-    return _joined([trainings(name, where, REAL_PAIRS, PAIRS | METHOD) for name, where in parts])
+    return _joined([trainings(name, where, REAL_PAIRS, PAIRS | METHOD | TRAININGS) for name, where in parts])
 
 
 def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
