@@ -1,7 +1,9 @@
 """How Sphinx builds the book (`make book`): warnings are errors, equations become MathML, nothing is fetched."""
 
 import re
+from html import unescape
 from typing import Any
+from xml.etree import ElementTree
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
@@ -23,9 +25,33 @@ nb_ipywidgets_js = {}  # from a server otherwise
 nb_merge_streams = True
 
 
+MATHML = "http://www.w3.org/1998/Math/MathML"
+ACCENTS = set("ˉ¯_ˆ^~˜→⃗˙")
+ElementTree.register_namespace("", MATHML)
+
+
+def mathml(text: str, as_block: bool = False) -> str:
+    """LaTeX as MathML; what docutils does not know ends the build.
+
+    The subscript of an accented symbol stands to its right: docutils puts it below, as that of a sum.
+    """
+    found = re.sub(
+        r"&(?!(?:amp|lt|gt|#\w+);)\w+;", lambda entity: unescape(entity[0]), tex2mathml(text, as_block=as_block)
+    )
+    tree = ElementTree.fromstring(found)
+    for part in list(tree.iter(f"{{{MATHML}}}munderover")):
+        base, below, above = part
+        if above.text in ACCENTS:
+            accented = ElementTree.Element(f"{{{MATHML}}}mover")
+            accented.extend([base, above])
+            part.tag = f"{{{MATHML}}}msub"
+            part[:] = [accented, below]
+    return ElementTree.tostring(tree, encoding="unicode")
+
+
 def inline_equation(translator: Any, node: nodes.math) -> None:
-    """`$x$` as MathML; LaTeX that docutils does not know ends the build."""
-    translator.body.append(tex2mathml(node.astext()))
+    """`$x$` as MathML."""
+    translator.body.append(mathml(node.astext()))
     raise nodes.SkipNode
 
 
@@ -36,7 +62,7 @@ def block_equation(translator: Any, node: nodes.math_block) -> None:
         translator.body.append(f'<span class="eqno">({get_node_equation_number(translator, node)})')
         translator.add_permalink_ref(node, "Link to this equation")
         translator.body.append("</span>")
-    translator.body.append(tex2mathml(node.astext(), as_block=True) + "</div>\n")
+    translator.body.append(mathml(node.astext(), as_block=True) + "</div>\n")
     raise nodes.SkipNode
 
 
