@@ -62,6 +62,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=90, help="no notebook is begun later than that (default: 90)")
     parser.add_argument("--work", type=Path, help="folder of the runs, kept (default: a temporary one)")
     options = parser.parse_args()
+    # Started in the background, a process ignores SIGINT, and its children with it. Those here are to be ended by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)

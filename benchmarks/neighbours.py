@@ -21,10 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from propagation import NEIGHBOURS, SEED, alone, random_evidence
 
-from lgdea_core.graph import evidence_descriptor, nearest_points
+from lgdea_core.graph import FLAT_LIMIT, evidence_descriptor, nearest_points
 
-FLAT_LIMIT = 100_000
-"""default of `graph.knn_affinity`"""
 QUERIES = 1000
 """of the sample"""
 
@@ -55,7 +53,7 @@ def search(nodes: int, flat_limit: int) -> dict[str, Any]:
     points = np.unique(evidence_descriptor(evidence), axis=0)
     began = time.perf_counter()
     found, _ = nearest_points(points, NEIGHBOURS, flat_limit)
-    seconds = time.perf_counter() - began
+    seconds, peak = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     sample = np.random.default_rng(SEED).permutation(len(points))[:QUERIES]
     exact = faiss.IndexFlatIP(points.shape[1])
     exact.add(points)
@@ -68,7 +66,7 @@ def search(nodes: int, flat_limit: int) -> dict[str, Any]:
     ]
     return {
         "nodes": nodes, "way": "exact" if len(points) <= flat_limit else "inverted file", "seconds": seconds,
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, "recall": np.mean(hits) / NEIGHBOURS,
+        "peak_gib": peak, "recall": np.mean(hits) / NEIGHBOURS,
         "exact_seconds": exact_seconds,
     }  # fmt: skip
 

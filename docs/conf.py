@@ -42,7 +42,7 @@ def mathml(text: str, as_block: bool = False) -> str:
     for part in list(tree.iter(f"{{{MATHML}}}munderover")):
         base, below, above = part
         if above.text in ACCENTS:
-            accented = ElementTree.Element(f"{{{MATHML}}}mover")
+            accented = ElementTree.Element(f"{{{MATHML}}}mover", accent="true")
             accented.extend([base, above])
             part.tag = f"{{{MATHML}}}msub"
             part[:] = [accented, below]

@@ -399,7 +399,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "graph": GraphConfig(mode="graph"),
         "loss": LossConfig(temperature=0.07),
         "train": TrainConfig(
-            text_steps=0, pair_steps=22_000, relation_steps=60_000, ramp_steps=10_000, refresh_every=3000,
+            text_steps=2000, pair_steps=20_000, relation_steps=60_000, ramp_steps=10_000, refresh_every=3000,
             batch_size=144, teacher_decay=0.0, learning_rate=4e-5, text_learning_rate=4e-5,
             checkpoint_every=2000, log_every=100,
         ),

@@ -22,6 +22,8 @@ from scipy.sparse.csgraph import reverse_cuthill_mckee
 logger = logging.getLogger("lgdea")
 Csr = sparse.csr_array
 
+FLAT_LIMIT = 100_000
+"""distinct descriptors up to which the search for neighbours is exact"""
 SAME_DESCRIPTOR = 1e-5
 """descriptors equal after rounding to this are one point, see `knn_affinity`"""
 COLUMNS = 32
@@ -58,7 +60,7 @@ def evidence_descriptor(
     return _unit_rows(np.concatenate([evidence, _unit_rows(centred, order=2)], axis=1), order=2)
 
 
-def knn_affinity(descriptors: Float[np.ndarray, "nodes dim"], neighbours: int, *, flat_limit: int = 100_000) -> Csr:
+def knn_affinity(descriptors: Float[np.ndarray, "nodes dim"], neighbours: int, *, flat_limit: int = FLAT_LIMIT) -> Csr:
     """Symmetric k-nearest-neighbour graph `W >= 0`, weighted by cosine (LGDEA eqs. 11-12, reconstruction).
 
         W[i, j] = max(0, x_i . x_j)   if j is among the k nearest of i, or i among those of j

@@ -113,7 +113,8 @@ def main(arguments: Sequence[str] | None = None, folder: Path = ROOT / "notebook
 def command_line() -> Command:
     parser = Command(prog="run.py", description="Run the notebooks headless and in order.")
     parser.add_argument("--preset", help=f"{', '.join(PRESETS)}; default: LGDEA_PRESET, else demo")
-    parser.add_argument("--run", help="name of the folder in data/runs; default: <method>-<preset>-<seed>[-<corpus>]")
+    line = "name of the folder in data/runs; default: <method>-<preset>-<seed>, and what else is unusual"
+    parser.add_argument("--run", help=line)
     parser.add_argument("--corpus", help="corpus, or PAIRS+IMAGES+REPORTS; default: the preset's")
     parser.add_argument("--data", help="folder with one sub-folder per corpus; default: LGDEA_DATA")
     parser.add_argument("--notebooks", help="numbers to run, such as 01,02; default: all")
@@ -177,7 +178,7 @@ def plan(options: argparse.Namespace, declared: Declared) -> list[Job]:
         if os.path.isdir(start := parameters.get("model_start") or ""):
             parameters["model_start"] = str(Path(start).resolve())  # notebooks run in another folder
         changes = {field: parameters[name] for name, field in CONFIG_FIELDS.items() if name in parameters}
-        config = RunConfig.from_preset(parameters.get("preset"), **changes)  # the notebooks make the same one
+        config = RunConfig.from_preset(parameters.get("preset"), **changes)
         parameters |= data_folder(config.data.corpus, parameters.get("data")) | {"preset": config.preset}
         suffix = plain_name("".join(f"-{name}-{value}" for name, value in swept))
         runs.append((parameters.get("run") or default_run_name(config), suffix, parameters, dict(swept)))

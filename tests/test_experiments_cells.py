@@ -359,7 +359,7 @@ def test_every_model_leaves_its_page_of_controls_and_pages_show_what_they_say(ke
     ratios = {kept.config.method: kept.config.data.paired_ratio, RANDOM: 0}
     assert found.groupby("model")["paired_ratio"].first().to_dict() == ratios
     page, auc = docs.named_by_the_page(), docs.looked("zero-shot")
-    models = [names.name_of(kept.config.method), "LGDEA, random weights (control)"]
+    models = [names.name_of(kept.config.method), "LGDEA, random weights (floor)"]
     assert page["model"].tolist() == auc["model"].tolist() == models
     shown = auc.set_index("model").loc[models[1]]
     for row in found[(found["model"] == RANDOM) & (found["metric"] == "auc")].itertuples():

@@ -18,6 +18,7 @@ from lgdea_core.config import GraphConfig
 from lgdea_core.crops import CropPool
 from lgdea_core.evidence.index import index_evidence
 from lgdea_core.relations import (
+    FLOOR,
     AffinityRelations,
     CrossAffinity,
     GraphRelations,
@@ -220,6 +221,21 @@ def test_streaming_sinkhorn_is_the_dense_one(
     torch.testing.assert_close(every_row(relations), expected, rtol=0, atol=1e-8)
     streamed = torch.cat([rows for _, rows in relations.blocks(10**6)])
     torch.testing.assert_close(streamed, expected, rtol=0, atol=1e-8)
+
+
+def test_a_hint_raises_the_odds_of_the_true_report_by_a_known_factor_and_no_other() -> None:
+    """The dose-response of the experiments: the true pairs in place of the graph, under a small exponent."""
+    affinity, exponent = make_affinity(), 0.2
+    images, reports = affinity.images, affinity.reports
+    true = np.arange(images) % reports
+    oracle = GraphRelations(sparse.csr_array((np.ones(images), (np.arange(images), true)), shape=(images, reports)))
+    hinted = combine_relations(GraphConfig(graph_exponent=exponent, report_marginal=0.0), oracle, affinity)
+    plain = combine_relations(GraphConfig(mode="affinity", report_marginal=0.0), None, affinity)
+    ratio = every_row(hinted) / every_row(plain)
+    told = affinity.has_evidence[true]
+    own, rows = np.eye(reports, dtype=bool)[true], ratio.numpy()
+    other = np.where(own | np.isnan(rows), -np.inf, rows).max(axis=1)
+    np.testing.assert_allclose(rows[own][told] / other[told], (1 + reports / FLOOR) ** exponent)
 
 
 def test_sinkhorn_evens_out_the_columns_and_says_how_far_it_is() -> None:

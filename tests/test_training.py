@@ -132,6 +132,18 @@ def test_all_data_that_a_method_reads_belongs_to_the_origin_of_a_checkpoint() ->
     assert len(set(origins)) == len(origins)
 
 
+def test_published_weights_in_a_folder_belong_to_the_origin_of_a_checkpoint(tmp_path: Path) -> None:
+    world, run = PlantedWorld(8), config("clip")
+    data = world.training(4, world.model(run)[1].tokenizer)
+    (tmp_path / "model.safetensors").write_bytes(b"some")
+    run = replace(run, model=replace(run.model, model_start=str(tmp_path)))
+    before = training_origin(run, data)
+    assert training_origin(run, data) == before
+    (tmp_path / "model.safetensors").write_bytes(b"others")
+    after = training_origin(run, data)
+    assert {name for name, value in after["data"].items() if value != before["data"][name]} == {"model_start"}
+
+
 def test_batches_are_drawn_ahead_and_never_past_a_phase_or_a_refresh() -> None:
     run, batch, drawn = config(), setting("lgdea", "text")[2], []  # 4 steps of text, 6 of pairs, 10 under relations
 

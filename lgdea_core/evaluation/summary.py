@@ -117,8 +117,9 @@ def own_runs() -> pd.DataFrame:
             continue
         dials = {name: config[name] for name in ("method", "preset", "seed")}
         data = {name: config["data"][name] for name in ("corpus", "paired_ratio")}
+        start = {name: config["model"].get(name) for name in ("model_start", "tuning")}
         numbers = side_by_side(joined({"model": measured["model"]}), ["model"]).loc["model"]
-        rows.append({"run": path.parent.name} | dials | data | dict(numbers))
+        rows.append({"run": path.parent.name} | dials | data | start | dict(numbers))
     return pd.DataFrame(rows).dropna(axis=1, how="all")
 
 

@@ -98,7 +98,7 @@ DIFFERENCES = {
 }
 """metric and finding of paired.csv -> heading"""
 TOWERS = ("random", "clip", "asg", "asg ita + arsa", "asg ita + irl", "asg ita + irl + erl", "asg shuffled regions")
-OTHER_MODELS = {BOXED: "the model in the box", RANDOM: f"LGDEA, {RANDOM} (control)"}
+OTHER_MODELS = {BOXED: "the model in the box", RANDOM: f"LGDEA, {RANDOM} (floor)"}
 HARD = {
     ("size", "large", "auc"): "zero-shot AUC: large lesions",
     ("size", "medium", "auc"): "zero-shot AUC: medium lesions",
@@ -324,7 +324,7 @@ def led_by(corpus: str) -> pd.DataFrame:
 
 def looked(task: str) -> pd.DataFrame:
     """The score of a task on the images and under every control: a row for each model of each world."""
-    rows = TABLES["looks"].read()
+    rows = _pages()
     rows = rows[(rows["task"] == task) & (rows["metric"] == LOOKED[task][0])]
     if rows.empty:
         return rows
@@ -337,14 +337,15 @@ def looked(task: str) -> pd.DataFrame:
 
 def named_by_the_page() -> pd.DataFrame:
     """What the page of controls says of each model: what it names, and in how many of the seeds."""
-    rows = TABLES["looks"].read()
+    rows = _pages()
     if rows.empty:
         return rows
-    found = []
-    for (world, model, ratio, _), page in rows.groupby(["world", "model", "paired_ratio", "seed"]):
-        said = {verdict.name for verdict in verdicts(page) if verdict.found}
-        found.append({"world": world, "model": model, "paired_ratio": ratio} | dict.fromkeys(said, 1))
-    table = pd.DataFrame(found).groupby(["world", "model", "paired_ratio"])
+    said = [
+        {"world": world, "model": model, "paired_ratio": ratio}
+        | {verdict.name: int(verdict.found) for verdict in verdicts(page)}
+        for (world, model, ratio, _), page in rows.groupby(["world", "model", "paired_ratio", "seed"])
+    ]
+    table = pd.DataFrame(said).groupby(["world", "model", "paired_ratio"])
     seeds, counts = table.size(), table.sum().astype(int)
     above = [name for name in LOOKED if name in counts]
     cells = pd.DataFrame(
@@ -356,6 +357,11 @@ def named_by_the_page() -> pd.DataFrame:
         index=counts.index,
     )
     return _of_models(cells)
+
+
+def _pages() -> pd.DataFrame:
+    rows = TABLES["looks"].read()
+    return rows[rows["preset"] == "demo"] if len(rows) else rows
 
 
 def _counted(found: pd.Series) -> str:

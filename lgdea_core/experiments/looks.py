@@ -21,8 +21,8 @@ from lgdea_core.runs.inputs import Inputs, fresh_model
 WORLDS = ("phantom", "openi")
 RATIOS = (0.1,)
 BOXED, RANDOM = "box", "random weights"
-"""Models that learnt from no pair of the world: the one in the box, and `lgdea` before its first step, which must
-fail."""
+"""Models that learnt from no pair of the world: the one in the box, and `lgdea` before its first step. That one is the
+floor that trained models are compared with: a fixed function of the image, which may rank patients somehow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,5 +89,7 @@ def looks(
         cells = limited_pairing(seeds, ratios, methods, world, preset)
         jobs += [Looked(cell=cell, device=device) for cell in cells]
         own = [Cell(world=world, config=config_of(world, preset, "lgdea", ratios[0], seed)) for seed in seeds]
-        jobs += [Looked(cell=cell, other=other, device=device) for cell in own for other in (BOXED, RANDOM)]
+        asked_once = own[:1] if world == "openi" else own  # one split for all seeds
+        jobs += [Looked(cell=cell, other=BOXED, device=device) for cell in asked_once]
+        jobs += [Looked(cell=cell, other=RANDOM, device=device) for cell in own]
     return jobs

@@ -7,7 +7,7 @@ import pandas as pd
 
 from lgdea_core.experiments.downstream import label_curves
 from lgdea_core.experiments.paper_tables import as_it_is, relation_base
-from lgdea_core.experiments.plans import ABLATIONS, COMPARED, CONTROL, CONTROLS, DOSES
+from lgdea_core.experiments.plans import ABLATIONS, BY_NAME, COMPARED, CONTROL, CONTROLS, DOSES
 from lgdea_core.experiments.tables import TABLES
 from lgdea_core.experiments.worlds import world_of
 from lgdea_core.figures import (
@@ -55,7 +55,8 @@ def _pairing(world: str) -> Figure | None:
 def _ablation() -> Figure | None:
     rows = _rows("ablation", world="phantom", paired_ratio=0.1)
     whole = as_it_is(_rows("limited_pairing", world="phantom", method="lgdea"), rows)
-    return figure_ablation(rows, whole, list(ABLATIONS), CONTROLS) if len(rows) else None
+    wanted = [name for name in ABLATIONS if name not in BY_NAME]
+    return figure_ablation(rows, whole, wanted, CONTROLS) if len(rows) else None
 
 
 def _dose_response() -> Figure | None:

@@ -31,7 +31,7 @@ PRETRAINED = "pretrained text"
 """A text tower that has read general English in place of the small one. Only by name: its weights must be at hand."""
 PAPER = "paper's terms"
 """The terms that the paper names, alone. They hold no contrast of texts, so there is no text phase either: in it
-reconstruction and usage alone would draw the phrases of a fresh text tower to one point."""
+reconstruction and usage alone would draw phrases to one point."""
 PAPER_PRETRAINED = f"{PAPER}, {PRETRAINED}"
 BY_NAME = (PRETRAINED, PAPER_PRETRAINED)
 """Variants that are trained only when they are asked for."""
@@ -85,7 +85,9 @@ ABLATIONS = {
     ),
     "relations: oracle": Variant(changes={"mode": "graph"}, switches={"oracle": True}),
     **{
-        f"relations: hint {exponent:g}": Variant(changes={"graph_exponent": exponent}, switches={"oracle": True})
+        f"relations: hint {exponent:g}": Variant(
+            changes={"mode": "graph*affinity", "graph_exponent": exponent}, switches={"oracle": True}
+        )
         for exponent in HINTS
     },
     PAPER: _PAPER,

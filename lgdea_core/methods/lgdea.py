@@ -3,7 +3,8 @@
 Every term of eq. 5, 9 and 15-18 that a batch has data for, and our extensions (E), each with a weight of its own.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lgdea_core.batch import Batch, dense
+from lgdea_core.config import PRESETS as SIZES
 from lgdea_core.config import Objective, RunConfig
 from lgdea_core.encoders import ImageEmbeddings
 from lgdea_core.losses import (
@@ -63,7 +65,13 @@ class LGDEAObjective(Objective):
 
 WITHOUT_EXTENSIONS = {"local": 0.0, "local_unpaired": 0.0, "lesion": 0.0, "text": 0.0, "consistency": 0.0}
 """Weights that leave the terms which the paper names."""
-PRESETS = {"paper": {"objective": LGDEAObjective(**WITHOUT_EXTENSIONS)}}
+
+
+def presets_of(objective: type[LGDEAObjective]) -> Mapping[str, Mapping[str, Any]]:
+    """What replaces parts of presets. `paper` has no text phase: the paper's terms hold no contrast of texts, and
+    reconstruction and usage alone would draw phrases to one point."""
+    train = replace(SIZES["paper"]["train"], text_steps=0, pair_steps=22_000)
+    return {"paper": {"objective": objective(**WITHOUT_EXTENSIONS), "train": train}}
 
 
 class EvidencePart(NamedTuple):
@@ -94,7 +102,7 @@ class LGDEA(Method):
     """Stage 1: text warm-up on all reports, then pairs. Stage 2: all terms, under relations that are remade."""
 
     Config = LGDEAObjective
-    presets = PRESETS
+    presets = presets_of(LGDEAObjective)
     text_phase = True
     relations = True
     evidence = True

@@ -10,7 +10,7 @@ from lgdea_core.batch import Batch
 from lgdea_core.encoders import ImageEmbeddings
 from lgdea_core.method import Drawn, Terms, Weights
 from lgdea_core.methods.asg import ASG, ASGConfig, RegionPart, anatomy_terms
-from lgdea_core.methods.lgdea import LGDEA, WITHOUT_EXTENSIONS, EvidencePart, LGDEAObjective
+from lgdea_core.methods.lgdea import LGDEA, EvidencePart, LGDEAObjective, presets_of
 from lgdea_core.model import LGDEAModel
 
 
@@ -30,7 +30,7 @@ class LGDEAWithASG(LGDEA):
     """LGDEA's phases; ASG's terms where there are pairs."""
 
     Config = LGDEAWithASGConfig
-    presets = {"paper": {"objective": LGDEAWithASGConfig(**WITHOUT_EXTENSIONS)}}  # noqa: RUF012
+    presets = presets_of(LGDEAWithASGConfig)
     regions = True
     modules, prepare, check_data = ASG.modules, ASG.prepare, ASG.check_data
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_model, save_model
 from lgdea_core.batch import TrainingData
 from lgdea_core.config import RunConfig, config_differences
 from lgdea_core.model import LGDEAModel
-from lgdea_core.paths import git_commit, project_root, read_json, recover, replacing
+from lgdea_core.paths import checksum, git_commit, project_root, read_json, recover, replacing
 from lgdea_core.training.sampling import DRAW_VERSION
 
 logger = logging.getLogger("lgdea")
@@ -43,8 +43,9 @@ class TrainState:
 def training_origin(config: RunConfig, data: TrainingData) -> dict[str, Any]:
     """What decides a training, by name: configuration, data, and the versions of checkpoint and draws.
 
-    Where the data lie, and the preset's name, do not matter. Of the data there are hashes. Not in it: the number of
-    processes, and relations that are given from outside (`loop.train`'s `first_graph`, `fixed_graph`).
+    Where the data lie, and the preset's name, do not matter. Of the data there are hashes, and of published weights in
+    a folder. Not in it: the number of processes, and relations that are given from outside (`loop.train`'s
+    `first_graph`, `fixed_graph`).
     """
     settings = asdict(config)
     del settings["data"]["root"], settings["preset"]
@@ -59,6 +60,10 @@ def training_origin(config: RunConfig, data: TrainingData) -> dict[str, Any]:
     }
     if data.regions is not None:
         parts["regions"] = [data.regions.boxes, data.regions.tags, *data.regions.links]
+    for name in ("model_start", "image_tower", "text_tower"):
+        folder = getattr(config.model, name)
+        if folder and Path(folder).is_dir():
+            parts[name] = map(checksum, sorted(Path(folder).glob("*.safetensors")))
     versions = {"checkpoint": FORMAT_VERSION, "draws": DRAW_VERSION}
     return {"format": versions, "configuration": settings, "data": {name: _hash(part) for name, part in parts.items()}}
 
