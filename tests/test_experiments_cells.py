@@ -20,7 +20,7 @@ from lgdea_core.evaluation.downstream import SEGMENTATION_TASKS
 from lgdea_core.evaluation.exam import CONTROLS
 from lgdea_core.evaluation.harness import GROUNDING_METRICS
 from lgdea_core.evaluation.linear_probe import PROBE, linear_probe
-from lgdea_core.evaluation.looks import TASKS
+from lgdea_core.evaluation.looks import TASKS, verdicts
 from lgdea_core.experiments import (
     box,
     cells,
@@ -358,9 +358,15 @@ def test_every_model_leaves_its_page_of_controls_and_pages_show_what_they_say(ke
     assert set(found["task"]) == set(TASKS)
     ratios = {kept.config.method: kept.config.data.paired_ratio, RANDOM: 0}
     assert found.groupby("model")["paired_ratio"].first().to_dict() == ratios
+    assert docs.named_by_the_page().empty, "pages show preset demo alone"
+    found.assign(preset="demo").to_csv(table.path, index=False)
     page, auc = docs.named_by_the_page(), docs.looked("zero-shot")
     models = [names.name_of(kept.config.method), "LGDEA, random weights (floor)"]
     assert page["model"].tolist() == auc["model"].tolist() == models
+    assert page["seeds"].tolist() == ["1", "1"]
+    named = [verdict.name for verdict in verdicts(found[found["model"] == RANDOM]) if verdict.found]
+    told = ", ".join(f"{name} (1)" for name in named if name not in TASKS) or "nothing"
+    assert page["the page names"].iloc[1] == told
     shown = auc.set_index("model").loc[models[1]]
     for row in found[(found["model"] == RANDOM) & (found["metric"] == "auc")].itertuples():
         assert shown[CONTROLS[row.control][0]] == f"{row.estimate:.3f}"
