@@ -26,7 +26,7 @@ from lgdea_core.experiments.looks import BOXED, RANDOM
 from lgdea_core.experiments.paper_tables import WHOLE, as_it_is, differences, read_published
 from lgdea_core.experiments.plans import COMPARED, CONTROL, CONTROLS, DOSES, PHRASES, WITHOUT_IMAGES
 from lgdea_core.experiments.relations import SETTINGS
-from lgdea_core.experiments.tables import GROUNDED, TABLES, mean_and_sd
+from lgdea_core.experiments.tables import GROUNDED, TABLES, mean_and_sd, of_common_seeds
 from lgdea_core.figures import names
 from lgdea_core.paths import project_root, write_text
 
@@ -251,6 +251,17 @@ def real_pairs() -> pd.DataFrame:
     methods = {"world": "openi", "variant": "", "paired_ratio": RATIOS}
     parts = [("limited_pairing", methods), ("ablation", {"world": "openi", "paired_ratio": RATIOS})]
     return _joined([trainings(name, where, REAL_PAIRS, PAIRS | METHOD | TRAININGS) for name, where in parts])
+
+
+def dose_response() -> pd.DataFrame:
+    """`DOSES` and LGDEA without unpaired images, of the seeds that all of them have."""
+    variants, rows = (WITHOUT_IMAGES, *DOSES), TABLES["ablation"].read()
+    where = TENTH | {"preset": "demo", "method": "lgdea", "variant": variants}
+    for column in ("world", "paired_ratio", "preset", "method"):
+        rows = rows[rows[column] == where[column]]
+    columns = {"relation_label_auc": "label AUC of the relations"} | MAIN
+    summary = _summary("ablation", where, columns, of_common_seeds(rows, variants))
+    return _lines(summary, {"variant": lambda row: row.variant} | TRAININGS, columns)
 
 
 def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -619,13 +630,7 @@ SHOWN: dict[str, Callable[[], pd.DataFrame]] = {
     "beyond without unpaired images": partial(beyond_base, WITHOUT_IMAGES),
     "beyond the local loss": partial(beyond_base, PHRASES),
     "beyond the local loss, by pairs": partial(beyond_base, PHRASES, RATIOS),
-    "dose-response": partial(
-        trainings,
-        "ablation",
-        TENTH | {"method": "lgdea", "variant": (WITHOUT_IMAGES, *DOSES)},
-        {"relation_label_auc": "label AUC of the relations"} | MAIN,
-        {"variant": lambda row: row.variant},
-    ),
+    "dose-response": dose_response,
     "relations after training": trained_relations,
     "relations after the warm-up": warm_relations,
     "hard set": hard,

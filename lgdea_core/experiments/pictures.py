@@ -8,7 +8,7 @@ import pandas as pd
 from lgdea_core.experiments.downstream import label_curves
 from lgdea_core.experiments.paper_tables import as_it_is, relation_base
 from lgdea_core.experiments.plans import ABLATIONS, BY_NAME, COMPARED, CONTROL, CONTROLS, DOSES
-from lgdea_core.experiments.tables import TABLES
+from lgdea_core.experiments.tables import TABLES, of_common_seeds
 from lgdea_core.experiments.worlds import world_of
 from lgdea_core.figures import (
     figure_ablation,
@@ -62,11 +62,12 @@ def _ablation() -> Figure | None:
 def _dose_response() -> Figure | None:
     """What relations of a given label AUC are worth: those of the true pairs alone, which is 1, come last."""
     rows = _rows("ablation", world="phantom", paired_ratio=0.1, method="lgdea")
-    rows = rows[rows["variant"].isin(DOSES)]
-    if set(rows["variant"]) != set(DOSES):
+    rows = of_common_seeds(rows, DOSES)
+    if rows.empty:
         return None
     perfect = rows["relation_label_auc"].mask(rows["variant"] == DOSES[-1], 1.0)
     whole = as_it_is(_rows("limited_pairing", world="phantom", method="lgdea"), rows)
+    whole = whole[whole["seed"].isin(rows["seed"])]
     return figure_dose_response(rows.assign(relation_label_auc=perfect), whole)
 
 

@@ -192,6 +192,13 @@ def beyond(rows: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
     return pairs[list(TRAINING)].assign(**{name: pairs[name] - pairs[f"{name}_base"] for name in measured})
 
 
+def of_common_seeds(rows: pd.DataFrame, variants: Sequence[str]) -> pd.DataFrame:
+    """Rows of these variants, of the seeds that all of them have: else they would differ by their seeds, too."""
+    rows = rows[rows["variant"].isin(variants)]
+    counts = rows.groupby("seed")["variant"].nunique()
+    return rows[rows["seed"].isin(counts.index[counts == len(variants)])]
+
+
 def hard_summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Mean ± sd over seeds (their number): a row for every group and measure, a column for every method and ratio."""
     names = [f"{row.method} {row.paired_ratio:.0%}" for row in rows.itertuples()]
