@@ -541,6 +541,12 @@ def fault_servers() -> pd.DataFrame:
     return rows.set_axis([name.replace("_", " ") for name in rows], axis=1)
 
 
+def fault_images() -> pd.DataFrame:
+    """What became of damaged image files."""
+    row = json.loads((project_root() / "benchmarks" / "faults_images.json").read_text())
+    return pd.DataFrame([row])[["kind", "files", "read", "refused", "escaped", "seconds"]]
+
+
 def measured(benchmark: str) -> pd.DataFrame:
     """What a benchmark took, beside its peer or a plain way; the fields that none of its rows has are left out."""
     rows = pd.read_csv(project_root() / "benchmarks" / "results.csv")
@@ -646,6 +652,7 @@ SHOWN: dict[str, Callable[[], pd.DataFrame]] = {
     **{f"published {name}": partial(published, name) for name in PUBLISHED},
     "faults, kills": fault_kills,
     "faults, servers": fault_servers,
+    "faults, images": fault_images,
     **{f"benchmark, {name}": partial(measured, name) for name in BENCHMARKS},
     "prompt sets": prompt_sets,
     "presets": presets,
