@@ -66,8 +66,7 @@ def search(nodes: int, flat_limit: int) -> dict[str, Any]:
     ]
     return {
         "nodes": nodes, "way": "exact" if len(points) <= flat_limit else "inverted file", "seconds": seconds,
-        "peak_gib": peak, "recall": np.mean(hits) / NEIGHBOURS,
-        "exact_seconds": exact_seconds,
+        "peak_gib": peak, "recall": np.mean(hits) / NEIGHBOURS, "exact_seconds": exact_seconds,
     }  # fmt: skip
 
 

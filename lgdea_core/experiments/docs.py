@@ -255,12 +255,11 @@ def real_pairs() -> pd.DataFrame:
 
 def dose_response() -> pd.DataFrame:
     """`DOSES` and LGDEA without unpaired images, of the seeds that all of them have."""
-    variants, rows = (WITHOUT_IMAGES, *DOSES), TABLES["ablation"].read()
-    where = TENTH | {"preset": "demo", "method": "lgdea", "variant": variants}
-    for column in ("world", "paired_ratio", "preset", "method"):
-        rows = rows[rows[column] == where[column]]
+    variants, rows, same = (WITHOUT_IMAGES, *DOSES), TABLES["ablation"].read(), TENTH | {"method": "lgdea"}
+    for column, value in same.items():
+        rows = rows[rows[column] == value]
     columns = {"relation_label_auc": "label AUC of the relations"} | MAIN
-    summary = _summary("ablation", where, columns, of_common_seeds(rows, variants))
+    summary = _summary("ablation", {"variant": variants}, columns, of_common_seeds(rows, variants))
     return _lines(summary, {"variant": lambda row: row.variant} | TRAININGS, columns)
 
 

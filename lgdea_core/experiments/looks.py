@@ -62,9 +62,8 @@ class Looked(Job):
 
     def run(self) -> list[dict[str, Any]]:
         inputs = world_inputs(self.cell.world, self.config)
-        page = does_it_look(
-            self._model(inputs), exam_of(inputs, seed=self.cell.config.seed), resamples=INTERVAL_RESAMPLES
-        )
+        exam = exam_of(inputs, seed=self.cell.config.seed)
+        page = does_it_look(self._model(inputs), exam, resamples=INTERVAL_RESAMPLES)
         page = page.drop(columns="corpus").round(4).assign(commit=git_commit(project_root()))
         return [self.key | row for row in page.to_dict("records")]
 

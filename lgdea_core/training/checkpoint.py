@@ -43,9 +43,9 @@ class TrainState:
 def training_origin(config: RunConfig, data: TrainingData) -> dict[str, Any]:
     """What decides a training, by name: configuration, data, and the versions of checkpoint and draws.
 
-    Where the data lie, and the preset's name, do not matter. Of the data there are hashes, and of published weights in
-    a folder. Not in it: the number of processes, and relations that are given from outside (`loop.train`'s
-    `first_graph`, `fixed_graph`).
+    Where the data lie, and the preset's name, do not matter. The data, and published weights in a folder, are in it as
+    hashes. Not in it: the number of processes, and relations that are given from outside (`loop.train`'s `first_graph`,
+    `fixed_graph`).
     """
     settings = asdict(config)
     del settings["data"]["root"], settings["preset"]
