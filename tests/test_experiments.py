@@ -20,6 +20,7 @@ from lgdea_core.config import replace_fields
 from lgdea_core.data.pairing import limit_pairs
 from lgdea_core.experiments import __main__ as command
 from lgdea_core.experiments import tables, worlds
+from lgdea_core.experiments.abundance import UNPAIRED, abundance
 from lgdea_core.experiments.cells import Cell
 from lgdea_core.experiments.jobs import make_rows
 from lgdea_core.experiments.paper_tables import WHOLE, differences
@@ -38,6 +39,7 @@ from lgdea_core.experiments.plans import (
     PRETRAINED,
     SEEDS,
     TOWERS,
+    WITHOUT_IMAGES,
     ablation,
     asg,
     limited_pairing,
@@ -88,6 +90,16 @@ def test_the_curve_has_every_method_ratio_and_seed_on_one_budget() -> None:
     assert len({repr(cell.config.model) for cell in plan}) == 1
     for cell in plan:  # with all pairs known nothing is left to relate
         assert (cell.config.train.relation_steps == 0) == (cell.config.data.paired_ratio == 1)
+
+
+def test_abundance_has_the_same_steps_at_every_size_four_times_the_presets() -> None:
+    plan = abundance(seeds=(1,))
+    usual = limited_pairing(seeds=(1,), ratios=(0.1,), methods=("lgdea",))[0].config.train
+    assert {cell.config.train.total_steps for cell in plan} == {4 * usual.total_steps}
+    assert [(cell.unpaired, cell.variant) for cell in plan] == [
+        (0, ""), *((count, variant) for count in UNPAIRED[1:] for variant in ("", WITHOUT_IMAGES))
+    ]  # fmt: skip
+    assert {cell.config.train.relation_steps for cell in plan if cell.variant or not cell.unpaired} == {0}
 
 
 def test_ablations_take_as_many_steps_as_the_method_and_differ_from_it() -> None:

@@ -34,6 +34,7 @@ from lgdea_core.experiments import (
     tables,
     worlds,
 )
+from lgdea_core.experiments.abundance import abundance
 from lgdea_core.experiments.cells import Cell, evidence_of, headline_measures, images_seen, with_whole_reports
 from lgdea_core.experiments.downstream import Draws, Pretrained, Probe, Segmentation
 from lgdea_core.experiments.hard import HardSet
@@ -418,3 +419,31 @@ def test_pools_that_do_not_match_take_their_pairs_from_the_ratio_and_hide_none(r
     assert len(ordinary.pools.hidden_pairs)
     built = {folder.name for folder in (root / "data").iterdir() if "150x32" in folder.name}
     assert not {name for name in built if "mismatched" in name}  # one phantom serves both worlds and all ratios
+
+
+@pytest.mark.slow
+def test_more_unpaired_images_come_beside_the_same_pairs_and_the_same_test_patients() -> None:
+    none, own, more = (replace(small(abundance((5,), (count,), preset="ci")[0]), unpaired=count) for count in (0, 7, 9))
+    ordinary = Cell(config=own.config).inputs()
+    hidden = len(ordinary.pools.hidden_pairs)
+    with pytest.raises(ValueError, match=f"expected 0, or {hidden} and more, got 9"):
+        more.inputs()
+    alone, same, further = (
+        replace(cell, unpaired=count).inputs() for cell, count in ((none, 0), (own, hidden), (more, hidden + 30))
+    )
+    known, tested = ids_of(ordinary)
+    assert known == ids_of(same)[0] == ids_of(alone)[0] == ids_of(further)[0]
+    assert tested == ids_of(same)[1] == ids_of(alone)[1] == ids_of(further)[1]
+    assert len(alone.pools.image_ids) == len(alone.pools.seed_pairs) == len(known)
+    assert len(further.pools.image_ids) == len(ordinary.pools.image_ids) + 30
+    assert len(further.pools.report_ids) == len(ordinary.pools.report_ids) + 30
+    assert len(further.pools.hidden_pairs) == hidden  # whose the others are is not even in the corpus
+    found = replace(more, unpaired=hidden + 30).run()[0]
+    assert found["unpaired"] == hidden + 30
+    assert 0 <= found["relation_label_auc"] <= 1
+
+
+def ids_of(inputs: Inputs) -> tuple[set[str], set[str]]:
+    """Known reports and test studies, without the name that `combine` puts before them."""
+    known = {name.removeprefix("phantom/") for name in inputs.pools.seed_pairs["report_id"]}
+    return known, {name.removeprefix("phantom/") for name in inputs.corpus.split("test").studies["study_id"]}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from lgdea_core.command import Command, ending_mistakes
 from lgdea_core.config import METHODS, PRESETS
 from lgdea_core.evaluation.downstream import PROBE_TASKS, SEGMENTATION_TASKS
-from lgdea_core.experiments import downstream, hard, hospitals, looks, paired, plans, readers, relations
+from lgdea_core.experiments import abundance, downstream, hard, hospitals, looks, paired, plans, readers, relations
 from lgdea_core.experiments.box import write_box
 from lgdea_core.experiments.docs import write_pages
 from lgdea_core.experiments.jobs import Job, make_rows
@@ -44,6 +44,7 @@ EXPERIMENTS = {
         plans.ablation,
         {"variants": tuple(plans.ABLATIONS)},
     ),
+    "abundance": Experiment("lgdea beside ever more unpaired images and reports", abundance.abundance),
     "real": Experiment("methods and their controls on real films, with intervals", plans.real),
     "hospitals": Experiment(
         "the models of world openi on its test patients and at another hospital, finding by finding",
@@ -103,6 +104,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "label_ratios": {"type": float, "nargs": "+", "help": "shares of the labels; None takes the corpus's own"},
     "protocol": {"help": "whether the tower learns from the labels, too"},
     "label_ratio": {"type": float, "help": "share of the labels"},
+    "unpaired": {"type": int, "nargs": "+", "help": "images, and as many reports, without a known pair"},
+    "ratio": {"type": float, "help": "share of the pairs that is known"},
     "draws": {"type": int, "help": "of the share, each anew"},
     "extractors": {"nargs": "+", "help": "beside the rules, such as openai:MODEL or openai:MODEL+lexicon"},
     "samples": {"nargs": "+", "help": "of labelled reports"},

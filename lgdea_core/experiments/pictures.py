@@ -12,6 +12,7 @@ from lgdea_core.experiments.tables import TABLES, of_common_seeds
 from lgdea_core.experiments.worlds import world_of
 from lgdea_core.figures import (
     figure_ablation,
+    figure_abundance,
     figure_dose_response,
     figure_hard_set,
     figure_label_curve,
@@ -71,6 +72,13 @@ def _dose_response() -> Figure | None:
     return figure_dose_response(rows.assign(relation_label_auc=perfect), whole)
 
 
+def _abundance() -> Figure | None:
+    rows = TABLES["abundance"].read()
+    if rows.empty:
+        return None
+    return figure_abundance(rows, f"beside the same {rows['paired_ratio'].iloc[0]:.0%} of its pairs")
+
+
 def _comparison() -> Figure | None:
     """Methods and their controls at a tenth of the pairs: mean over seeds, and the deviation as interval."""
     whole, shuffled = (_rows(name, world="phantom", paired_ratio=0.1) for name in ("limited_pairing", "ablation"))
@@ -112,6 +120,7 @@ DRAWN: Mapping[str, Callable[[], Figure | None]] = {
     "comparison": _comparison,
     "ablation": _ablation,
     "dose_response": _dose_response,
+    "abundance": _abundance,
     "relations": _relations,
     "hard_set": _hard_set,
     "label_curves": _labels,

@@ -170,7 +170,7 @@ def ablation(
     if unknown:
         raise ValueError(f"unknown variants {sorted(unknown)}; known: {', '.join(ABLATIONS)}")
     return [
-        _ablated(name, config_of(world, preset, method, ratio, seed), world)
+        ablated(name, config_of(world, preset, method, ratio, seed), world)
         for ratio in ratios
         for seed in seeds
         for name in variants
@@ -208,15 +208,16 @@ def real(
             config_of(world, preset, method, ratio, seed) for ratio in world_of(world).ratios for method in methods
         ]
         cells += [Cell(world=world, config=config) for config in configs]
-        cells += [_ablated(CONTROL, config, world) for config in configs]
+        cells += [ablated(CONTROL, config, world) for config in configs]
     return cells
 
 
-def _ablated(name: str, config: RunConfig, world: str) -> Cell:
+def ablated(name: str, config: RunConfig, world: str) -> Cell:
+    """The training of a variant; `name` is a key of `ABLATIONS`."""
     variant = ABLATIONS[name]
     config = replace_fields(config, **variant.changes)
     if variant.without_relations:
-        config = _pairs_only(config)
+        config = pairs_only(config)
     if variant.without_text_phase:
         config = replace_fields(config, text_steps=0, pair_steps=config.train.text_steps + config.train.pair_steps)
     return Cell(world=world, config=config, variant=name, **variant.switches)
@@ -232,9 +233,10 @@ def config_of(world: str, preset: str, method: str, ratio: float, seed: int) -> 
     if world == "mismatched" and ratio == 1:
         raise ValueError(f"world {world!r} differs from the phantom in its unpaired reports: take ratios below 1")
     config = RunConfig.from_preset(preset, method=method, corpus=place.corpus, paired_ratio=ratio, seed=seed)
-    return config if ratio < 1 or place.own_pools else _pairs_only(config)  # else nothing is unpaired
+    return config if ratio < 1 or place.own_pools else pairs_only(config)  # else nothing is unpaired
 
 
-def _pairs_only(config: RunConfig) -> RunConfig:
+def pairs_only(config: RunConfig) -> RunConfig:
+    """The same number of steps, those under relations on the known pairs."""
     schedule: TrainConfig = config.train
     return replace_fields(config, pair_steps=schedule.pair_steps + schedule.relation_steps, relation_steps=0)

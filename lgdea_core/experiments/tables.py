@@ -250,6 +250,7 @@ TABLES = {
     for table in (
         Table(name="limited_pairing", experiment="limited_pairing", key=TRAINING, measures=_OF_TRAININGS),
         Table(name="ablation", experiment="ablation", key=TRAINING, measures=_OF_TRAININGS),
+        Table(name="abundance", experiment="abundance", key=(*TRAINING, "unpaired"), measures=_OF_TRAININGS),
         Table(name="real_films", experiment="real", key=TRAINING, measures=_OF_TRAININGS),
         Table(name="asg", experiment="asg", key=TRAINING, measures=_OF_TRAININGS),
         Table(

@@ -74,19 +74,20 @@ def phantom_of(config: RunConfig, phantom: PhantomConfig) -> PhantomConfig:
     return replace(phantom, studies=config.data.studies, image_size=config.data.image_size, seed=config.seed)
 
 
-def _folder(name: str, config: RunConfig) -> Path:
+def phantom_folder(name: str, config: RunConfig) -> Path:
+    """Where a phantom lies in the size, number and seed of a run."""
     return project_root() / "data" / f"{name}-{config.data.studies}x{config.data.image_size}-seed{config.seed}"
 
 
 def _phantom(name: str, phantom: PhantomConfig, config: RunConfig) -> Corpus:
-    return build_phantom(phantom_of(config, phantom), _folder(name, config))
+    return build_phantom(phantom_of(config, phantom), phantom_folder(name, config))
 
 
 def _mismatched(config: RunConfig) -> Corpus:
     """Pairs and images of world "phantom", from its very folder; the reports are not written to disk."""
     images = phantom_of(config, PhantomConfig())
     reports = replace(images, prevalence=SHIFTED_PREVALENCE, unreported_ratio=UNREPORTED)
-    return mismatched_pools(images, reports, _folder("phantom", config), config.data.paired_ratio)
+    return mismatched_pools(images, reports, phantom_folder("phantom", config), config.data.paired_ratio)
 
 
 def _named(config: RunConfig) -> Corpus:

@@ -2,7 +2,8 @@
 
 `generate_study` makes one study, `build_phantom` and `load_phantom` a corpus on disk, `paint_lesions` puts the same
 lesions into real normal films (`Geometry.from_lung_boxes`, `fit_lungs`). `build_hard_set` makes a test set that asks
-what ordinary studies seldom ask, `mismatched_pools` a training set whose reports come from another world.
+what ordinary studies seldom ask, `mismatched_pools` a training set whose reports come from another world,
+`abundant_pools` one with more unpaired images and reports.
 """
 
 from lgdea_core.data.phantom.config import DEFAULT_PREVALENCE, EASY, PhantomConfig
@@ -11,7 +12,7 @@ from lgdea_core.data.phantom.geometry import Geometry
 from lgdea_core.data.phantom.hard import STRATA, build_hard_set, load_hard_set, load_probes
 from lgdea_core.data.phantom.lesions import Lesion
 from lgdea_core.data.phantom.lungs import fit_lungs
-from lgdea_core.data.phantom.pools import SHIFTED_PREVALENCE, mismatched_pools
+from lgdea_core.data.phantom.pools import SHIFTED_PREVALENCE, abundant_pools, mismatched_pools
 from lgdea_core.data.phantom.study import (
     PhantomStudy,
     generate_study,
@@ -29,6 +30,7 @@ __all__ = [
     "Lesion",
     "PhantomConfig",
     "PhantomStudy",
+    "abundant_pools",
     "build_hard_set",
     "build_phantom",
     "fit_lungs",

@@ -1,17 +1,26 @@
-"""Pools that do not match: unpaired images of one phantom world, unpaired reports of another."""
+"""Other unpaired pools than a phantom's own: reports of another world, or more of both."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+from tqdm.auto import tqdm
 
 from lgdea_core.data.corpus import COLUMNS, Corpus, empty_table
 from lgdea_core.data.pairing import combine, stable_hash
 from lgdea_core.data.phantom.config import PhantomConfig
-from lgdea_core.data.phantom.files import build_phantom
-from lgdea_core.data.phantom.study import plan_study
+from lgdea_core.data.phantom.files import (
+    VERSION,
+    build_folder,
+    build_phantom,
+    read_corpus_tables,
+    write_pictures,
+    write_tables,
+)
+from lgdea_core.data.phantom.study import generate_study, plan_study
 
 NAME = "phantom_mismatched"
+ABUNDANT = "phantom_abundant"
 SHIFTED_PREVALENCE = {
     "atelectasis": 0.10,
     "cardiomegaly": 0.10,
@@ -70,10 +79,50 @@ def mismatched_pools(
     return combine(
         pairs=paired,
         images=replace(world.subset(unpaired), name="phantom_images"),
-        reports=_report_pool(reports, start=images.studies + images.studies % 2, count=len(unpaired), root=root),
+        reports=_report_pool(reports, start=_behind(images), count=len(unpaired), root=root),
         name=NAME,
         withhold_boxed=False,
     )
+
+
+def abundant_pools(config: PhantomConfig, root: Path, further: int, folder: Path, progress: bool = True) -> Corpus:
+    """A phantom with further unpaired images, and as many further unpaired reports.
+
+    They are of the studies behind its own, so no patient is in both. Val, test, and what is pairable stay as they are:
+    for one seed and `paired_ratio` the known pairs are those of the phantom alone.
+
+    Args:
+        config: the world.
+        root: folder of the phantom, new or built before.
+        further: studies beyond its own; each gives its image and its report, without saying that they belong together.
+        folder: of their images, new or built before.
+        progress: show a bar.
+
+    Returns:
+        Ids begin with `phantom/`, `phantom_images/` or `phantom_reports/`; see `mismatched_pools` for labels.
+
+    Raises:
+        ValueError: there is no further study, or `folder` holds others.
+    """
+    if further < 1:
+        raise ValueError(f"abundant_pools: expected at least one further study, got {further}")
+    world, start = build_phantom(config, root, progress), _behind(config)
+
+    def write(part: Path) -> None:
+        indices = tqdm(range(start, start + further), desc="phantom", unit="study", disable=not progress)
+        studies = (generate_study(config, index) for index in indices)
+        tables = write_pictures(studies, config.findings, part, source="phantom")
+        write_tables(tables | {"studies": tables["studies"].assign(split="train")}, part)
+
+    build_folder(folder, {"version": VERSION, "config": config.to_json(), "further": further}, write, "abundant_pools")
+    more = Corpus(name="phantom_images", root=folder, **read_corpus_tables(folder))
+    reports = replace(more, name="phantom_reports")
+    return combine(pairs=world, images=more, reports=reports, name=ABUNDANT, withhold_boxed=False)
+
+
+def _behind(config: PhantomConfig) -> int:
+    """The first index whose patient has no study in the phantom: a patient's two studies are 2n and 2n + 1."""
+    return config.studies + config.studies % 2
 
 
 def _report_pool(config: PhantomConfig, start: int, count: int, root: Path) -> Corpus:
