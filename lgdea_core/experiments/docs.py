@@ -70,6 +70,7 @@ RELATIONS = {
     "max_column_mass": "largest column / mean",
     "effective_reports": "effective reports",
 }
+RELATED = {"relation_label_auc": "label AUC of the relations"} | MAIN
 HEADLINE = {name: MAIN[name] for name in ("auc", "cnr", "cnr_own")}
 ASG = {
     "region_at_1": "region@1",
@@ -219,6 +220,7 @@ def _lines(summary: pd.DataFrame, leading: Mapping[str, Callable[[Any], str]], c
 METHOD = {"method": lambda row: name_of(row.method, row.variant)}
 PAIRS = {"known pairs": lambda row: percent(row.paired_ratio)}
 TRAININGS = {"seeds": lambda row: str(row.seeds)}
+UNPAIRED = {"unpaired images and reports": lambda row: f"{row.unpaired:,}"} | METHOD | TRAININGS
 
 
 def trainings(
@@ -258,9 +260,8 @@ def dose_response() -> pd.DataFrame:
     variants, rows, same = (WITHOUT_IMAGES, *DOSES), TABLES["ablation"].read(), TENTH | {"method": "lgdea"}
     for column, value in same.items():
         rows = rows[rows[column] == value]
-    columns = {"relation_label_auc": "label AUC of the relations"} | MAIN
-    summary = _summary("ablation", {"variant": variants}, columns, of_common_seeds(rows, variants))
-    return _lines(summary, {"variant": lambda row: row.variant} | TRAININGS, columns)
+    summary = _summary("ablation", {"variant": variants}, RELATED, of_common_seeds(rows, variants))
+    return _lines(summary, {"variant": lambda row: row.variant} | TRAININGS, RELATED)
 
 
 def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -636,6 +637,7 @@ SHOWN: dict[str, Callable[[], pd.DataFrame]] = {
     "beyond the local loss": partial(beyond_base, PHRASES),
     "beyond the local loss, by pairs": partial(beyond_base, PHRASES, RATIOS),
     "dose-response": dose_response,
+    "abundance": partial(trainings, "abundance", {}, RELATED, UNPAIRED),
     "relations after training": trained_relations,
     "relations after the warm-up": warm_relations,
     "hard set": hard,
