@@ -34,7 +34,7 @@ test: $(INSTALLED)
 	rm -rf data/test-runs && mkdir -p data/test-runs
 	LGDEA_PRESET=ci LGDEA_RUNS=data/test-runs OMP_NUM_THREADS=1 $(IN_VENV) -m pytest --nbmake \
 		--nbmake-kernel=python3 --nbmake-timeout=900 notebooks > data/test-runs/notebooks.log 2>&1 & notebooks=$$!; \
-	OMP_WAIT_POLICY=passive $(IN_VENV) -m pytest -p no:nbmake -n auto --maxprocesses 4 --dist loadfile; tests=$$?; \
+	OMP_WAIT_POLICY=passive $(IN_VENV) -m pytest -p no:nbmake -n auto --maxprocesses 4 --dist loadfile --durations 60 --durations-min 3; tests=$$?; \
 	wait $$notebooks || tests=$$?; cat data/test-runs/notebooks.log; exit $$tests
 
 # docs/ and the executed notebooks of a run as a book, in data/book/: of RUN, else of lgdea-demo-0 as `make figures`
