@@ -432,10 +432,11 @@ def test_a_bad_row_is_named_by_file_and_line(
     fresh: Callable[[str], Path], corpus: str, damage: Callable[[Path], object], message: str
 ) -> None:
     damage(root := fresh(corpus))
-    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
-        load_corpus(corpus, root)
-    assert PADCHEST_REPORT.split()[0] not in str(caught.value)
-    assert check_corpus(corpus, root, progress=False).problems == [str(caught.value)]
+    report = check_corpus(corpus, root, headers_only=True, progress=False)
+    assert report.counts == {}  # the loader refused it
+    [problem] = report.problems
+    assert re.search(message, problem)
+    assert PADCHEST_REPORT.split()[0] not in problem
 
 
 def add(file: str, *rows: str) -> Callable[[Path], None]:
