@@ -140,11 +140,18 @@ TABLE_DAMAGES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] 
 """damage, error and message; without a header, and in a shifted row, a table's cells may be a report's"""
 
 
-@pytest.mark.parametrize("damage", TABLE_DAMAGES)
-@pytest.mark.parametrize("corpus", TABLES)
+ONE_READER = ("folder", "mimic_cxr")
+"""of a plain and a gzipped table: all loaders read theirs by the same function, so two show every damage"""
+DAMAGED = [
+    (corpus, damage)
+    for corpus in TABLES
+    for damage in (TABLE_DAMAGES if corpus in ONE_READER else ("missing", "without a column"))
+    if (corpus, damage) != ("openi", "missing")  # its labels are optional
+]
+
+
+@pytest.mark.parametrize(("corpus", "damage"), DAMAGED)
 def test_a_damaged_table_is_named_and_not_quoted(fresh: Callable[[str], Path], corpus: str, damage: str) -> None:
-    if corpus == "openi" and damage == "missing":
-        pytest.skip("the labels of Open-i are optional")
     change, error, message = TABLE_DAMAGES[damage]
     path = fresh(corpus) / TABLES[corpus]
     if corpus == "siim":
@@ -425,10 +432,11 @@ def test_a_bad_row_is_named_by_file_and_line(
     fresh: Callable[[str], Path], corpus: str, damage: Callable[[Path], object], message: str
 ) -> None:
     damage(root := fresh(corpus))
-    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
-        load_corpus(corpus, root)
-    assert PADCHEST_REPORT.split()[0] not in str(caught.value)
-    assert check_corpus(corpus, root, progress=False).problems == [str(caught.value)]
+    report = check_corpus(corpus, root, headers_only=True, progress=False)
+    assert report.counts == {}  # the loader refused it
+    [problem] = report.problems
+    assert re.search(message, problem)
+    assert PADCHEST_REPORT.split()[0] not in problem
 
 
 def add(file: str, *rows: str) -> Callable[[Path], None]:

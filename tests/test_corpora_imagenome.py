@@ -18,8 +18,6 @@ from lgdea_core.runs.inputs import fresh_model, load_inputs, prepare_training
 from lgdea_core.training.loop import train
 from lgdea_core.vocabulary import REGIONS
 
-# film: patient, study, list
-
 
 @pytest.fixture
 def imagenome(tmp_path: Path) -> Path:
@@ -48,7 +46,6 @@ def test_splits_are_the_publishers(imagenome: Path) -> None:
         "s50414267": "train", "s57375967": "train", "s50000001": "val", "s50000002": "test",
     }  # fmt: skip
     assert studies["report"].isna().all()
-    assert check_corpus("chest_imagenome", imagenome, progress=False).problems == []
 
 
 def test_gold_and_ms_cxr_patients_stay_out_of_training(imagenome: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lgdea_core.data.corpus import COLUMNS, Corpus, empty_table, quoted
+from lgdea_core.paths import write_text
 from lgdea_core.vocabulary import SPLITS
 
 logger = logging.getLogger("lgdea")
@@ -283,7 +284,5 @@ def write_split(corpus: Corpus, pools: Pools, path: Path, *, seed: int) -> str:
     pairs = sorted(zip(pools.seed_pairs["image_id"], pools.seed_pairs["report_id"], strict=True))
     content = {"corpus": corpus.name, "seed": seed, "studies": studies, "seed_pairs": pairs}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps({**content, "sha256": digest}, indent=1) + "\n")
-    part.replace(path)
+    write_text(path, json.dumps({**content, "sha256": digest}, indent=1) + "\n")
     return digest

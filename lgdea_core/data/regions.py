@@ -2,7 +2,7 @@
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from lgdea_core.crops import boxes_to_crop, boxes_to_frame, crop_frame
 from lgdea_core.vocabulary import REGIONS
@@ -18,12 +18,9 @@ def crop_boxes(regions: pd.DataFrame, images: pd.DataFrame) -> Float[np.ndarray,
         frame = crop_frame(int(height), int(width), 1)
         cut = boxes_to_crop(boxes_to_frame(rows, int(height), int(width)), frame)
         boxes[rows["image_id"].map(row_of), rows["region"].map(column_of)] = cut
-    boxes[~_has_area(boxes)] = np.nan
+    shown = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])  # False for NaN too
+    boxes[~shown] = np.nan
     return boxes
-
-
-def _has_area(boxes: Float[np.ndarray, "*shape 4"]) -> Bool[np.ndarray, "*shape"]:
-    return (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])  # False for NaN too
 
 
 def shuffle_regions(regions: pd.DataFrame, seed: int) -> pd.DataFrame:

@@ -36,10 +36,10 @@ from lgdea_core.data.corpora.tables import (
     Layout,
     film_table,
     one_of,
-    read_table,
     refuse,
 )
 from lgdea_core.data.corpus import QUERY, TEXT_QUERY, Corpus
+from lgdea_core.paths import replacing, write_text
 
 CLASSES = {
     "5x200": ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion"),
@@ -72,8 +72,8 @@ def draw_set(root: Path, name: str, seed: int) -> dict[str, pd.DataFrame]:
     Raises:
         ValueError: a class has too few films.
     """
-    published = list(read_table(root / "train.csv", ()).columns.drop("line"))
     films = read_films(root / "train.csv")
+    published = films.columns[: films.columns.get_loc("line")]  # what the reader adds stands behind
     films = films[films["Frontal/Lateral"] == "Frontal"]
     drawn: dict[str, pd.DataFrame] = {}
     for role, count in ROLES[name].items():
@@ -105,16 +105,11 @@ def write_set(root: Path, name: str, seed: int) -> list[Path]:
         if path.exists():
             raise FileExistsError(f"{path} is there already; delete it to draw the set anew")
     for role, rows in draw_set(root, name, seed).items():
-        _write(paths[role], rows.to_csv(index=False))
+        with replacing(paths[role]) as part:
+            rows.to_csv(part, index=False)
     sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (root / "train.csv", *paths.values())}
-    _write(record, json.dumps({"set": name, "seed": seed, "sha256": sums}, indent=1) + "\n")
+    write_text(record, json.dumps({"set": name, "seed": seed, "sha256": sums}, indent=1) + "\n")
     return [*paths.values(), record]
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8", newline="")
-    part.replace(path)
 
 
 def load_5x200(root: Path) -> Corpus:

@@ -43,8 +43,6 @@ SIDES = {"Bbox [x": "x", "y": "y", "w": "w", "h]": "h"}
 """column -> what it is: the name "Bbox [x,y,w,h]" is cut at its commas"""
 BOXES = Layout(columns=("Image Index", "Finding Label", *SIDES), key="Image Index")
 RSNA_INDEX = Layout(columns=("patientId", "Image Index"), key="patientId", noun="patientId")
-FRAME = {"frame_width": 1024.0, "frame_height": 1024.0}
-"""in which NIH's and RSNA's boxes count, whatever the size of the file at hand"""
 NORMAL_SENTENCE = "No acute cardiopulmonary abnormality."
 
 
@@ -94,7 +92,7 @@ def load(root: Path, label_reports: bool = False, val_fraction: float = 0.1, see
         studies=pd.DataFrame(studies).reset_index(drop=True),
         images=images[images["image_id"].isin(known)].reset_index(drop=True),
         labels=pd.concat(labels, ignore_index=True),
-        boxes=box_table(boxes.assign(study_id=boxes["image_id"], phrase=boxes["finding"], **FRAME), exclusions),
+        boxes=box_table(boxes.assign(study_id=boxes["image_id"], phrase=boxes["finding"], **rsna.FRAME), exclusions),
         exclusions=exclusions,
     )
 

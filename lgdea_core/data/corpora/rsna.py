@@ -60,7 +60,7 @@ LABELS = Layout(
     ),
 )
 FRAME = {"frame_width": 1024.0, "frame_height": 1024.0}
-"""in which the boxes count, whatever the size of the file at hand"""
+"""in which the boxes count, and those of NIH, whatever the size of the file at hand"""
 FINDING = "lung opacity"
 OPAQUE = "Lung Opacity"
 """class of the films with a box"""

@@ -25,12 +25,11 @@ _MEDIASTINUM = closed_curve(
         ]
     )
 )  # fmt: skip
+_ABDOMEN = np.array([(0.06, 0.76), (0.2, 0.7), (0.5, 0.72), (0.8, 0.72), (0.94, 0.77), (0.97, 1.4), (0.03, 1.4)])
 _BREAST = closed_curve(np.array([(0.1, 0.52), (0.12, 0.68), (0.24, 0.755), (0.36, 0.68), (0.35, 0.55), (0.22, 0.47)]))
 _SCAPULA = closed_curve(np.array([(0.03, 0.17), (0.15, 0.19), (0.22, 0.24), (0.2, 0.36), (0.16, 0.46), (0.1, 0.33)]))
 _GAS = closed_curve(np.array([(0.62, 0.79), (0.66, 0.772), (0.73, 0.78), (0.765, 0.81), (0.72, 0.845), (0.65, 0.835)]))
-_AIRWAY = [
-    np.array([(0.497, -0.1), (0.495, 0.1), (0.49, 0.22), (0.492, 0.31)]),
-]
+_AIRWAY = [np.array([(0.497, -0.1), (0.495, 0.1), (0.49, 0.22), (0.492, 0.31)])]
 _BRONCHI = [
     np.array([(0.492, 0.31), (0.465, 0.35), (0.435, 0.4), (0.42, 0.43)]),
     np.array([(0.492, 0.31), (0.53, 0.355), (0.575, 0.39)]),
@@ -103,9 +102,10 @@ def paint_anatomy(
     tissue = habitus.tissue
     film = np.full((geometry.height, geometry.width), 0.04, np.float32)
     blend(film, geometry.fill(_TORSO, blur=0.012), tissue)
-    blend(film, _abdomen(geometry), min(0.93, tissue + 0.22))
+    blend(film, geometry.fill(_ABDOMEN, blur=0.03), min(0.93, tissue + 0.22))
     blend(film, 0.92 * geometry.lungs, habitus.lung_level)
-    _lung_gradient(film, geometry)
+    # Lungs are whiter at the wall and the base, where more tissue lies in the beam.
+    film += 0.28 * geometry.lungs * wide_blur(1 - geometry.lungs, max(0.6, 0.035 * geometry.unit))
     blend(film, geometry.fill_all(_HILUM_BLOBS, blur=0.018), 0.68, 0.5)
     _paint_vessels(film, geometry, habitus.vessels, rng)
     if habitus.breast > 0.05:
@@ -132,17 +132,6 @@ def texture(rng: np.random.Generator, geometry: Geometry, cells: int) -> Float32
     """Smooth noise of mean 0 and about unit scale, `cells` bumps across; the same at every film size."""
     coarse = rng.standard_normal((cells, cells), dtype=np.float32)
     return cv2.resize(coarse, (geometry.width, geometry.height), interpolation=cv2.INTER_CUBIC)
-
-
-def _abdomen(geometry: Geometry) -> Float32[np.ndarray, "height width"]:
-    contour = np.array([(0.06, 0.76), (0.2, 0.7), (0.5, 0.72), (0.8, 0.72), (0.94, 0.77), (0.97, 1.4), (0.03, 1.4)])
-    return geometry.fill(contour, blur=0.03)
-
-
-def _lung_gradient(film: Float32[np.ndarray, "height width"], geometry: Geometry) -> None:
-    """Lungs are whiter at the wall and the base, where more tissue lies in the beam."""
-    wall = wide_blur(1 - geometry.lungs, max(0.6, 0.035 * geometry.unit))
-    film += 0.28 * geometry.lungs * wall
 
 
 def _paint_vessels(

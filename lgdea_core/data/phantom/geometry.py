@@ -107,8 +107,6 @@ class Geometry:
     y_knots: tuple[tuple[float, ...], tuple[float, ...]]
     affine: Float[np.ndarray, "2 3"]
     """to pixels, applied after the knots"""
-    scale: float = 1.0
-    """factor on widths and blurs, so that small films keep their proportions"""
 
     @classmethod
     def from_lung_boxes(cls, right: Box, left: Box, height: int, width: int) -> "Geometry":
@@ -155,7 +153,7 @@ class Geometry:
     def unit(self) -> float:
         """Pixels per canonical unit, the mean of both axes."""
         corners = self.pixels(np.array([[0.3, 0.3], [0.7, 0.3], [0.3, 0.7]]))
-        return float(np.linalg.norm(corners[1:] - corners[0], axis=1).mean() / 0.4) * self.scale
+        return float(np.linalg.norm(corners[1:] - corners[0], axis=1).mean() / 0.4)
 
     def fill(self, contour: Float[np.ndarray, "rows 2"], blur: float = 0.0) -> Float32[np.ndarray, "height width"]:
         """A filled canonical contour, 0 to 1, blurred by a Gaussian of `blur` canonical units."""

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from lgdea_core.data.phantom.anatomy import blend
-from lgdea_core.data.phantom.geometry import Geometry
+from lgdea_core.data.phantom.geometry import Geometry, mirror
 
 _DEVICE_SHARES = {
     "endotracheal tube": 0.12,
@@ -96,32 +96,23 @@ class Nuisance:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Exposure:
-    """The detector's response: grey = offset + gain * film ** gamma."""
+def expose(film: Film, metered: Film, nuisance: Nuisance) -> Film:
+    """The detector's response: offset + gain * film ** gamma.
 
-    gain: float
-    offset: float
-    gamma: float
-
-    @classmethod
-    def control(cls, film: Film, nuisance: Nuisance) -> "Exposure":
-        """Automatic exposure: the mean comes out as drawn, whatever the chest holds, so brightness tells nothing."""
-        small = np.clip(cv2.resize(film, (32, 32), interpolation=cv2.INTER_AREA), 1e-3, 1)
-        gamma = 1.0
-        for _ in range(5):  # Newton on the mean of film ** gamma
-            bent = small**gamma
-            gamma -= float((bent.mean() - nuisance.mean) / (bent * np.log(small)).mean())
-            gamma = min(max(gamma, 0.5), 2.2)
-        bent = np.clip(film, 0, 1) ** np.float32(gamma)
-        offset = nuisance.mean - nuisance.gain * float(bent.mean())
-        for _ in range(2):  # clipping moves the mean a little
-            offset += nuisance.mean - float(np.clip(offset + nuisance.gain * bent, 0, 1).mean())
-        return cls(gain=nuisance.gain, offset=offset, gamma=gamma)
-
-    def apply(self, film: Film) -> Film:
-        """The exposed film."""
-        return np.float32(self.offset) + np.float32(self.gain) * np.clip(film, 0, 1) ** np.float32(self.gamma)
+    Exposure is automatic: the mean of `metered` comes out as drawn, whatever the chest holds, so brightness tells
+    nothing.
+    """
+    small = np.clip(cv2.resize(metered, (32, 32), interpolation=cv2.INTER_AREA), 1e-3, 1)
+    gamma = 1.0
+    for _ in range(5):  # Newton on the mean of metered ** gamma
+        bent = small**gamma
+        gamma -= float((bent.mean() - nuisance.mean) / (bent * np.log(small)).mean())
+        gamma = min(max(gamma, 0.5), 2.2)
+    bent = np.clip(metered, 0, 1) ** np.float32(gamma)
+    offset = nuisance.mean - nuisance.gain * float(bent.mean())
+    for _ in range(2):  # clipping moves the mean a little
+        offset += nuisance.mean - float(np.clip(offset + nuisance.gain * bent, 0, 1).mean())
+    return np.float32(offset) + np.float32(nuisance.gain) * np.clip(film, 0, 1) ** np.float32(gamma)
 
 
 def add_scatter(film: Film, normal: Film, nuisance: Nuisance) -> Film:
@@ -132,11 +123,11 @@ def add_scatter(film: Film, normal: Film, nuisance: Nuisance) -> Film:
     return film + np.float32(nuisance.scatter) * (veil - film)
 
 
-def finish(film: Film, exposure: Exposure, nuisance: Nuisance) -> UInt8[np.ndarray, "height width"]:
-    """Exposure, detector noise, collimation and the side marker."""
+def finish(film: Film, metered: Film, nuisance: Nuisance) -> UInt8[np.ndarray, "height width"]:
+    """Exposure (see `expose`), detector noise, collimation and the side marker."""
     height, width = film.shape
     rng = np.random.default_rng([nuisance.key, 1])
-    grey = exposure.apply(film)
+    grey = expose(film, metered, nuisance)
     grey += nuisance.noise * rng.standard_normal((height, width), dtype=np.float32)
     image = (np.clip(grey, 0, 1) * 255 + 0.5).astype(np.uint8)
     left, top, right, bottom = (round(share * width) for share in nuisance.collimation)
@@ -168,7 +159,7 @@ def _flip(points: list[tuple[float, float]], side: int, jitter: np.ndarray) -> n
     kernel = np.ones(5) / 5
     padded = np.pad(smooth, ((2, 2), (0, 0)), mode="edge")
     smooth = np.stack([np.convolve(padded[:, axis], kernel, mode="valid") for axis in (0, 1)], axis=1)
-    return smooth if side > 0 else np.stack([1 - smooth[:, 0], smooth[:, 1]], axis=1)
+    return smooth if side > 0 else mirror(smooth)
 
 
 def _course(device: str, side: int, jitter: np.ndarray) -> tuple[list[np.ndarray], float, float]:

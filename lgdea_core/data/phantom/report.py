@@ -55,10 +55,10 @@ class NounPhrase:
 
 
 class Pen:
-    """Random choices of one report, among the words it is written in."""
+    """Random choices of one report, among the words it is written in; a plain report takes each first word."""
 
-    def __init__(self, rng: np.random.Generator, wording: Wording = TRAINING) -> None:
-        self.rng, self.wording = rng, wording
+    def __init__(self, rng: np.random.Generator, wording: Wording, plain: bool) -> None:
+        self.rng, self.wording, self.plain = rng, wording, plain
 
     def pick(self, options: tuple[str, ...]) -> str:
         """One of the options."""
@@ -66,7 +66,7 @@ class Pen:
 
     def favour(self, options: tuple[str, ...]) -> str:
         """The first option in one of two cases, else any: writers have habits, so phrases recur."""
-        return options[0] if self.chance(0.5) else self.pick(options)
+        return options[0] if self.plain or self.chance(0.5) else self.pick(options)
 
     def chance(self, share: float) -> bool:
         """True in this share of all cases."""
@@ -89,14 +89,14 @@ def write_report(
     Returns:
         The report, and every claim on a configured finding with its words (and `NO_FINDING` for "all is normal").
     """
-    pen = Pen(rng, wording)
+    pen = Pen(rng, wording, plain=config.wording == "plain")
     target = float(rng.uniform(*LENGTH_RANGE))
     stated = [mention for mention in truth.mentions if mention.status != "unreported"]
-    findings = [_state(mention, config, pen) for mention in stated]
+    findings = [_state(mention, pen) for mention in stated]
     findings += [Sentence(text=pen.pick(words.DEVICE_FORMS[device])) for device in devices if pen.chance(0.8)]
     if truth.resolved:
-        findings.append(_resolve(truth.resolved, config, pen))
-    impression = _impression(stated, config, pen)
+        findings.append(_resolve(truth.resolved, pen))
+    impression = _impression(stated, pen)
     denied = [
         finding
         for finding in config.findings
@@ -104,7 +104,7 @@ def write_report(
         and not (truth.resolved and truth.resolved.finding == finding)
     ]
     length = sum(len(sentence.text) + 1 for sentence in findings + impression)
-    findings += _pad(target - length, denied, config, pen)
+    findings += _pad(target - length, denied, pen)
     rng.shuffle(findings)
     return _assemble(config, view, findings, impression, pen)
 
@@ -126,26 +126,24 @@ def lesion_phrases(truth: Truth, evidence: tuple[Finding, ...]) -> tuple[str, ..
     return tuple(phrases)
 
 
-def noun_phrase(mention: Mention, config: PhantomConfig, pen: Pen) -> NounPhrase:
+def noun_phrase(mention: Mention, pen: Pen) -> NounPhrase:
     """Words for a mention; a varied report leaves severity, side or zone unsaid now and then."""
-    plain = config.wording == "plain"
-    says = {part: plain or pen.chance(share) for part, share in _STATED.items()}
-    if plain:  # either how much or where, so that phrases stay few
+    says = {part: pen.plain or pen.chance(share) for part, share in _STATED.items()}
+    if pen.plain:  # either how much or where, so that phrases stay few
         graded = mention.finding in _GRADED_WHEN_PLAIN
         says.update(severity=graded, zone=not graded)
     severity = mention.severity if says["severity"] else None
     if mention.finding == "cardiomegaly":
-        return _heart_phrase(severity, plain, pen)
+        return _heart_phrase(severity, pen)
     laterality = mention.laterality if says["laterality"] else None
     zone = mention.zone if says["zone"] else None
-    noun = pen.wording.nouns[mention.finding][0] if plain else pen.favour(pen.wording.nouns[mention.finding])
+    noun = pen.favour(pen.wording.nouns[mention.finding])
     several = len(mention.lesions) > len(sides_of(mention.laterality))  # on one side
     plural = (laterality == "bilateral" or several) and mention.finding in words.COUNTABLE
     if plural:
         head, _, last = noun.rpartition(" ")
         noun = f"{head} {pen.wording.plurals[last]}".strip()
-    grade = "" if severity is None else words.PLAIN_GRADE[severity] if plain else _grade(mention.finding, severity, pen)
-    text = _join(grade, laterality, zone, noun, plain, pen)
+    text = _join(_grade(mention.finding, severity, pen), laterality, zone, noun, pen)
     article = ""
     if mention.finding in words.COUNTABLE and not plural:
         article = "an " if text[0] in "aeiou" else "a "
@@ -158,52 +156,56 @@ def noun_phrase(mention: Mention, config: PhantomConfig, pen: Pen) -> NounPhrase
     return NounPhrase(text=text, claim=claim, article=article, plural=plural)
 
 
-def _grade(finding: str, severity: str, pen: Pen) -> str:
+def _grade(finding: str, severity: str | None, pen: Pen) -> str:
+    """An adjective of severity; empty where it is not stated."""
+    if severity is None:
+        return ""
+    if pen.plain:
+        return words.PLAIN_GRADE[severity]
     scales = pen.wording.grading[finding]
     return pen.favour(scales[int(pen.rng.integers(len(scales)))][severity])
 
 
-def _join(grade: str, laterality: str | None, zone: str | None, noun: str, plain: bool, pen: Pen) -> str:
+def _join(grade: str, laterality: str | None, zone: str | None, noun: str, pen: Pen) -> str:
     """Grade, side, zone and noun, with the zone before or after the noun."""
-    if zone and not plain and laterality and pen.chance(0.35):
+    if zone and not pen.plain and laterality and pen.chance(0.35):
         places = pen.wording.zone_places_both if laterality == "bilateral" else pen.wording.zone_places
         return " ".join(part for part in (grade, noun, pen.favour(places[zone]).format(side=laterality)) if part)
-    adjectives = pen.wording.zone_adjectives[zone] if zone else ("",)
-    adjective = adjectives[0] if plain else pen.favour(adjectives)
+    adjective = pen.favour(pen.wording.zone_adjectives[zone] if zone else ("",))
     side = pen.wording.sides[laterality] if laterality else ""
     return " ".join(part for part in (grade, side, adjective, noun) if part)
 
 
-def _heart_phrase(severity: str | None, plain: bool, pen: Pen) -> NounPhrase:
+def _heart_phrase(severity: str | None, pen: Pen) -> NounPhrase:
     claim = Claim(observation="cardiomegaly", status="present", region=None, severity=severity)
-    if not plain and pen.chance(0.5):
+    if not pen.plain and pen.chance(0.5):
         grade = pen.favour(pen.wording.adverbs[severity]) if severity else ""
         text = pen.favour(pen.wording.heart_clauses).format(grade=grade)
         return NounPhrase(text=text, claim=replace(claim, region="cardiac silhouette"), clause=True)
-    noun = pen.wording.nouns["cardiomegaly"][0] if plain else pen.favour(pen.wording.nouns["cardiomegaly"])
-    grade = "" if severity is None else words.PLAIN_GRADE[severity] if plain else _grade("cardiomegaly", severity, pen)
+    noun = pen.favour(pen.wording.nouns["cardiomegaly"])
+    grade = _grade("cardiomegaly", severity, pen)
     region = "cardiac silhouette" if "silhouette" in noun else None
     return NounPhrase(text=f"{grade} {noun}".strip(), claim=replace(claim, region=region))
 
 
-def _state(mention: Mention, config: PhantomConfig, pen: Pen) -> Sentence:
+def _state(mention: Mention, pen: Pen) -> Sentence:
     """A finding that is there, or may be."""
-    words_for = noun_phrase(mention, config, pen)
+    words_for = noun_phrase(mention, pen)
     claim = replace(words_for.claim, status=mention.status)
     if words_for.clause:
         hedge = "Possibly " if mention.status == "uncertain" else ""
         text = f"{hedge}{words_for.text}." if hedge else f"{_capital(words_for.text)}."
         return _sentence(text, words_for.text, claim)
     forms = words.UNCERTAIN_FORMS if mention.status == "uncertain" else pen.wording.present_forms
-    form = forms[0] if config.wording == "plain" else pen.pick(forms)
+    form = forms[0] if pen.plain else pen.pick(forms)
     text = form.format(a=words_for.article, np=words_for.text, Np=_capital(words_for.text))
     if words_for.plural:
         text = text.replace(" is ", " are ")
     return _sentence(text, words_for.text, claim)
 
 
-def _resolve(mention: Mention, config: PhantomConfig, pen: Pen) -> Sentence:
-    words_for = noun_phrase(mention, config, pen)
+def _resolve(mention: Mention, pen: Pen) -> Sentence:
+    words_for = noun_phrase(mention, pen)
     if words_for.clause:
         words_for = replace(words_for, text=words.NOUNS["cardiomegaly"][0], claim=replace(words_for.claim, region=None))
     text = pen.pick(words.RESOLVED_FORMS).format(np=words_for.text)
@@ -212,14 +214,14 @@ def _resolve(mention: Mention, config: PhantomConfig, pen: Pen) -> Sentence:
     return _sentence(text, text[:-1], replace(words_for.claim, status="absent", severity=None))
 
 
-def _deny(findings: list[str], config: PhantomConfig, pen: Pen) -> Sentence:
+def _deny(findings: list[str], pen: Pen) -> Sentence:
     """One sentence that one or several findings are absent."""
     claims = tuple(Claim(observation=finding, status="absent") for finding in findings)
-    if findings == ["cardiomegaly"] and config.wording == "varied" and pen.chance(0.8):
+    if findings == ["cardiomegaly"] and not pen.plain and pen.chance(0.8):
         text = pen.pick(words.NORMAL_HEART)
         region = "cardiac silhouette" if "heart" in text.lower() or "silhouette" in text else None
         return Sentence(text=text, phrase=text[:-1], claims=(replace(claims[0], region=region),))
-    if config.wording == "plain":
+    if pen.plain:
         nouns = [words.NOUNS[finding][0] for finding in findings]
         text = words.ABSENT_FORMS[0].format(np=" or ".join(nouns))
     else:
@@ -229,17 +231,17 @@ def _deny(findings: list[str], config: PhantomConfig, pen: Pen) -> Sentence:
     return Sentence(text=text, phrase=text[:-1], claims=claims)
 
 
-def _pad(room: float, denied: list[str], config: PhantomConfig, pen: Pen) -> list[Sentence]:
+def _pad(room: float, denied: list[str], pen: Pen) -> list[Sentence]:
     """Negations and normal statements that fill the room, in a random order, as closely as they can."""
     denied = [denied[number] for number in pen.rng.permutation(len(denied))]
     options: list[Sentence] = [Sentence(text=words.FILLER[number]) for number in pen.rng.permutation(len(words.FILLER))]
     while denied:
-        count = 1 if config.wording == "plain" else int(pen.rng.integers(1, 4))
+        count = 1 if pen.plain else int(pen.rng.integers(1, 4))
         group, denied = denied[:count], denied[count:]
         alone = ["cardiomegaly"] if "cardiomegaly" in group else []
         for part in (alone, [finding for finding in group if finding not in alone]):
             if part:
-                options.insert(int(pen.rng.integers(0, 7)), _deny(part, config, pen))
+                options.insert(int(pen.rng.integers(0, 7)), _deny(part, pen))
     chosen = []
     for option in options:
         if len(option.text) + 1 <= room + 12:
@@ -250,22 +252,22 @@ def _pad(room: float, denied: list[str], config: PhantomConfig, pen: Pen) -> lis
     return chosen
 
 
-def _impression(stated: list[Mention], config: PhantomConfig, pen: Pen) -> list[Sentence]:
+def _impression(stated: list[Mention], pen: Pen) -> list[Sentence]:
     """The findings again, shortly; or that all is normal, where nothing was stated; none in one report of seven."""
-    if config.wording == "varied" and pen.chance(0.15):
+    if not pen.plain and pen.chance(0.15):
         return []
     if not stated:
-        text = words.NORMAL_STUDY[0] if config.wording == "plain" else pen.pick(words.NORMAL_STUDY)
+        text = words.NORMAL_STUDY[0] if pen.plain else pen.pick(words.NORMAL_STUDY)
         return [Sentence(text=f"{text}.", phrase=text, claims=(Claim(observation=NO_FINDING, status="present"),))]
     summary = []
     for number in pen.rng.permutation(len(stated))[:2]:
-        words_for = noun_phrase(stated[number], config, pen)
+        words_for = noun_phrase(stated[number], pen)
         text = words_for.text
         if stated[number].status == "uncertain":
             text = f"possible {text}" if not words_for.clause else f"possibly {text}"
         claim = replace(words_for.claim, status=stated[number].status)
         summary.append(_sentence(f"{_capital(text)}.", words_for.text, claim))
-    if config.wording == "varied" and pen.chance(0.2):
+    if not pen.plain and pen.chance(0.2):
         summary.append(Sentence(text=pen.pick(words.ADVICE)))
     return summary
 
@@ -289,7 +291,7 @@ def _assemble(
         ("TECHNIQUE", 0.3, words.TECHNIQUES[view]),
         ("COMPARISON", 0.3, words.COMPARISONS),
     ):
-        if config.wording == "varied" and pen.chance(share):
+        if not pen.plain and pen.chance(share):
             parts.append((header, Sentence(text=pen.pick(options))))
     parts += [("FINDINGS", sentence) for sentence in findings] + [("IMPRESSION", sentence) for sentence in impression]
     text, places, current = "", [], ""

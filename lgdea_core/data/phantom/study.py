@@ -11,7 +11,7 @@ from lgdea_core.data.phantom.anatomy import HEART_LEVEL, LUNG_LEVEL, Habitus, pa
 from lgdea_core.data.phantom.config import PhantomConfig
 from lgdea_core.data.phantom.geometry import Box, Geometry, box_of_mask, heart_contour
 from lgdea_core.data.phantom.lesions import Lesion, PaintedLesion, draw_lesion, mask_of
-from lgdea_core.data.phantom.nuisance import Exposure, Nuisance, add_scatter, finish, paint_devices
+from lgdea_core.data.phantom.nuisance import Nuisance, add_scatter, finish, paint_devices
 from lgdea_core.data.phantom.report import lesion_phrases, write_report
 from lgdea_core.data.phantom.truth import Truth, sample_truth
 from lgdea_core.finding import Finding
@@ -156,8 +156,7 @@ def _render(
         return add_scatter(canvas, normal, nuisance)
 
     full = film(())
-    exposure = Exposure.control(full, nuisance)
-    return finish(film(omit) if omit else full, exposure, nuisance)
+    return finish(film(omit) if omit else full, full, nuisance)
 
 
 def paint_lesions(
