@@ -160,7 +160,9 @@ class Probe(TowerJob):
     tasks: ClassVar = PROBE_TASKS
     """corpus -> what is learnt"""
     learn: ClassVar = staticmethod(probe_scores)
+    """the score of every share"""
     shown: ClassVar = staticmethod(probe_columns)
+    """the columns of a score"""
     protocol: str = FROZEN
     """one of `PROTOCOLS`"""
 
