@@ -31,13 +31,18 @@ class Number(Job):
         return [self.key | part | {"square": self.writer * part["number"]} for part in self.parts]
 
 
-def beat(path: Path) -> None:
-    """Write the time, for a minute at most."""
-    for _ in range(600):
-        path.write_text(str(time.time()))
-        time.sleep(0.1)
+@dataclass(frozen=True, kw_only=True)
+class Beat(Number):
+    """Writes the time, for a minute at most."""
+
+    path: Path
+
+    def run(self) -> list[dict[str, Any]]:
+        for _ in range(600):
+            self.path.write_text(str(time.time()))
+            time.sleep(0.1)
+        return []
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    list(side_by_side(beat, [folder / "a", folder / "b", folder / "c"], 2, "beats"))
+    list(side_by_side([Beat(writer=0, path=Path(sys.argv[1]) / name) for name in "abc"], 2, "beats"))

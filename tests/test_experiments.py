@@ -45,8 +45,8 @@ from lgdea_core.experiments.plans import (
     limited_pairing,
     real,
 )
-from lgdea_core.experiments.relations import SETTINGS, STARTS, SWEEPS, relations
-from lgdea_core.experiments.tables import TABLES, Table, beyond, draws_summary
+from lgdea_core.experiments.relations import STARTS, SWEEPS, relations
+from lgdea_core.experiments.tables import SETTINGS, TABLES, Table, beyond, draws_summary
 from lgdea_core.experiments.worlds import (
     GENERATED,
     OPENI_SPLIT,

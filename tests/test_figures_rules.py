@@ -59,6 +59,7 @@ def millimetres(figure: Figure, panel: Axes) -> tuple[float, float]:
 @pytest.mark.parametrize("name", EVERY)
 def test_a_figure_fits_the_page_and_its_type_can_be_read(name: str) -> None:
     figure = made(name)
+    assert isinstance(figure, Figure), "one that reads no mathematics"
     width, height = figure.get_size_inches() * 25.4
     assert min(abs(width - HALF), abs(width - FULL)) < 0.01
     assert 20 < height <= TALLEST

@@ -212,11 +212,12 @@ def test_a_measure_that_a_world_lacks_has_no_panel() -> None:
 
 
 def test_abundance_is_evenly_spaced_and_tells_variants_apart() -> None:
-    axis = BUILDERS["abundance"]().axes[0]
+    figure = BUILDERS["abundance"]()
+    axis = figure.axes[0]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["0", "1,350", "20,000"]
     assert [places for places, _ in points(axis)] == [[0, 1, 2]] * 2
     assert points(axis)[0][1] == pytest.approx([0.615, 0.6285, 0.815])
-    assert legend(BUILDERS["abundance"]()) == ["LGDEA", "LGDEA, without relations"]
+    assert legend(figure) == ["LGDEA", "LGDEA, without relations"]
 
 
 def test_a_dose_stands_at_the_label_auc_that_its_relations_reached() -> None:
@@ -429,7 +430,8 @@ def test_figures_of_the_pages_are_written_and_shown_with_their_description(
     for module in (pictures, docs):
         monkeypatch.setattr(module, "project_root", lambda: tmp_path)
     monkeypatch.setattr(pictures, "git_commit", lambda root: "abc123")
-    monkeypatch.setattr(pictures, "DRAWN", {"hard": BUILDERS["hard_set"], "later": lambda: None})
+    figure = BUILDERS["hard_set"]()
+    monkeypatch.setattr(pictures, "DRAWN", {"hard": lambda: figure, "later": lambda: None})
     assert pictures.write_figures() == [
         "figures/readme/hard.png: written", "figures/readme/later.png: no rows yet",
     ]  # fmt: skip
@@ -437,7 +439,7 @@ def test_figures_of_the_pages_are_written_and_shown_with_their_description(
     page.parent.mkdir()
     page.write_text("".join(f"<!-- figure: {name} -->\n<!-- end -->\n" for name in ("hard", "later")))
     _, shown, _, _, absent, _ = docs.rendered(page).splitlines()
-    assert shown == f"![{BUILDERS['hard_set']().alt}](../figures/readme/hard.png)"
+    assert shown == f"![{figure.alt}](../figures/readme/hard.png)"
     assert absent == "*No figure yet: its table has no rows.*"
 
 

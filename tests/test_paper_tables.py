@@ -38,6 +38,11 @@ def row(method: str, seed: int, auc: float, ratio: float = 0.1, variant: str = "
     return values | {"auc": auc, "cnr": 1.0, "commit": "0123456789abcdef"}
 
 
+def write_probes(tables: Path, rows: list[tuple[object, ...]]) -> None:
+    columns = ["corpus", "method", "protocol", "label_ratio", "seed", "preset", "auc"]
+    pd.DataFrame(rows, columns=columns).to_csv(tables / "asg_linear_probe.csv", index=False)
+
+
 @pytest.fixture
 def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project whose only rows are three of limited_pairing.csv, at 10 and 5 % of pairs."""
@@ -194,8 +199,7 @@ def test_probe_rows_are_read_where_they_are(tables: Path) -> None:
     rows = [("nih", "asg", "frozen", 0.01, seed, "demo", auc) for seed, auc in ((1, 0.6), (2, 0.7))]
     rows.append(("nih", "asg", "fine-tuned", 0.01, 1, "demo", 0.9))  # another protocol than the published rows'
     rows.append(("nih", "asg", "frozen", 0.01, 1, "small", 0.8))  # another tower
-    columns = ["corpus", "method", "protocol", "label_ratio", "seed", "preset", "auc"]
-    pd.DataFrame(rows, columns=columns).to_csv(tables / "asg_linear_probe.csv", index=False)
+    write_probes(tables, rows)
     ours = paper_tables.paper_tables()["classification"].query("origin != @PUBLISHED")
     assert set(ours["origin"]) == {"ours, real films"}
     assert set(ours["setting"]) == {"1 % of labels"}
@@ -208,8 +212,7 @@ def test_probe_rows_are_read_where_they_are(tables: Path) -> None:
 def test_terms_of_asg_have_a_table_of_their_own(tables: Path) -> None:
     methods = ("random", "clip", "asg ita + irl", "asg", "asg shuffled regions")
     rows = [("phantom", method, "frozen", 0.1, 1, "demo", 0.6) for method in methods]
-    columns = ["corpus", "method", "protocol", "label_ratio", "seed", "preset", "auc"]
-    pd.DataFrame(rows, columns=columns).to_csv(tables / "asg_linear_probe.csv", index=False)
+    write_probes(tables, rows)
     found = {name: table.query("origin != @PUBLISHED") for name, table in paper_tables.paper_tables().items()}
     assert set(found["classification"]["system"]) == {"random", "clip", "asg"}
     parts = ["ASG: IRA", "ASG: IRA + IRL", "ASG: IRA + ARSA + IRL + ERL", "ASG: all, shuffled regions"]
@@ -220,8 +223,7 @@ def test_terms_of_asg_have_a_table_of_their_own(tables: Path) -> None:
 
 def test_towers_that_a_table_lacks_are_named_with_what_makes_them(tables: Path) -> None:
     rows = [("phantom", method, "frozen", 0.1, 1, "demo", 0.6) for method in ("random", "clip", "asg", "lgdea")]
-    columns = ["corpus", "method", "protocol", "label_ratio", "seed", "preset", "auc"]
-    pd.DataFrame(rows, columns=columns).to_csv(tables / "asg_linear_probe.csv", index=False)
+    write_probes(tables, rows)
     [line] = missing_rows("classification")
     assert line.startswith("figures/tables/asg_linear_probe.csv lacks lgdea+asg; first ")
     assert any("lacks asg ita + arsa, asg ita + irl, asg ita" in line for line in missing_rows("asg_ablation"))

@@ -116,7 +116,7 @@ def measure(folder: Path, inputs: Inputs, config: RunConfig) -> dict[str, dict[s
     rows = {"phantom, test split": headline_measures(evaluate(model, processor, inputs, **options), True, MEASURED)}
     for corpus in HOSPITALS:
         if os.environ.get(DATA_VARIABLE):
-            films = hospital_inputs(corpus, WORLD, replace_fields(config, corpus=corpus))
+            films = hospital_inputs(corpus, WORLD, config)
             found = headline_measures(evaluate(model, processor, films, **options), True, MEASURED)
         else:
             found = {}

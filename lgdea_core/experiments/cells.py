@@ -185,6 +185,19 @@ class Cell(Job):
         return [row]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked(Job):
+    """Questions to the model that a training has left: nothing is trained."""
+
+    cell: Cell
+    device: str | None = None
+    """None takes the best there is"""
+
+    @property
+    def needs(self) -> str:
+        return self.cell.missing_model
+
+
 def evidence_of(inputs: Inputs, config: RunConfig) -> pd.DataFrame:
     """Rows of `evidence.parquet` for every report of the corpus."""
     return extract_evidence(inputs.corpus.studies, config.data.extractor, progress=False)[0]

@@ -23,10 +23,9 @@ from lgdea_core.evaluation.looks import TASKS as LOOKED
 from lgdea_core.evaluation.looks import verdicts
 from lgdea_core.evaluation.supervised import AUGMENTED
 from lgdea_core.experiments.looks import BOXED, RANDOM
-from lgdea_core.experiments.paper_tables import WHOLE, as_it_is, differences, read_published
+from lgdea_core.experiments.paper_tables import WHOLE, as_it_is, differences, joined, read_published
 from lgdea_core.experiments.plans import COMPARED, CONTROL, CONTROLS, DOSES, PHRASES, WITHOUT_IMAGES
-from lgdea_core.experiments.relations import SETTINGS
-from lgdea_core.experiments.tables import GROUNDED, TABLES, mean_and_sd, of_common_seeds
+from lgdea_core.experiments.tables import GROUNDED, SETTINGS, TABLES, chosen, mean_and_sd, of_common_seeds
 from lgdea_core.figures import names
 from lgdea_core.paths import project_root, write_text
 
@@ -189,13 +188,11 @@ def percent(ratio: float) -> str:
 
 
 def _summary(name: str, where: Where, columns: Columns, rows: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Mean ± deviation over seeds of the rows with these values; the key's columns, then `columns`, empty where absent.
+    """Mean ± deviation over seeds of `chosen` rows, in the order of a tuple; the key's columns, then `columns`.
 
-    A value may be a tuple: any of its members, in that order.
+    Of a column that is absent all values are empty.
     """
-    table = TABLES[name].read() if rows is None else rows
-    for column, value in where.items():
-        table = table[table[column].isin(value if isinstance(value, tuple) else (value,))]
+    table = chosen(TABLES[name].read() if rows is None else rows, where)
     orders = {column: value for column, value in where.items() if isinstance(value, tuple)}
     summary = replace(TABLES[name], measures=tuple(columns)).summary(table.reset_index(drop=True))
     if summary.empty:
@@ -245,35 +242,28 @@ def headline() -> pd.DataFrame:
         trainings(name, where, HEADLINE, {"images": lambda _, images=images: images} | PAIRS | METHOD | TRAININGS)
         for images, name, where in parts
     ]
-    return _joined(tables)
+    return joined(tables).fillna("")
 
 
 def real_pairs() -> pd.DataFrame:
     """Open-i: methods by the share of known pairs, then `lgdea` without a part and its controls."""
     methods = {"world": "openi", "variant": "", "paired_ratio": RATIOS}
     parts = [("limited_pairing", methods), ("ablation", {"world": "openi", "paired_ratio": RATIOS})]
-    return _joined([trainings(name, where, REAL_PAIRS, PAIRS | METHOD | TRAININGS) for name, where in parts])
+    tables = [trainings(name, where, REAL_PAIRS, PAIRS | METHOD | TRAININGS) for name, where in parts]
+    return joined(tables).fillna("")
 
 
 def dose_response() -> pd.DataFrame:
     """`DOSES` and LGDEA without unpaired images, of the seeds that all of them have."""
-    variants, rows, same = (WITHOUT_IMAGES, *DOSES), TABLES["ablation"].read(), TENTH | {"method": "lgdea"}
-    for column, value in same.items():
-        rows = rows[rows[column] == value]
-    summary = _summary("ablation", {"variant": variants}, RELATED, of_common_seeds(rows, variants))
+    variants = (WITHOUT_IMAGES, *DOSES)
+    rows = of_common_seeds(chosen(TABLES["ablation"].read(), TENTH | {"method": "lgdea"}), variants)
+    summary = _summary("ablation", {"variant": variants}, RELATED, rows)
     return _lines(summary, {"variant": lambda row: row.variant} | TRAININGS, RELATED)
-
-
-def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Pages' tables one below the other; one without rows has other columns and is left out."""
-    there = [table for table in tables if len(table)]
-    return pd.concat(there, ignore_index=True).fillna("") if there else pd.DataFrame()
 
 
 def by_finding(corpus: str) -> pd.DataFrame:
     """AUC of every finding at one hospital: mean ± deviation over seeds, a column for each model."""
-    rows = TABLES["hospitals"].read()
-    rows = rows[(rows["corpus"] == corpus) & rows["metric"].isin(("auc", "auc_abnormal"))]
+    rows = chosen(TABLES["hospitals"].read(), {"corpus": corpus, "metric": ("auc", "auc_abnormal")})
     if rows.empty:
         return rows
     label = rows["finding"].replace({"macro": "mean of the findings", "all": "abnormal against normal"})
@@ -291,14 +281,13 @@ def by_finding(corpus: str) -> pd.DataFrame:
 
 def looked_at() -> pd.DataFrame:
     """CNR in the boxes of another hospital, beside both controls, with intervals of each training."""
-    rows = TABLES["hospitals"].read()
     names = {
         "cnr_signed": "CNR",
         "cnr_signed_swapped": "CNR, cross-patient",
         "cnr_signed_own": "CNR beyond cross-patient",
         "cnr_signed_blind": "CNR of mean boxes",
     }
-    rows = rows[rows["metric"].isin(names) & (rows["finding"] == "macro") & (rows["corpus"] == "nih")]
+    rows = chosen(TABLES["hospitals"].read(), {"metric": tuple(names), "finding": "macro", "corpus": "nih"})
     if rows.empty:
         return rows
     cells = [f"{row.estimate:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in rows.itertuples()]
@@ -312,8 +301,7 @@ def looked_at() -> pd.DataFrame:
 
 def led_by(corpus: str) -> pd.DataFrame:
     """`lgdea` less each other model on the same patients of a hospital: difference and 95 % interval."""
-    rows = TABLES["paired"].read()
-    rows = rows[rows["corpus"] == corpus]
+    rows = chosen(TABLES["paired"].read(), {"corpus": corpus})
     rows = rows[[pair in DIFFERENCES for pair in zip(rows["metric"], rows["finding"], strict=True)]]
     if rows.empty:
         return rows
@@ -335,8 +323,7 @@ def led_by(corpus: str) -> pd.DataFrame:
 
 def looked(task: str) -> pd.DataFrame:
     """The score of a task on the images and under every control: a row for each model of each world."""
-    rows = _pages()
-    rows = rows[(rows["task"] == task) & (rows["metric"] == LOOKED[task][0])]
+    rows = chosen(TABLES["looks"].read(), {"preset": "demo", "task": task, "metric": LOOKED[task][0]})
     if rows.empty:
         return rows
     shown = rows["control"].map(lambda control: CONTROLS_SHOWN[control][0])
@@ -348,7 +335,7 @@ def looked(task: str) -> pd.DataFrame:
 
 def named_by_the_page() -> pd.DataFrame:
     """What the page of controls says of each model: what it names, and in how many of the seeds."""
-    rows = _pages()
+    rows = chosen(TABLES["looks"].read(), {"preset": "demo"})
     if rows.empty:
         return rows
     said = [
@@ -368,11 +355,6 @@ def named_by_the_page() -> pd.DataFrame:
         index=counts.index,
     )
     return _of_models(cells)
-
-
-def _pages() -> pd.DataFrame:
-    rows = TABLES["looks"].read()
-    return rows[rows["preset"] == "demo"] if len(rows) else rows
 
 
 def _counted(found: pd.Series) -> str:
@@ -398,7 +380,7 @@ def controlled() -> pd.DataFrame:
     boxes = {f"{name}_blind": heading for name, heading in GROUNDING.items() if name in GROUNDED}
     prior = {"method": lambda _: "mean boxes (location-prior control)"}
     last = trainings("limited_pairing", TENTH | {"method": "lgdea", "variant": ""}, boxes, prior)
-    return pd.concat([whole, fail, last], ignore_index=True).fillna("")
+    return joined([whole, fail, last]).fillna("")
 
 
 def variants(controls: bool) -> pd.DataFrame:
@@ -452,8 +434,7 @@ def warm_relations() -> pd.DataFrame:
 
 def hard() -> pd.DataFrame:
     """The questions of `HARD`, a column a method, at a tenth of the pairs."""
-    rows = TABLES["hard_set"].read()
-    rows = rows[rows["paired_ratio"] == 0.1]
+    rows = chosen(TABLES["hard_set"].read(), {"paired_ratio": 0.1})
     if rows.empty:
         return rows
     summary = TABLES["hard_set"].summary(rows).set_index(["by", "group", "measure"])

@@ -3,10 +3,10 @@
 import os
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import pandas as pd
 
@@ -15,6 +15,7 @@ from lgdea_core.data.corpora import FOLDERS, load_corpus
 from lgdea_core.data.corpus import Corpus
 from lgdea_core.data.images import load_images
 from lgdea_core.encoders import ImageTower, image_tower_config
+from lgdea_core.evaluation.bootstrap import Interval
 from lgdea_core.evaluation.downstream import (
     PROBE_TASKS,
     SEGMENTATION_TASKS,
@@ -24,7 +25,7 @@ from lgdea_core.evaluation.downstream import (
 )
 from lgdea_core.evaluation.linear_probe import ProbeScore
 from lgdea_core.evaluation.segmentation import SegmentationScore
-from lgdea_core.evaluation.supervised import AUGMENTED, FROZEN
+from lgdea_core.evaluation.supervised import AUGMENTED, FROZEN, Fit
 from lgdea_core.experiments.jobs import Job
 from lgdea_core.experiments.plans import ASG_ABLATIONS, SEEDS, TOWERS, asg
 from lgdea_core.experiments.tables import TABLES
@@ -34,8 +35,6 @@ from lgdea_core.inference import best_device
 from lgdea_core.paths import DATA_VARIABLE, git_commit, project_root
 from lgdea_core.runs.leaks import refuse_training_patients
 from lgdea_core.training.loop import seeded
-
-Score = TypeVar("Score", ProbeScore, SegmentationScore)
 
 RANDOM = "random"
 """Name of a tower with the initial weights of its seed."""
@@ -97,33 +96,21 @@ def load_films(corpus: str, config: RunConfig) -> Films:
 
 def probe_columns(score: ProbeScore) -> dict[str, Any]:
     """Macro AUC or accuracy with its 95 % interval over patients, and what it is of."""
-    interval = score.interval
-    return {
-        score.metric: round(interval.estimate, 4),
-        "low": round(interval.low, 4),
-        "high": round(interval.high, 4),
-        "n": interval.n,
-        "findings": len(score.findings),
-        "left_out": "; ".join(score.left_out),
-        "best_epoch": score.fit.best_epoch + 1,
-        "steps": score.fit.steps,
-    } | ({"warning": interval.warning} if interval.warning else {})
+    own = {"findings": len(score.findings), "left_out": "; ".join(score.left_out)}
+    return _columns(score.metric, score.interval, own, score.fit)
 
 
 def dice_columns(score: SegmentationScore) -> dict[str, Any]:
     """The variants of Dice; the interval is that of the mean over images."""
-    interval = score.image
-    return {
-        "dice": round(interval.estimate, 4),
-        "low": round(interval.low, 4),
-        "high": round(interval.high, 4),
-        "n": interval.n,
-        "dice_batches": round(score.batches, 4),
-        "dice_positive": round(score.positive, 4),
-        "dice_empty": round(score.empty, 4),
-        "best_epoch": score.fit.best_epoch + 1,
-        "steps": score.fit.steps,
-    } | ({"warning": interval.warning} if interval.warning else {})
+    own = {f"dice_{name}": round(getattr(score, name), 4) for name in ("batches", "positive", "empty")}
+    return _columns("dice", score.image, own, score.fit)
+
+
+def _columns(measure: str, interval: Interval, own: dict[str, Any], fit: Fit) -> dict[str, Any]:
+    bounds = {name: round(getattr(interval, name), 4) for name in ("low", "high")}
+    warning = {"warning": interval.warning} if interval.warning else {}
+    learnt = {"best_epoch": fit.best_epoch + 1, "steps": fit.steps}
+    return {measure: round(interval.estimate, 4)} | bounds | {"n": interval.n} | own | learnt | warning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +159,10 @@ class Probe(TowerJob):
 
     tasks: ClassVar = PROBE_TASKS
     """corpus -> what is learnt"""
+    learn: ClassVar = staticmethod(probe_scores)
+    """the score of every share"""
+    shown: ClassVar = staticmethod(probe_columns)
+    """the columns of a score"""
     protocol: str = FROZEN
     """one of `PROTOCOLS`"""
 
@@ -180,21 +171,17 @@ class Probe(TowerJob):
         return super().key | {"protocol": self.protocol}
 
     def columns(self, films: Films, tower: ImageTower) -> list[dict[str, Any]]:
-        return [probe_columns(score) for score in self.scores(probe_scores, films, tower)]
-
-    def scores(self, learn: Callable[..., list[Score]], films: Films, tower: ImageTower) -> list[Score]:
-        """What `evaluation.downstream` says of every share."""
-        ratios = [part["label_ratio"] for part in self.parts]
-        return learn(films, self.tasks[self.corpus], tower, self.protocol, ratios, self.model.config.seed)
+        ratios, seed = [part["label_ratio"] for part in self.parts], self.model.config.seed
+        scores = self.learn(films, self.tasks[self.corpus], tower, self.protocol, ratios, seed)
+        return [self.shown(score) for score in scores]
 
 
 class Segmentation(Probe):
     """Decoders on the tower, frozen or tuned; parts as of a probe."""
 
     tasks: ClassVar = SEGMENTATION_TASKS
-
-    def columns(self, films: Films, tower: ImageTower) -> list[dict[str, Any]]:
-        return [dice_columns(score) for score in self.scores(segmentation_scores, films, tower)]
+    learn: ClassVar = staticmethod(segmentation_scores)
+    shown: ClassVar = staticmethod(dice_columns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,7 +254,7 @@ def towers(seeds: Sequence[int], methods: Sequence[str], variants: Sequence[str]
 
 
 def label_curves() -> dict[tuple[str, str], pd.DataFrame]:
-    """Rows of frozen towers by (measure, corpus), variants left out: what `figures_asg.figure_label_curve` draws."""
+    """Rows of frozen towers by (measure, corpus), variants left out: what `figure_label_curve` draws."""
     curves = {}
     for name, measures in {"asg_linear_probe": ("auc", "accuracy"), "segmentation": ("dice",)}.items():
         table = TABLES[name].read()

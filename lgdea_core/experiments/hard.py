@@ -23,8 +23,7 @@ from lgdea_core.evaluation.grounding import score_maps
 from lgdea_core.evaluation.harness import GROUNDING_METRICS, phrase_samples
 from lgdea_core.evaluation.prompts import load_prompt_set
 from lgdea_core.evaluation.zero_shot import combine_channels, zero_shot_scores
-from lgdea_core.experiments.cells import RESAMPLES, Cell
-from lgdea_core.experiments.jobs import Job
+from lgdea_core.experiments.cells import RESAMPLES, Asked
 from lgdea_core.experiments.plans import COMPARED, SEEDS, limited_pairing
 from lgdea_core.grounding import load
 from lgdea_core.model import LGDEAModel, LGDEAProcessor
@@ -40,20 +39,12 @@ PER_STRATUM = 60
 
 
 @dataclass(frozen=True, kw_only=True)
-class HardSet(Job):
+class HardSet(Asked):
     """All questions of the hard set, asked of the model that a cell of `limited_pairing` has left."""
-
-    cell: Cell
-    device: str | None = None
-    """None takes the best there is"""
 
     @property
     def key(self) -> dict[str, Any]:
         return {name: self.cell.key[name] for name in ("method", "paired_ratio", "seed", "preset")}
-
-    @property
-    def needs(self) -> str:
-        return self.cell.missing_model
 
     @property
     def place(self) -> Hashable:

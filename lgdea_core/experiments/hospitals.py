@@ -8,10 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lgdea_core.config import RunConfig, replace_fields
-from lgdea_core.data.corpus import Corpus
 from lgdea_core.evaluation.harness import evaluate
-from lgdea_core.experiments.cells import INTERVAL_RESAMPLES, Cell
-from lgdea_core.experiments.jobs import Job
+from lgdea_core.experiments.cells import INTERVAL_RESAMPLES, Asked, Cell
 from lgdea_core.experiments.plans import ABLATIONS, COMPARED, CONTROL, SEEDS, WITHOUT_IMAGES, ablation, limited_pairing
 from lgdea_core.experiments.worlds import build_world
 from lgdea_core.grounding import load
@@ -40,22 +38,15 @@ KEPT = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked(Job):
+class AtHospital(Asked):
     """All of `KEPT`, per finding where there are findings, of one model at one hospital."""
 
-    cell: Cell
     corpus: str
     """one of `HOSPITALS`"""
-    device: str | None = None
-    """None takes the best there is"""
 
     @property
     def key(self) -> dict[str, Any]:
         return self.cell.key | {"corpus": self.corpus}
-
-    @property
-    def needs(self) -> str:
-        return self.cell.missing_model
 
     @property
     def place(self) -> Hashable:
@@ -68,32 +59,24 @@ class Asked(Job):
         model, processor = load(self.cell.folder / "model", self.device)
         inputs = hospital_inputs(self.corpus, self.cell.world, self.cell.config)
         table = evaluate(model, processor, inputs, resamples=INTERVAL_RESAMPLES, progress=False)
-        kept = [
-            row
-            for row in table.to_dict("records")
-            if row["metric"] in KEPT[row["task"]] and row["estimate"] == row["estimate"]
-        ]
         columns = ("task", "metric", "finding", "estimate", "low", "high", "n", "positives", "warning")
         commit = git_commit(project_root())
         return [
             self.key
             | {name: round(row[name], 4) if isinstance(row[name], float) else row[name] for name in columns}
             | {"commit": commit}
-            for row in kept
+            for row in table.to_dict("records")
+            if row["metric"] in KEPT[row["task"]] and row["estimate"] == row["estimate"]
         ]
 
 
 def hospital_inputs(corpus: str, world: str, config: RunConfig) -> Inputs:
     """The test patients of the world's own split, or every patient of another hospital; no pools."""
-    if corpus != world:
-        config = replace_fields(config, corpus=corpus)
-        return evaluation_inputs(_all_test(build_world(corpus, config)), config, progress=False)
-    return evaluation_inputs(build_world(corpus, config), config, progress=False)
-
-
-def _all_test(corpus: Corpus) -> Corpus:
-    """No model has seen this hospital, so none of its patients is held back."""
-    return replace(corpus, studies=corpus.studies.assign(split="test"))
+    config = replace_fields(config, corpus=corpus)
+    found = build_world(corpus, config)
+    if corpus != world:  # no model has seen this hospital, so none of its patients is held back
+        found = replace(found, studies=found.studies.assign(split="test"))
+    return evaluation_inputs(found, config, progress=False)
 
 
 def trained_cells(
@@ -116,7 +99,7 @@ def hospitals(
     corpora: Sequence[str] = HOSPITALS,
     preset: str = "demo",
     device: str | None = None,
-) -> list[Asked]:
+) -> list[AtHospital]:
     """Every model at every hospital."""
     cells = trained_cells(seeds, ratios, methods, variants, preset)
-    return [Asked(cell=cell, corpus=corpus, device=device) for corpus in corpora for cell in cells]
+    return [AtHospital(cell=cell, corpus=corpus, device=device) for corpus in corpora for cell in cells]

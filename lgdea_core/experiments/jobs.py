@@ -5,12 +5,11 @@ import multiprocessing
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
-from operator import methodcaller
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
@@ -18,9 +17,6 @@ from tqdm.auto import tqdm
 from lgdea_core.experiments.tables import Table
 
 logger = logging.getLogger("lgdea")
-
-Work = TypeVar("Work")
-Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,20 +65,20 @@ def make_rows(table: Table, jobs: Sequence[Job], workers: int) -> None:
     """
     for job in {job.place: job for job in jobs}.values():
         job.prepare()
-    for rows in side_by_side(methodcaller("run"), jobs, workers, table.name):
+    for rows in side_by_side(jobs, workers, table.name):
         table.add(rows)
         logger.info("%s", rows)
 
 
-def side_by_side(make: Callable[[Work], Made], todo: Sequence[Work], workers: int, name: str) -> Iterator[Made]:
-    """What `make` makes of each, in the order of completion: `workers` processes, which share the CPU's threads.
+def side_by_side(jobs: Sequence[Job], workers: int, name: str) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each job, in the order of completion: `workers` processes, which share the CPU's threads.
 
     They end with this process, even where it is killed: else they would train on beside the run that resumes them.
     """
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(threads,)) as pool:
-        futures = {pool.submit(make, work): work for work in todo}
+        futures = {pool.submit(job.run): job for job in jobs}
         failed = []
         for future in tqdm(as_completed(futures), total=len(futures), unit="job", desc=name):
             if error := future.exception():

@@ -8,8 +8,7 @@ from typing import Any
 from lgdea_core.config import RunConfig, replace_fields
 from lgdea_core.evaluation.exam import exam_of
 from lgdea_core.evaluation.looks import does_it_look
-from lgdea_core.experiments.cells import INTERVAL_RESAMPLES, Cell
-from lgdea_core.experiments.jobs import Job
+from lgdea_core.experiments.cells import INTERVAL_RESAMPLES, Asked, Cell
 from lgdea_core.experiments.plans import COMPARED, SEEDS, config_of, limited_pairing
 from lgdea_core.experiments.worlds import build_world, world_inputs
 from lgdea_core.grounding import BOX, load
@@ -26,15 +25,11 @@ floor that trained models are compared with: a fixed function of the image, whic
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looked(Job):
+class Looked(Asked):
     """The page of one model on the test patients of a world."""
 
-    cell: Cell
-    """the training whose model is asked"""
     other: str = ""
-    """`BOXED` or `RANDOM` in its place: of the cell only world and seed count"""
-    device: str | None = None
-    """None takes the best there is"""
+    """`BOXED` or `RANDOM` in place of the cell's model: of the cell only world and seed count"""
 
     @property
     def config(self) -> RunConfig:
@@ -51,7 +46,7 @@ class Looked(Job):
 
     @property
     def needs(self) -> str:
-        return "" if self.other else self.cell.missing_model
+        return "" if self.other else super().needs
 
     @property
     def place(self) -> Hashable:

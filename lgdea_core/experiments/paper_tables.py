@@ -14,8 +14,7 @@ from lgdea_core.data.corpora import CORPORA
 from lgdea_core.evaluation.supervised import FROZEN
 from lgdea_core.experiments.downstream import RANDOM
 from lgdea_core.experiments.plans import CONTROLS, SHUFFLED_REGIONS, TOWERS
-from lgdea_core.experiments.relations import SETTINGS
-from lgdea_core.experiments.tables import GROUNDED, MEASURED, OWN, TABLES, TRAINING, beyond, with_own
+from lgdea_core.experiments.tables import GROUNDED, MEASURED, OWN, SETTINGS, TABLES, TRAINING, beyond, with_own
 from lgdea_core.experiments.worlds import WORLDS, world_of
 from lgdea_core.figures import figure_paper_table, save_figure
 from lgdea_core.figures.comparison import PUBLISHED
@@ -122,22 +121,22 @@ def paper_tables() -> dict[str, pd.DataFrame]:
         "real_films": TABLES["real_films"].read(),
     }
     ours = {
-        name: _joined(experiment_rows(several[file], file, measures) for file in several)
+        name: joined(experiment_rows(several[file], file, measures) for file in several)
         for name, measures in TASKS.items()
     }
     variants = TABLES["ablation"].read()
     controlled = several | {"ablation": variants[variants["variant"].isin(CONTROLS)]}
-    ours["grounding_controls"] = _joined(_control_rows(table, file) for file, table in controlled.items())
+    ours["grounding_controls"] = joined(_control_rows(table, file) for file, table in controlled.items())
     ours["pairing_ratios"] = experiment_rows(pairing, "limited_pairing", tuple(NAMES))
     ours["ablation"] = _ablation_rows(pairing)
     methods = {name: name for name in (RANDOM, *METHODS)}
     ours |= {name: probe_rows(*source, methods) for name, source in PROBES.items()}
-    ours["asg_ablation"] = _joined(probe_rows(*source, ASG_PARTS) for source in PROBES.values())
+    ours["asg_ablation"] = joined(probe_rows(*source, ASG_PARTS) for source in PROBES.values())
     published = read_published()
     tables = {}
     for name, rows in ours.items():
-        joined = _joined((rows, published[published["table"] == name]))
-        tables[name] = joined.reindex(columns=list(COLUMNS)).astype({"seeds": "Int64"})
+        both = joined((rows, published[published["table"] == name]))
+        tables[name] = both.reindex(columns=list(COLUMNS)).astype({"seeds": "Int64"})
     return tables
 
 
@@ -265,6 +264,12 @@ def without_rows_of(table: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
     return others[(there == "left_only").to_numpy()]
 
 
+def joined(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Tables one below the other; one without rows may have other columns and is left out."""
+    known = [table for table in tables if len(table)]
+    return pd.concat(known, ignore_index=True) if known else pd.DataFrame()
+
+
 def parted(table: pd.DataFrame, *columns: str) -> dict[str, pd.DataFrame]:
     """The rows that share the values of some columns, by those values joined with "-": what one figure shows."""
     return {"-".join(map(str, values)): rows for values, rows in table.groupby(list(columns), sort=True)}
@@ -289,14 +294,9 @@ def _ablation_rows(pairing: pd.DataFrame) -> pd.DataFrame:
     if variants.empty:
         return pd.DataFrame()
     measures, whole = tuple(NAMES), as_it_is(pairing, variants).assign(variant=WHOLE)
-    return _joined(
+    return joined(
         (experiment_rows(whole, "limited_pairing", measures), experiment_rows(variants, "ablation", measures))
     )
-
-
-def _joined(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    known = [table for table in tables if len(table)]
-    return pd.concat(known, ignore_index=True) if known else pd.DataFrame()
 
 
 def _backbone(preset: str) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 from lgdea_core.experiments.downstream import label_curves
 from lgdea_core.experiments.paper_tables import as_it_is, relation_base
 from lgdea_core.experiments.plans import ABLATIONS, BY_NAME, COMPARED, CONTROL, CONTROLS, DOSES
-from lgdea_core.experiments.tables import TABLES, of_common_seeds
+from lgdea_core.experiments.tables import TABLES, chosen, of_common_seeds
 from lgdea_core.experiments.worlds import world_of
 from lgdea_core.figures import (
     figure_ablation,
@@ -41,15 +41,11 @@ def write_figures() -> list[str]:
 
 def _rows(name: str, **where: Any) -> pd.DataFrame:
     """Rows of a committed table with these values, of preset demo."""
-    table = TABLES[name].read()
-    for column, value in (where | {"preset": "demo"}).items():
-        table = table[table[column] == value]
-    return table
+    return chosen(TABLES[name].read(), where | {"preset": "demo"})
 
 
 def _pairing(world: str) -> Figure | None:
-    rows = _rows("limited_pairing", world=world)
-    rows = rows[rows["method"].isin(COMPARED)]
+    rows = _rows("limited_pairing", world=world, method=COMPARED)
     return figure_pairing_curve(rows, COMPARED, world_of(world).ratios) if len(rows) else None
 
 

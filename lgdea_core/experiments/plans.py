@@ -204,11 +204,9 @@ def real(
     """Every method on real films, and its control."""
     cells = []
     for world, seed in itertools.product(worlds, seeds):
-        configs = [
-            config_of(world, preset, method, ratio, seed) for ratio in world_of(world).ratios for method in methods
-        ]
-        cells += [Cell(world=world, config=config) for config in configs]
-        cells += [ablated(CONTROL, config, world) for config in configs]
+        options = {"methods": methods, "world": world, "preset": preset}
+        cells += limited_pairing((seed,), **options)
+        cells += ablation((seed,), world_of(world).ratios, (CONTROL,), **options)
     return cells
 
 

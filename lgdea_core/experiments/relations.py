@@ -13,7 +13,7 @@ from lgdea_core.config import GraphConfig, replace_fields
 from lgdea_core.experiments.cells import Cell, evidence_of, rounded
 from lgdea_core.experiments.jobs import Job
 from lgdea_core.experiments.plans import CONTROL, SEEDS, config_of
-from lgdea_core.experiments.tables import TABLES
+from lgdea_core.experiments.tables import SETTINGS, TABLES
 from lgdea_core.paths import git_commit, project_root
 from lgdea_core.relations import GraphRelations, Relations, combine_relations, graph_relations, relation_quality
 from lgdea_core.runs.inputs import hidden_truth, prepare_training
@@ -43,8 +43,6 @@ SWEEPS: tuple[dict[str, Any], ...] = (
     *({"report_marginal": marginal} for marginal in (0.0, 0.5, 1.0)),
 )
 """Graph settings tried on one warm model, each as changes to the preset's."""
-SETTINGS = ("alpha", "neighbours", "self_loop", "graph_exponent", "affinity_sharpness", "report_marginal")
-"""Fields of `GraphConfig` that are columns, beside its mode."""
 
 
 @dataclass(frozen=True, kw_only=True)

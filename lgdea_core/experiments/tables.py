@@ -192,6 +192,13 @@ def beyond(rows: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
     return pairs[list(TRAINING)].assign(**{name: pairs[name] - pairs[f"{name}_base"] for name in measured})
 
 
+def chosen(rows: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows with these values, by column; a value may be a tuple: any of its members."""
+    for column, value in where.items():
+        rows = rows[rows[column].isin(value if isinstance(value, tuple) else (value,))]
+    return rows
+
+
 def of_common_seeds(rows: pd.DataFrame, variants: Sequence[str]) -> pd.DataFrame:
     """Rows of these variants, of the seeds that all of them have: else they would differ by their seeds, too."""
     rows = rows[rows["variant"].isin(variants)]
@@ -206,9 +213,9 @@ def hard_summary(rows: pd.DataFrame) -> pd.DataFrame:
     return groups.agg(lambda values: f"{mean_and_sd(values)} ({len(values)})").unstack("model").reset_index()
 
 
-def paired_summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """Every difference as it is, with its interval; the seeds are in it already."""
-    return rows.drop(columns=["commit"])
+def every_row(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows as they are, without the commit: each stands for its seeds already, or has none."""
+    return rows.drop(columns="commit", errors="ignore")
 
 
 def draws_summary(rows: pd.DataFrame) -> pd.DataFrame:
@@ -236,9 +243,10 @@ def draws_summary(rows: pd.DataFrame) -> pd.DataFrame:
 
 TRAINING = ("world", "method", "variant", "paired_ratio", "seed", "preset")
 """Key of the tables whose rows are trainings."""
+SETTINGS = ("alpha", "neighbours", "self_loop", "graph_exponent", "affinity_sharpness", "report_marginal")
+"""Fields of `GraphConfig` that are columns of relations.csv, beside its mode."""
 _OF_TRAININGS = (*MEASURES, *OWN, *REGION_MEASURES, *(f"relation_{name}" for name in RELATION_MEASURES))
 _WARM = ("world", "paired_ratio", "seed", "preset", "pair_steps")
-_GRAPH = ("relations", "alpha", "neighbours", "self_loop", "graph_exponent", "affinity_sharpness", "report_marginal")
 _COMPARED = (
     *("world", "paired_ratio", "preset", "corpus", "against", "against_variant", "against_ratio", "seeds"),
     *("metric", "finding"),
@@ -256,7 +264,7 @@ TABLES = {
         Table(
             name="relations",
             experiment="relations",
-            key=(*_WARM, *_GRAPH),
+            key=(*_WARM, "relations", *SETTINGS),
             measures=(*RELATION_MEASURES, "precision_at_10", "pair_recall_at_10"),
         ),
         Table(
@@ -277,7 +285,7 @@ TABLES = {
             key=(*TRAINING, "corpus", "task", "metric", "finding"),
             measures=("estimate",),
         ),
-        Table(name="paired", experiment="paired", key=_COMPARED, summarise=paired_summary),
+        Table(name="paired", experiment="paired", key=_COMPARED, summarise=every_row),
         Table(name="asg_linear_probe", experiment="linear_probe", key=_TOWER, measures=("auc", "accuracy")),
         Table(
             name="segmentation",
@@ -295,7 +303,7 @@ TABLES = {
             name="llm_evidence",
             experiment="readers",
             key=("sample", "reports", "extractor", "prompt"),
-            summarise=lambda rows: rows[[name for name in rows if name != "commit"]],
+            summarise=every_row,
         ),
     )
 }

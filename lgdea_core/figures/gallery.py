@@ -102,11 +102,7 @@ def rows_of_models(
     samples: Sequence[GroundingSample], models: Mapping[str, tuple[LGDEAModel, LGDEAProcessor]]
 ) -> list[GroundingRow]:
     """The same with one map a model."""
-    rows = []
-    for one in samples:
-        maps = {name: phrase_map({"model": loaded}, one.film, one.phrase, "model") for name, loaded in models.items()}
-        rows.append(GroundingRow(one.shown, maps, one.boxes_xywh, one.phrase))
-    return rows
+    return map_rows(samples, models, list(models))
 
 
 class PatchView(NamedTuple):

@@ -72,9 +72,8 @@ RC = {
     "legend.columnspacing": 1.4,
     "figure.constrained_layout.w_pad": 0.05,
     "figure.constrained_layout.h_pad": 0.04,
-    "pdf.fonttype": 42,
 }
-"""Journals want sizes that need no scaling, and fonts that can be edited: type 42, not 3."""
+"""Journals want sizes that need no scaling."""
 
 P = ParamSpec("P")
 Box = Sequence[float | int]

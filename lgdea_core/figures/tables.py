@@ -81,12 +81,11 @@ def figure_pairing_curve(
     _refuse_mixed(table, ("world", "preset", "variant"), "figure_pairing_curve")
     methods = list(dict.fromkeys((*methods, *table["method"])))
     ratios = sorted({*ratios, *table["paired_ratio"]})
-    figure, axes = _panels(_measured(table))
+    figure, axes = _panels(_measured(table), "known pairs (log scale)")
     for column, axis in axes.items():
         _draw_shares(axis, table, "paired_ratio", column, methods, ratios)
         _finish(axis, MEASURE_NAMES[column], table[column])
         axis.set_xlim(0.7 * min(ratios), 1.4 * max(ratios))
-    _name_x(axes, "known pairs (log scale)")
     figure.legend(handles=_handles(map(name_of, methods)), loc="outside upper center", ncols=6)
     there = set(table[["method", "paired_ratio"]].itertuples(index=False, name=None))
     groups: dict[str, list[str]] = {}  # methods that lack the same ratios, together
@@ -117,13 +116,12 @@ def figure_abundance(table: pd.DataFrame, caption: str = "") -> Figure:
         place=table["unpaired"].map(counts.index),
     )
     series = _told_apart(dict.fromkeys(rows["label"]))
-    figure, axes = _panels(_measured(table))
+    figure, axes = _panels(_measured(table), "unpaired images and reports")
     for column, axis in axes.items():
         for label, look in series.items():
             _draw_means(axis, rows[rows["label"] == label], "place", column, _line(label, look), **look)
         _finish(axis, MEASURE_NAMES[column], table[column])
         axis.set_xticks(range(len(counts)), [f"{count:,}" for count in counts])
-    _name_x(axes, "unpaired images and reports")
     figure.legend(handles=_handles(series), loc="outside upper center", ncols=3)
     notes = _place(table), caption, _seeds_note(rows, ["label", "unpaired"])
     return captioned(figure, *notes, alt=_curves_alt(axes, series, "the number of unpaired images and reports"))
@@ -145,7 +143,7 @@ def figure_dose_response(table: pd.DataFrame, whole: pd.DataFrame, caption: str 
     both = pd.concat([table, whole])
     _refuse_mixed(both, ("world", "preset", "paired_ratio", "method"), "figure_dose_response")
     _refuse_empty(table, "figure_dose_response")
-    figure, axes = _panels(_measured(both))
+    figure, axes = _panels(_measured(both), "label AUC of the relations")
     name = name_of(both["method"].iloc[0])
     own = {"color": LGDEA, "marker": "*", "markersize": 9, "markeredgecolor": "black", "markeredgewidth": 0.5}
     for column, axis in axes.items():
@@ -154,7 +152,6 @@ def figure_dose_response(table: pd.DataFrame, whole: pd.DataFrame, caption: str 
         star = whole.assign(dose=whole["relation_label_auc"].mean())
         _draw_means(axis, star, "dose", column, "", **own)
         _finish(axis, MEASURE_NAMES[column], both[column])
-    _name_x(axes, "label AUC of the relations")
     handles = [Line2D([], [], label="relations mixed with true pairs", color=LGDEA, marker="o")]
     handles += [Line2D([], [], linestyle="", label=f"{name} as it is", **own)] if len(whole) else []
     figure.legend(handles=handles, loc="outside upper center", ncols=2)
@@ -177,13 +174,12 @@ def figure_label_curve(panels: Mapping[tuple[str, str], pd.DataFrame], caption: 
         raise ValueError(f"figure_label_curve: expected rows for every panel, got none for {list(panels) or 'any'}")
     rows = pd.concat([table.assign(panel=str(key)) for key, table in panels.items()])
     methods = list(dict.fromkeys(rows["method"]))
-    figure, axes = _panels(list(panels))
+    figure, axes = _panels(list(panels), "labelled training images (log scale)")
     for (measure, corpus), axis in axes.items():
         table = panels[measure, corpus]
         _draw_shares(axis, table, "label_ratio", measure, methods, sorted(table["label_ratio"].unique()))
         _finish(axis, LEARNT.get(measure, measure), table[measure])
         axis.set_title(WORLD_NAMES.get(corpus, corpus))
-    _name_x(axes, "labelled training images (log scale)")
     names = [name_of(method) for method in methods]
     figure.legend(handles=_handles(names), loc="outside upper center", ncols=6)
     alt = f"Downstream tasks over the share of the labels, by tower: {listed(names)}."
@@ -503,23 +499,17 @@ def _fill(setting: str, settings: Sequence[str]) -> float:
     return (settings.index(setting) + 1) / len(settings)
 
 
-def _panels(keys: Sequence[Any]) -> tuple[Figure, dict[Any, Axes]]:
-    """A figure with one panel a key, at most three in a row."""
+def _panels(keys: Sequence[Any], x: str) -> tuple[Figure, dict[Any, Axes]]:
+    """A figure with one panel a key, at most three in a row; the last of every column has the x axis' name."""
     across = {1: 1, 2: 2, 4: 2}.get(len(keys), 3)
     down = -(-len(keys) // across)
     figure = sheet(HALF if across == 1 else FULL, (52 if across > 2 else 58) * down + 12)
     axes = figure.subplots(down, across, squeeze=False).ravel()
     for axis in axes[len(keys) :]:
         axis.set_axis_off()
+    for axis in axes[: len(keys)][-across:]:
+        axis.set_xlabel(x)
     return figure, dict(zip(keys, axes, strict=False))
-
-
-def _name_x(axes: Mapping[Any, Axes], name: str) -> None:
-    """The axis' name below the last panel of every column."""
-    panels = list(axes.values())
-    across = {1: 1, 2: 2, 4: 2}.get(len(panels), 3)
-    for axis in panels[-across:]:
-        axis.set_xlabel(name)
 
 
 def _measured(table: pd.DataFrame) -> list[str]:
