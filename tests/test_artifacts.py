@@ -224,14 +224,6 @@ def test_a_crash_while_writing_leaves_the_old_artifact_and_no_rest(artifact: str
     assert not [name for name in files_in(run.folder) if name.endswith(".part")]
 
 
-def test_what_a_killed_process_left_behind_does_not_get_in_the_way(run: Run) -> None:
-    (run.folder / ".model.part").mkdir()
-    (run.folder / ".model.part/half").write_text("half")
-    with run.writing("model") as folder:
-        (folder / "weights").write_text("whole")
-    assert files_in(run.checked("model")) == {"weights"}
-
-
 def test_the_same_content_written_twice_is_the_same_run_byte_for_byte(tmp_path: Path) -> None:
     config = RunConfig.from_preset("ci")
     for name in ("a", "b"):

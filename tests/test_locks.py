@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from lgdea_core.config import RunConfig
 from lgdea_core.figures.save import save_figure
 from lgdea_core.figures.style import single
 from lgdea_core.graph import propagate
+from lgdea_core.model import LGDEAModel
 from lgdea_core.paths import HOLDER_VARIABLE, FolderHeld, checksum, holding, recover, replacing, sweep, write_text
 from lgdea_core.runs.artifacts import Run, start_run
 from lgdea_core.training.checkpoint import CHECKPOINT, save_checkpoint
@@ -157,10 +159,14 @@ def sparse_artifact(run: Run, size: int) -> None:
     run.save_relations(propagate(edges, edges, edges, alpha=0.5, tolerance=0.1, max_steps=9))
 
 
+@cache
+def small_model() -> LGDEAModel:
+    return PlantedWorld(8).model(config("clip"))[0]
+
+
 def model_artifact(run: Run, size: int) -> None:
-    model, _ = PlantedWorld(8).model(config("clip"))
     with run.writing("model") as folder:
-        model.save_pretrained(folder)
+        small_model().save_pretrained(folder)
         (folder / "size").write_text(str(size))
 
 
@@ -171,8 +177,7 @@ def drawn(run: Run, size: int) -> None:
 
 
 def checkpoint(run: Run, size: int) -> None:
-    small = config("clip")
-    state = start_state(PlantedWorld(8).model(small)[0], small)
+    state = start_state(small_model(), config("clip"))
     state.step = size
     save_checkpoint(state, run.folder / CHECKPOINT, {}, {})
 

@@ -323,8 +323,6 @@ def _split_questions(sentence: list[Item]) -> Iterator[list[Item]]:
 class LexiconExtractor:
     """Findings of reports by rules: fast, deterministic, offline, and open to correction in `lexicon.json`."""
 
-    name = "lexicon"
-
     def __init__(self, lexicon: Lexicon | None = None) -> None:
         self._lexer = Lexer(lexicon) if lexicon else default_lexer()
 
