@@ -124,14 +124,11 @@ class Parrot:
     name = "openai:parrot"
 
     def __init__(self, words: str) -> None:
-        self.words = words
+        self.reply = Reply(text=words, finish="stop", prompt_tokens=1, completion_tokens=1, seconds=0.0)
 
     def run(self, passages: Iterator[Passage], prompt: Prompt, settle: Settle) -> None:
         for passage in passages:
-            settle(
-                passage,
-                [Reply(text=self.words, finish="stop", prompt_tokens=1, completion_tokens=1, seconds=0.0)],
-            )
+            settle(passage, [self.reply])
 
 
 class _Server(ThreadingHTTPServer):
