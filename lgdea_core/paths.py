@@ -90,8 +90,11 @@ def replacing(target: Path) -> Iterator[Path]:
     Raises:
         OSError: the write failed, as on a full disk; the message names the target, which is as it was.
     """
-    remove_leftovers(target.parent, target.name)
-    part = target.with_name(f".{target.name[:_KEPT]}.{_host()}.{os.getpid()}.{next(_numbers)}.part")
+    begins = f".{target.name[:_KEPT]}."
+    for left in target.parent.glob(f"{glob.escape(begins)}*.part"):  # of dead processes, see `sweep`
+        if _LEFTOVER.fullmatch(left.name) and not _is_written(left):
+            remove(left)
+    part = target.with_name(f"{begins}{_host()}.{os.getpid()}.{next(_numbers)}.part")
     try:
         with _naming(target):
             yield part
@@ -127,13 +130,6 @@ def recover(target: Path) -> None:
     old = _old(target)
     if old.is_dir():
         remove(old) if target.exists() else old.rename(target)
-
-
-def remove_leftovers(folder: Path, name: str) -> None:
-    """Remove what dead processes left of one file that they were writing; see `sweep` for which count as dead."""
-    for path in folder.glob(f".{glob.escape(name[:_KEPT])}.*.part"):
-        if _LEFTOVER.fullmatch(path.name) and not _is_written(path):
-            remove(path)
 
 
 def sweep(folder: Path) -> None:

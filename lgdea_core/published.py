@@ -5,7 +5,6 @@ code of a checkpoint is run.
 """
 
 import copy
-import logging
 from typing import Any, NamedTuple
 
 import torch
@@ -23,8 +22,6 @@ from transformers import (
 
 from lgdea_core.config import RunConfig, replace_fields
 from lgdea_core.encoders import ImageEmbeddings, Pixels, TextTower, Tower, check_named
-
-logger = logging.getLogger("lgdea")
 
 FIXED_LENGTH = ("siglip", "siglip2")
 """Model types trained on texts padded to one length, whose padding counts as text."""

@@ -5,7 +5,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -13,8 +13,10 @@ from typing import Any
 
 import pandas as pd
 
-from lgdea_core.evidence.answers import SEPARATORS
+from lgdea_core.evidence.answers import SEPARATORS, Passage, Reply
 from lgdea_core.evidence.lexicon import LexiconExtractor
+from lgdea_core.evidence.llm import Settle
+from lgdea_core.evidence.prompt import Prompt
 
 SLOW_SECONDS = 6.0
 RETRY_AFTER = "Retry-After-Ms: 20"
@@ -114,6 +116,19 @@ class ModelServer:
     ) -> None:
         self._http.shutdown()
         self._http.server_close()
+
+
+class Parrot:
+    """A model in this process that says the same of every sentence."""
+
+    name = "openai:parrot"
+
+    def __init__(self, words: str) -> None:
+        self.reply = Reply(text=words, finish="stop", prompt_tokens=1, completion_tokens=1, seconds=0.0)
+
+    def run(self, passages: Iterator[Passage], prompt: Prompt, settle: Settle) -> None:
+        for passage in passages:
+            settle(passage, [self.reply])
 
 
 class _Server(ThreadingHTTPServer):

@@ -1,12 +1,13 @@
 """Evaluation of an extractor: what it is shown, what the command writes, the page, the table and the references."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from servers import Parrot
 
 from lgdea_core.evaluation.extraction import evaluate
 from lgdea_core.evaluation.extraction.evaluate import (
@@ -22,10 +23,8 @@ from lgdea_core.evaluation.extraction.evaluate import (
     readable_text,
 )
 from lgdea_core.evaluation.extraction.scores import LABEL_OBSERVATIONS, Attributes
-from lgdea_core.evidence.answers import Passage, Reply
 from lgdea_core.evidence.extract import make_extractor
-from lgdea_core.evidence.llm import LanguageModelExtractor, Settle
-from lgdea_core.evidence.prompt import Prompt
+from lgdea_core.evidence.llm import LanguageModelExtractor
 from lgdea_core.finding import Finding
 from lgdea_core.vocabulary import NIH_FINDINGS
 
@@ -112,15 +111,7 @@ def test_the_command_writes_scores_agreement_and_the_page(tmp_path: Path) -> Non
 
 
 def test_a_language_models_rejected_answers_are_counted(tmp_path: Path) -> None:
-    class Babbler:
-        name = "openai:babbler"
-
-        def run(self, passages: Iterator[Passage], prompt: Prompt, settle: Settle) -> None:
-            for passage in passages:
-                reply = Reply(text="no JSON", finish="stop", prompt_tokens=1, completion_tokens=1, seconds=0.0)
-                settle(passage, [reply])
-
-    model = LanguageModelExtractor(Babbler(), store=tmp_path / "answers.sqlite")
+    model = LanguageModelExtractor(Parrot("no JSON"), store=tmp_path / "answers.sqlite")
     reading = read_texts(model, ["FINDINGS: Effusion.", "FINDINGS: No mass."])
     assert reading.findings == ([], [])
     assert sum(reading.rejected.values()) == 2

@@ -197,18 +197,12 @@ def test_no_answer_is_longer_than_the_room_a_model_gets() -> None:
     assert len(answers._longest_answer().encode()) == ANSWER_BYTES
 
 
-def test_the_page_names_all_that_may_be_answered_and_its_examples_are_perfect_answers() -> None:
+def test_the_page_names_all_that_may_be_answered_and_its_examples_are_of_every_kind() -> None:
     opening = load_prompt().opening
     for name in (*OBSERVATIONS, *STATUSES):
         assert f'"{name}"' in opening[0]["content"]
     assert [message["role"] for message in opening] == ["system", *["user", "assistant"] * (len(opening) // 2)]
-    statements = []
-    for question, given_answer in zip(opening[1::2], opening[2::2], strict=True):
-        (passage,) = read_passages(question["content"].removeprefix("Report: "))
-        stated, rejected = parse_reply(reply(given_answer["content"])), {}
-        assert len(locate_statements(stated, passage, rejected)) == len(stated)
-        assert rejected == {}
-        statements += stated
+    statements = [found for given_answer in opening[2::2] for found in parse_reply(reply(given_answer["content"]))]
     assert {found.status for found in statements} == {"present", "absent", "uncertain"}
     assert {"tube", "tip", "line", "wire", "no finding"} <= {found.observation for found in statements}
 

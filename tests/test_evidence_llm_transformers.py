@@ -35,6 +35,12 @@ def backend(folder: Path) -> TransformersBackend:
     return loaded
 
 
+@pytest.fixture(scope="module")
+def replies(backend: TransformersBackend) -> list[Reply]:
+    """To all reports at once."""
+    return ask(backend, REPORTS)
+
+
 @pytest.fixture(autouse=True)
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LGDEA_EVIDENCE_STORE", str(tmp_path / "evidence.sqlite"))
@@ -105,13 +111,14 @@ def short_schema() -> dict:
 
 
 @pytest.mark.slow
-def test_batches_and_padding_change_no_answer(backend: TransformersBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    together = ask(backend, REPORTS)
+def test_batches_and_padding_change_no_answer(
+    backend: TransformersBackend, replies: list[Reply], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(transformers_backend, "BATCH_SIZE", 1)
     alone = ask(backend, REPORTS)
-    assert [reply.text for reply in together] == [reply.text for reply in alone]
-    assert len({reply.text for reply in together}) > 1
-    for one, other in zip(together, alone, strict=True):
+    assert [reply.text for reply in replies] == [reply.text for reply in alone]
+    assert len({reply.text for reply in replies}) > 1
+    for one, other in zip(replies, alone, strict=True):
         assert (one.prompt_tokens, one.completion_tokens) == (other.prompt_tokens, other.completion_tokens)
 
 
@@ -144,15 +151,13 @@ def test_the_prompt_is_written_as_the_model_knows_it(
 
 
 @pytest.mark.slow
-def test_a_models_own_settings_do_not_keep_it_from_quoting(
-    tmp_path: Path, folder: Path, backend: TransformersBackend
-) -> None:
+def test_a_models_own_settings_do_not_keep_it_from_quoting(tmp_path: Path, folder: Path, replies: list[Reply]) -> None:
     set_up = Path(shutil.copytree(folder, tmp_path / "set_up"))
     settings = json.loads((set_up / "generation_config.json").read_text())
     settings |= {"repetition_penalty": 5.0, "do_sample": True, "temperature": 5.0, "top_k": 3}
     (set_up / "generation_config.json").write_text(json.dumps(settings))
-    plain, own = ask(backend, REPORTS), ask(TransformersBackend(str(set_up)), REPORTS)
-    assert [reply.text for reply in plain] == [reply.text for reply in own]
+    own = ask(TransformersBackend(str(set_up)), REPORTS)
+    assert [reply.text for reply in replies] == [reply.text for reply in own]
 
 
 def test_a_model_that_is_not_there_is_an_error_before_a_report_is_read(

@@ -4,7 +4,6 @@ import json
 import os
 import sqlite3
 import subprocess
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -120,7 +119,7 @@ def test_of_several_who_would_ask_one_claims_until_it_has_answered_or_gone(tmp_p
 @pytest.mark.parametrize("process", ["{pid} 1.0", "4194999 1.0"])  # a number that came again, and one that nobody has
 def test_the_claims_of_a_dead_process_are_void(store: AnswerStore, tmp_path: Path, process: str) -> None:
     key = passage_hash(PASSAGE)
-    row = (key, *asdict(QUESTION).values(), "somebody", process.format(pid=os.getpid()))
+    row = (key, *QUESTION, "somebody", process.format(pid=os.getpid()))
     with sqlite3.connect(tmp_path / "new" / "evidence.sqlite") as connection:
         connection.execute("INSERT INTO claims VALUES (?, ?, ?, ?, ?, ?)", row)
     assert store.claim(QUESTION, key)

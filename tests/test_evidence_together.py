@@ -1,16 +1,14 @@
 """A language model and the rules together: who is believed where they disagree."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from servers import Parrot, answer
 
 from lgdea_core.evidence import together
-from lgdea_core.evidence.answers import Passage, Reply
 from lgdea_core.evidence.extract import make_extractor
 from lgdea_core.evidence.lexicon import LexiconExtractor
-from lgdea_core.evidence.llm import LanguageModelExtractor, Settle
-from lgdea_core.evidence.prompt import Prompt
+from lgdea_core.evidence.llm import LanguageModelExtractor
 from lgdea_core.evidence.together import DROPPED, Policy, WithRules, reconcile
 from lgdea_core.finding import Finding
 
@@ -62,24 +60,13 @@ def test_the_name_takes_the_rules_along_and_asks_the_same_questions(monkeypatch:
         make_extractor("openai:+lexicon")
 
 
-class Silent:
-    """A model that finds nothing."""
-
-    name = "openai:silent"
-
-    def run(self, passages: Iterator[Passage], prompt: Prompt, settle: Settle) -> None:
-        for passage in passages:
-            reply = Reply(text='{"statements":[]}', finish="stop", prompt_tokens=1, completion_tokens=1, seconds=0.0)
-            settle(passage, [reply])
-
-
 @pytest.mark.parametrize("kept", [True, False])
 def test_beside_a_silent_model_the_policy_decides_whether_the_rules_are_heard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
 ) -> None:
     policy = Policy("rules", "neither", "rules" if kept else "neither")
     monkeypatch.setattr(together, "POLICY", policy)
-    extractor = WithRules(Silent(), store=tmp_path / "answers.sqlite")
+    extractor = WithRules(Parrot(answer()), store=tmp_path / "answers.sqlite")
     rules = LexiconExtractor().extract([REPORT])
     assert extractor.extract([REPORT]) == (rules if kept else [[]])
     assert extractor.rejected == ({} if kept else {DROPPED: len(rules[0])})

@@ -167,10 +167,7 @@ def trained(world: PlantedWorld, folder: Path, to: Path, method: str, **changes:
         ("clip", "lgdea", "lora"),
         ("siglip", "gloria", "full"),
         ("dual", "clip", "full"),
-        pytest.param("clip", "clip", "full", marks=pytest.mark.slow),
-        pytest.param("clip", "gloria", "full", marks=pytest.mark.slow),
         pytest.param("siglip", "clip", "lora", marks=pytest.mark.slow),
-        pytest.param("siglip", "lgdea", "full", marks=pytest.mark.slow),
     ],
 )
 def test_what_was_trained_is_read_again_by_us_and_by_transformers(

@@ -168,16 +168,3 @@ def test_kernels_end_with_a_killed_sweep(folder: Path, tmp_path: Path, start: Ca
     assert worker.pid != process.pid
     process.kill()
     until(lambda: gone(kernel) and gone(worker), seconds=3)
-
-
-@pytest.mark.slow
-def test_wrong_names_are_refused_before_anything_is_made(
-    folder: Path, tmp_path: Path, start: Callable[..., subprocess.Popen]
-) -> None:
-    write_notebook(folder / "01_first.ipynb", "1 + 1")
-    process = start("--run", "../up")
-    message = process.communicate(timeout=60)[1]
-    assert process.returncode == 2
-    assert "run name: expected letters" in message
-    assert not (tmp_path / "up").exists()
-    assert not (tmp_path / "runs").exists()

@@ -11,6 +11,7 @@ from planted import FINDINGS, SIDES, PlantedWorld
 from scipy import sparse
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 
+from lgdea_core.batch import TrainingData
 from lgdea_core.config import RunConfig, replace_fields
 from lgdea_core.evaluation import harness
 from lgdea_core.evaluation.bootstrap import Bootstrap
@@ -21,6 +22,7 @@ from lgdea_core.evaluation.zero_shot import zero_shot_scores
 from lgdea_core.evidence.extract import extract_evidence
 from lgdea_core.figures.widgets import draw_related
 from lgdea_core.grounding import load
+from lgdea_core.model import LGDEAModel, LGDEAProcessor
 from lgdea_core.relations import GraphRelations
 from lgdea_core.runs import inputs as stages
 from lgdea_core.runs.artifacts import start_run
@@ -29,6 +31,7 @@ from lgdea_core.runs.variants import Trained, save_trained, short_asg_config, tr
 from lgdea_core.training.loop import start_state
 from lgdea_core.training.monitors import TRUTH
 
+Fresh = tuple[LGDEAModel, LGDEAProcessor]
 STUDIES = 120
 FEW = Bootstrap(resamples=20)
 
@@ -80,6 +83,17 @@ def evidence(inputs: stages.Inputs) -> pd.DataFrame:
     return extract_evidence(inputs.corpus.studies, progress=False)[0]
 
 
+@pytest.fixture(scope="module")
+def untrained(run_config: RunConfig, inputs: stages.Inputs) -> Fresh:
+    """Model and processor as a training would begin with them; nobody changes them."""
+    return stages.fresh_model(run_config, inputs)
+
+
+@pytest.fixture(scope="module")
+def data(run_config: RunConfig, inputs: stages.Inputs, evidence: pd.DataFrame, untrained: Fresh) -> TrainingData:
+    return stages.prepare_training(run_config, inputs, evidence, untrained[1])
+
+
 def test_an_unreadable_film_is_left_out_everywhere_and_counted(inputs: stages.Inputs) -> None:
     assert inputs.corpus.exclusions["unreadable image"] == 1
     assert len(inputs.corpus.images) == STUDIES - 1
@@ -97,11 +111,7 @@ def test_crops_and_reports_come_in_the_order_asked_for(inputs: stages.Inputs) ->
     assert inputs.reports(reports) == inputs.reports(reports[::-1])[::-1]
 
 
-def test_hidden_truth_agrees_with_the_corpus(
-    inputs: stages.Inputs, run_config: RunConfig, evidence: pd.DataFrame
-) -> None:
-    _, processor = stages.fresh_model(run_config, inputs)
-    data = stages.prepare_training(run_config, inputs, evidence, processor)
+def test_hidden_truth_agrees_with_the_corpus(inputs: stages.Inputs, data: TrainingData) -> None:
     pairs, image_findings, report_findings = stages.hidden_truth(inputs, data)
     assert len(pairs) == len(inputs.pools.hidden_pairs) > 5
     assert (image_findings[pairs[:, 0]] == report_findings[pairs[:, 1]]).all()
@@ -109,10 +119,8 @@ def test_hidden_truth_agrees_with_the_corpus(
 
 
 def test_the_reports_most_related_to_an_image_are_drawn_beside_its_own(
-    inputs: stages.Inputs, run_config: RunConfig, evidence: pd.DataFrame
+    inputs: stages.Inputs, data: TrainingData, evidence: pd.DataFrame
 ) -> None:
-    _, processor = stages.fresh_model(run_config, inputs)
-    data = stages.prepare_training(run_config, inputs, evidence, processor)
     pairs, of_images, of_reports = stages.hidden_truth(inputs, data)
     image, own = pairs[0].tolist()
     other = int((of_reports != of_images[image]).any(axis=1).argmax())
@@ -132,14 +140,11 @@ def test_the_reports_most_related_to_an_image_are_drawn_beside_its_own(
 
 
 def test_shuffled_training_data_holds_the_same_studies_but_no_true_pair(
-    inputs: stages.Inputs, run_config: RunConfig, evidence: pd.DataFrame
+    inputs: stages.Inputs, run_config: RunConfig, evidence: pd.DataFrame, untrained: Fresh, data: TrainingData
 ) -> None:
-    _, processor = stages.fresh_model(run_config, inputs)
-    true, wrong = (
-        stages.prepare_training(run_config, inputs, evidence, processor, shuffled=flag) for flag in (False, True)
-    )
-    assert set(true.seed_pairs[:, 0]) == set(wrong.seed_pairs[:, 0])
-    assert not set(map(tuple, true.seed_pairs)) & set(map(tuple, wrong.seed_pairs))
+    wrong = stages.prepare_training(run_config, inputs, evidence, untrained[1], shuffled=True)
+    assert set(data.seed_pairs[:, 0]) == set(wrong.seed_pairs[:, 0])
+    assert not set(map(tuple, data.seed_pairs)) & set(map(tuple, wrong.seed_pairs))
 
 
 @pytest.mark.slow
@@ -165,10 +170,9 @@ def test_a_run_trains_saves_loads_and_beats_its_shuffled_control(
 
 
 def test_evaluation_refuses_patients_of_the_saved_training(
-    inputs: stages.Inputs, run_config: RunConfig, evidence: pd.DataFrame, tmp_path: Path
+    inputs: stages.Inputs, run_config: RunConfig, untrained: Fresh, data: TrainingData, tmp_path: Path
 ) -> None:
-    model, processor = stages.fresh_model(run_config, inputs)
-    data = stages.prepare_training(run_config, inputs, evidence, processor)
+    model, processor = untrained
     parts = {"history": pd.DataFrame(), "processor": processor, "data": data, "config": run_config}
     trained = Trained(state=start_state(model, run_config), **parts)
     save_trained(trained, tmp_path)
@@ -186,19 +190,18 @@ def test_evaluation_refuses_patients_of_the_saved_training(
 
 
 def test_thresholds_are_not_chosen_on_patients_of_the_training(
-    inputs: stages.Inputs, with_validation: stages.Inputs, run_config: RunConfig
+    inputs: stages.Inputs, with_validation: stages.Inputs, untrained: Fresh
 ) -> None:
-    model, processor = stages.fresh_model(run_config, inputs)
-    model.training_patients = TrainingPatients.of(inputs.corpus)
+    model, processor = untrained
     assert len(evaluate(model, processor, inputs, resamples=20, progress=False))
     with pytest.raises(ValueError, match="are in training and in the evaluation on 'folder'"):
         evaluate(model, processor, with_validation, resamples=20, progress=False)
 
 
 def test_zero_shot_is_held_to_a_published_label_set(
-    inputs: stages.Inputs, run_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+    inputs: stages.Inputs, untrained: Fresh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, processor = stages.fresh_model(run_config, inputs)
+    model, processor = untrained
     monkeypatch.setattr(harness, "MIN_POSITIVES", 2)
     monkeypatch.setattr(harness, "LABEL_SETS", {"two": FINDINGS[:2], "other": (*FINDINGS[:1], "hernia")})
     part = inputs.corpus.split("test")
@@ -216,10 +219,8 @@ def test_zero_shot_is_held_to_a_published_label_set(
 
 
 @pytest.mark.slow
-def test_a_map_protocol_is_named_in_its_metrics_and_changes_the_maps(
-    inputs: stages.Inputs, run_config: RunConfig
-) -> None:
-    model, processor = stages.fresh_model(run_config, inputs)
+def test_a_map_protocol_is_named_in_its_metrics_and_changes_the_maps(inputs: stages.Inputs, untrained: Fresh) -> None:
+    model, processor = untrained
     part = inputs.corpus.split("test")
     options = {"bootstrap": FEW, "progress": False}
     tables = {
@@ -239,10 +240,8 @@ def test_a_map_protocol_is_named_in_its_metrics_and_changes_the_maps(
         evaluate(model, processor, inputs, maps="afloc", progress=False)
 
 
-def test_evaluation_without_boxes_or_labels_leaves_those_tasks_out(
-    inputs: stages.Inputs, run_config: RunConfig
-) -> None:
-    model, processor = stages.fresh_model(run_config, inputs)
+def test_evaluation_without_boxes_or_labels_leaves_those_tasks_out(inputs: stages.Inputs, untrained: Fresh) -> None:
+    model, processor = untrained
     bare = replace(inputs.corpus, boxes=inputs.corpus.boxes.iloc[:0], labels=inputs.corpus.labels.iloc[:0])
     table = evaluate(model, processor, replace(inputs, corpus=bare), resamples=20, progress=False)
     assert set(table["task"]) == {"retrieval"}
@@ -262,11 +261,11 @@ def with_validation(inputs: stages.Inputs) -> stages.Inputs:
 
 def test_thresholds_come_from_validation_images_on_their_scale(
     with_validation: stages.Inputs,
-    run_config: RunConfig,
+    untrained: Fresh,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    inputs, (model, processor) = with_validation, stages.fresh_model(run_config, with_validation)
+    inputs, (model, processor) = with_validation, untrained
     monkeypatch.setattr(harness, "MIN_POSITIVES", 2)
     parts = {name: inputs.corpus.split(name) for name in ("test", "val")}
     with caplog.at_level("INFO", logger="lgdea"):
@@ -302,9 +301,9 @@ def _on_scale(scores: dict[str, np.ndarray], by: dict[str, np.ndarray], column: 
 
 
 def test_without_validation_images_there_are_no_thresholds_and_the_rest_is_the_same(
-    with_validation: stages.Inputs, inputs: stages.Inputs, run_config: RunConfig, caplog: pytest.LogCaptureFixture
+    with_validation: stages.Inputs, inputs: stages.Inputs, untrained: Fresh, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model, processor = stages.fresh_model(run_config, inputs)
+    model, processor = untrained
     part = inputs.corpus.split("test")
     with caplog.at_level("INFO", logger="lgdea"):
         alone = run_task(model, inputs.crops, harness.zero_shot_table(model, processor, part, None, FEW))
@@ -334,9 +333,9 @@ def test_validation_images_are_of_the_source_that_is_tested(
 
 
 def test_evaluation_takes_another_prompt_set_and_says_what_it_leaves_out(
-    inputs: stages.Inputs, run_config: RunConfig, caplog: pytest.LogCaptureFixture
+    inputs: stages.Inputs, untrained: Fresh, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model, processor = stages.fresh_model(run_config, inputs)
+    model, processor = untrained
     bare = replace(inputs, corpus=replace(inputs.corpus, boxes=inputs.corpus.boxes.iloc[:0]))
     with caplog.at_level("INFO", logger="lgdea"):
         table = evaluate(model, processor, bare, prompts="biovil", resamples=20, progress=False)

@@ -41,6 +41,7 @@ STRONG_CUES = {
     "prior": "prior",
 }
 WEAK_CUES = {
+    "companions": "descriptor",
     "skip": "skip",
     "end": "end",
     "with": "with",
@@ -166,7 +167,7 @@ def _entries(raw: dict[str, Any]) -> Iterator[tuple[str, str | Place | None, str
     for kind, lists in (("location", raw["sides"]), ("severity", raw["severities"])):
         for name, terms in _without_about(lists).items():
             yield from ((kind, name, term) for term in terms)
-    yield from _cues(raw, {"companions": "descriptor"} | WEAK_CUES)
+    yield from _cues(raw, WEAK_CUES)
 
 
 def _cues(raw: dict[str, Any], kinds: dict[str, str]) -> Iterator[tuple[str, str | None, str]]:
@@ -322,8 +323,6 @@ def _split_questions(sentence: list[Item]) -> Iterator[list[Item]]:
 
 class LexiconExtractor:
     """Findings of reports by rules: fast, deterministic, offline, and open to correction in `lexicon.json`."""
-
-    name = "lexicon"
 
     def __init__(self, lexicon: Lexicon | None = None) -> None:
         self._lexer = Lexer(lexicon) if lexicon else default_lexer()

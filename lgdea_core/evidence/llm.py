@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from itertools import chain
 from pathlib import Path
@@ -108,11 +108,10 @@ class LanguageModelExtractor:
             with tqdm(
                 total=len(position_of), initial=known, disable=not progress, desc="asking", unit="sentence"
             ) as bar:
-                run = _Run(store, self.question, bar)
+                run = _Run(store, self.question, bar, reports, missing)
                 _interruptible(
-                    lambda stop: run.until_answered(
-                        missing, reports, stop, lambda passages: self._backend.run(passages, self._prompt, run.settle)
-                    )
+                    lambda: run.until_answered(lambda passages: self._backend.run(passages, self._prompt, run.settle)),
+                    run.stop,
                 )
         self._unanswered = run.unanswered
         log.info("evidence: %s answered %d sentences, %d were known", self._backend.name, run.answered, known)
@@ -144,51 +143,45 @@ class LanguageModelExtractor:
 class _Run:
     """One call of a backend: what it has to ask, and what becomes of the outcomes."""
 
-    def __init__(self, store: AnswerStore, question: Question, bar: tqdm) -> None:
+    def __init__(
+        self, store: AnswerStore, question: Question, bar: tqdm, reports: Sequence[str], missing: dict[str, int]
+    ) -> None:
         self._store, self._question, self._bar = store, question, bar
+        self._reports = reports
+        self._missing = missing
+        """hash of a passage -> position of a report that holds it"""
         self._failed_in_a_row = 0
+        self.stop = threading.Event()
+        """once it is set, nothing new is asked"""
         self.answered = 0
         self.unanswered: dict[str, str] = {}
         """hash of a passage -> why it has no answer"""
 
-    def until_answered(
-        self,
-        missing: dict[str, int],
-        reports: Sequence[str],
-        stop: threading.Event,
-        ask: Callable[[Iterator[Passage]], None],
-    ) -> None:
+    def until_answered(self, ask: Callable[[Iterator[Passage]], None]) -> None:
         """Ask what is missing, until `stop` is set; then wait for what other processes ask, and ask what they left."""
-        left = self._claimed(missing, reports, stop, elsewhere := [])
-        ask(left)
-        while elsewhere and not stop.is_set():
+        ask(self._claimed(self._missing, elsewhere := []))
+        while elsewhere and not self.stop.is_set():
             waiting = [key for key in elsewhere if not self._store.has(self._question, key)]
             self._bar.update(len(elsewhere) - len(waiting))
-            elsewhere = []
-            first = next(
-                claimed := self._claimed({key: missing[key] for key in waiting}, reports, stop, elsewhere), None
-            )
-            if first is not None:
+            claimed = self._claimed(waiting, elsewhere := [])
+            if (first := next(claimed, None)) is not None:
                 ask(chain([first], claimed))
             elif elsewhere:
-                stop.wait(OTHERS_SECONDS)
+                self.stop.wait(OTHERS_SECONDS)
 
-    def _claimed(
-        self, missing: dict[str, int], reports: Sequence[str], stop: threading.Event, elsewhere: list[str]
-    ) -> Iterator[Passage]:
-        """What is still without an answer and nobody else asks, in the order of the reports, until `stop` is set.
+    def _claimed(self, keys: Iterable[str], elsewhere: list[str]) -> Iterator[Passage]:
+        """Passages still without an answer that nobody else asks about, until `stop` is set.
 
         Args:
-            missing: hash of a passage -> position of a report that holds it.
-            reports: all of them.
-            stop: see above.
+            keys: hashes of passages.
             elsewhere: takes the hashes of what another process asks.
         """
-        for key in missing:
-            if stop.is_set():
+        for key in keys:
+            if self.stop.is_set():
                 return
             if self._store.claim(self._question, key):
-                yield next(passage for passage in read_passages(reports[missing[key]]) if passage_hash(passage) == key)
+                passages = read_passages(self._reports[self._missing[key]])
+                yield next(passage for passage in passages if passage_hash(passage) == key)
             elif self._store.has(self._question, key):  # another process was faster
                 self._bar.update()
             else:
@@ -224,13 +217,13 @@ class _Run:
         )
 
 
-def _interruptible(work: Callable[[threading.Event], None]) -> None:
+def _interruptible(work: Callable[[], None], stop: threading.Event) -> None:
     """Run in another thread, where no event loop runs yet; on Ctrl-C ask it to stop, and wait until it has."""
-    stop, done = threading.Event(), Future()
+    done = Future()
 
     def run() -> None:
         try:
-            done.set_result(work(stop))
+            done.set_result(work())
         except BaseException as error:
             done.set_exception(error)
 

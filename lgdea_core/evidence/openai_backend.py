@@ -104,11 +104,7 @@ class OpenAIBackend:
         if not in_flight.isdecimal() or int(in_flight) == 0:
             raise ValueError(f"{IN_FLIGHT_VARIABLE}: expected a whole number above 0, got {in_flight!r}")
         self._in_flight = int(in_flight)
-        self._body: dict[str, Any] = {
-            "model": model,
-            "temperature": 0,
-            "response_format": _FORMAT,
-        }
+        self._body: dict[str, Any] = {"model": model, "temperature": 0, "response_format": _FORMAT}
 
     def run(self, passages: Iterator[Passage], prompt: Prompt, settle: Settle) -> None:
         """See `Backend.run`.

@@ -18,10 +18,11 @@ import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 import psutil
 
@@ -70,8 +71,7 @@ CREATE TABLE IF NOT EXISTS claims (
 _KEY = "report = ? AND prompt = ? AND model = ? AND schema_version = ?"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Question:
+class Question(NamedTuple):
     """What all questions of one extractor share: with a report's hash, the key of an answer."""
 
     prompt: str
@@ -176,7 +176,7 @@ class AnswerStore:
 
     def claim(self, question: Question, report: str) -> bool:
         """Whether this store may ask: there is no answer yet, and nobody else who is alive is asking."""
-        key = (report, *asdict(question).values())
+        key = (report, *question)
         with self._named(), self._db:  # one transaction
             self._db.execute("BEGIN IMMEDIATE")
             if self.has(question, report):
@@ -190,15 +190,13 @@ class AnswerStore:
     def release(self, question: Question, report: str) -> None:
         """Let others ask: there was no answer."""
         with self._named():
-            self._db.execute(
-                f"DELETE FROM claims WHERE {_KEY} AND owner = ?", (report, *asdict(question).values(), self._owner)
-            )
+            self._db.execute(f"DELETE FROM claims WHERE {_KEY} AND owner = ?", (report, *question, self._owner))
 
     def put(self, question: Question, passage: Passage, verdict: Verdict) -> None:
         """Store an answer and commit. Where another process was faster, the first answer stays."""
         refused: dict[str, int] = {}
         locate_statements(verdict.statements, passage, refused)
-        key = (passage_hash(passage), *asdict(question).values())
+        key = (passage_hash(passage), *question)
         row = (
             *key,
             verdict.status,
@@ -218,20 +216,18 @@ class AnswerStore:
     def get(self, question: Question, report: str) -> StoredAnswer | None:
         """The answer for a passage's hash, None where there is none yet."""
         with self._named():
-            found = self._db.execute(
-                f"SELECT status, reason, parsed FROM answers WHERE {_KEY}", (report, *asdict(question).values())
-            ).fetchone()
-            if found is None:
+            found = self._db.execute(f"SELECT status, reason, parsed FROM answers WHERE {_KEY}", (report, *question))
+            if (row := found.fetchone()) is None:
                 return None
-            status, reason, parsed = found
+            status, reason, parsed = row
             statements = tuple(Statement(*statement) for statement in json.loads(parsed))
         return StoredAnswer(status=status, reason=reason, statements=statements)
 
     def has(self, question: Question, report: str) -> bool:
         """Whether `get` finds an answer."""
-        key = (report, *asdict(question).values())
         with self._named():
-            return self._db.execute(f"SELECT 1 FROM answers WHERE {_KEY}", key).fetchone() is not None
+            found = self._db.execute(f"SELECT 1 FROM answers WHERE {_KEY}", (report, *question))
+            return found.fetchone() is not None
 
     def statistics(self, question: Question, reports: Iterable[str]) -> AnswerStats:
         """What is stored for these passages.
@@ -247,7 +243,7 @@ class AnswerStore:
                 "SELECT status, reason, count(*), sum(json_array_length(parsed)), sum(hallucinated), "
                 "sum(prompt_tokens), sum(completion_tokens), sum(seconds) FROM asked JOIN answers USING (report) "
                 "WHERE prompt = ? AND model = ? AND schema_version = ? GROUP BY status, reason ORDER BY status, reason",
-                tuple(asdict(question).values()),
+                question,
             ).fetchall()
             self._db.execute("DROP TABLE asked")
         count, statements, hallucinated, prompt_tokens, completion_tokens = (

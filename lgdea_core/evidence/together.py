@@ -2,7 +2,6 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Literal, NamedTuple
 
 from lgdea_core.evidence.answers import read_passages
@@ -64,11 +63,8 @@ class WithRules(LanguageModelExtractor):
 
     def read(self, reports: Sequence[str]) -> list[list[Finding]]:
         """As `LanguageModelExtractor.read`, by `POLICY`."""
+        by_rules = LexiconExtractor().extract(reports)
         return [
             reconcile(report, model, rules, POLICY, self.rejected)
-            for report, model, rules in zip(reports, super().read(reports), self._lexicon.extract(reports), strict=True)
+            for report, model, rules in zip(reports, super().read(reports), by_rules, strict=True)
         ]
-
-    @cached_property
-    def _lexicon(self) -> LexiconExtractor:
-        return LexiconExtractor()

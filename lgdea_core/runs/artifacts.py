@@ -136,21 +136,6 @@ def start_run(config: RunConfig, name: str | None = None, root: Path | None = No
     return Run(folder=folder, config=config)
 
 
-def open_run(name: str, root: Path | None = None) -> "Run":
-    """Reopen a run by name, with the configuration it was made with.
-
-    Raises:
-        ValueError: the name is not a plain folder name.
-        FileNotFoundError: there is no such run; the message lists those there are.
-    """
-    root = root or runs_folder()
-    path = root / check_run_name(name) / CONFIG_FILE
-    if not path.is_file():
-        known = sorted(entry.parent.name for entry in root.glob(f"*/{CONFIG_FILE}"))
-        raise FileNotFoundError(f"no run {name!r} in {root}; there are: {', '.join(known) or 'none'}")
-    return Run(folder=path.parent, config=RunConfig.load(path))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """One run's folder: notebooks write artifacts into it and read those of the notebooks before them.
@@ -271,9 +256,9 @@ class Run:
         self._check_columns(artifact, frame)
         return frame
 
-    def save_json(self, artifact: str, values: Mapping[str, Any], exclusions: Mapping[str, int] | None = None) -> Path:
+    def save_json(self, artifact: str, values: Mapping[str, Any]) -> Path:
         """Write nested plain values; numpy scalars and arrays become numbers and lists."""
-        with self.writing(artifact, exclusions) as path:
+        with self.writing(artifact) as path:
             path.write_text(json.dumps(values, indent=2, default=_plain) + "\n")
         return self.path(artifact)
 
@@ -281,9 +266,9 @@ class Run:
         """Read what `save_json` wrote; errors as `checked`."""
         return read_json(self.checked(artifact))
 
-    def save_relations(self, propagation: Propagation, exclusions: Mapping[str, int] | None = None) -> Path:
+    def save_relations(self, propagation: Propagation) -> Path:
         """Write `relations.npz`: seeds, both propagators and the number of steps, never images x reports."""
-        with self.writing("relations.npz", exclusions) as path:
+        with self.writing("relations.npz") as path:
             propagation.save(path)
         return self.path("relations.npz")
 
