@@ -261,8 +261,7 @@ def _questions(model: ImageTextModel, processor: ImageTextProcessor, exam: Exam,
         asked: dict[Key, dict[str, None]] = {}
         for place in filter(None, itertools.chain(*pictures.values())):
             asked.setdefault(place[0], {})[place[1]] = None
-        listed = {key: list(phrases) for key, phrases in asked.items()}
-        tasks["grids"] = phrase_grids(model, processor, listed, scaled=MAP_PROTOCOLS[maps].scaled)
+        tasks["grids"] = phrase_grids(model, processor, asked, scaled=MAP_PROTOCOLS[maps].scaled)
     found = dict(zip(tasks, (yield from together(tasks.values())), strict=True))
     return {
         control: Answers(

@@ -343,9 +343,7 @@ def grounding_samples(
     asked = {image_id: dict.fromkeys(own) for image_id, own in phrases.items()}
     for image_id, other in (others or {}).items():
         asked[other].update(dict.fromkeys(phrases[image_id]))
-    grids = yield from phrase_grids(
-        model, processor, {image_id: list(own) for image_id, own in asked.items()}, scaled=protocol.scaled
-    )
+    grids = yield from phrase_grids(model, processor, asked, scaled=protocol.scaled)
 
     def samples() -> Iterator[PhraseSample]:
         for one in boxed_phrases(part):
