@@ -1,7 +1,7 @@
 """A planted world small enough to train on in seconds: bright squares, and reports that say where they are."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
@@ -14,12 +14,14 @@ from transformers import PreTrainedTokenizerFast
 from lgdea_core.batch import Batch, RegionData, TrainingData
 from lgdea_core.config import RunConfig, find_method
 from lgdea_core.crops import CropPool
+from lgdea_core.data.corpus import Corpus, empty_table
+from lgdea_core.data.images import ImageStore
 from lgdea_core.data.pairing import Pools
 from lgdea_core.evaluation import one_pass
 from lgdea_core.evidence.index import index_evidence
 from lgdea_core.method import Terms
 from lgdea_core.model import LGDEAModel, LGDEAProcessor, build_model
-from lgdea_core.runs.inputs import region_data
+from lgdea_core.runs.inputs import Inputs, region_data
 from lgdea_core.training.loop import seeded, train
 from lgdea_core.training.refresh import refresh_relations
 from lgdea_core.training.sampling import sample_batch, training_data
@@ -117,6 +119,32 @@ class PlantedWorld:
         data = self.training(known, processor.tokenizer, shuffled=shuffled)
         state, history = train(run, data, model, folder, progress=False, **options)
         return state.model, processor, history
+
+
+def planted_inputs(
+    world: PlantedWorld, splits: Sequence[str] | str = "test", names: Sequence[str] | None = None
+) -> Inputs:
+    """A world as a corpus with labels, boxes and lungs, each image of a patient of its own; without pools."""
+    names = world.films["image_id"].tolist() if names is None else names
+    truth = list(zip(names, *np.divmod(world.labels, len(SIDES)), strict=True))
+    boxes = [
+        (i, i, f"{SIDES[s]} {FINDINGS[k]}", FINDINGS[k], 18.0 - 16 * s, 8.0 * k, 30.0 - 16 * s, 8.0 * k + 8, 32, 32, "")
+        for i, k, s in truth
+    ]
+    rows = {
+        "images": [(i, i, f"{i}.png", "PA", 32, 32) for i in names],
+        "labels": [(i, name, float(name == FINDINGS[k])) for i, k, _ in truth for name in FINDINGS],
+        "boxes": boxes,
+        "regions": [(i, i, f"{side} lung", *box, 32, 32) for i in names for side, box in LUNGS.items()],
+    }
+    tables = {name: pd.DataFrame(own, columns=list(empty_table(name).columns)) for name, own in rows.items()}
+    studies = pd.DataFrame({"study_id": names, "patient_id": names, "split": splits, "report": world.reports})
+    none = pd.DataFrame(columns=["image_id", "report_id"])
+    return Inputs(
+        corpus=Corpus(name="toy", root=Path(), studies=studies, **tables),
+        store=ImageStore(pixels=world.images.numpy(), image_ids=tuple(names), excluded={}),
+        pools=Pools(image_ids=(), report_ids=(), seed_pairs=none, hidden_pairs=none),
+    )
 
 
 CELLS = [(kind, side) for kind in range(len(FINDINGS)) for side in ("left", "right")]

@@ -5,15 +5,13 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from planted import FINDINGS, PlantedWorld
+from planted import FINDINGS, PlantedWorld, planted_inputs
 
 from lgdea_core.config import RunConfig
 from lgdea_core.data.corpora import CORPORA, FOLDERS
 from lgdea_core.data.corpus import Corpus
-from lgdea_core.data.images import ImageStore
 from lgdea_core.encoders import ImageTower, image_tower_config
 from lgdea_core.evaluation import downstream as tasks
 from lgdea_core.evaluation.bootstrap import Interval
@@ -61,32 +59,14 @@ def spy_on(monkeypatch: pytest.MonkeyPatch, name: str, score: object) -> Mock:
 def films() -> Films:
     """One film a study, each with a square that its label and its box say; half of them train."""
     world = PlantedWorld(STUDIES, seed=0)
-    names = [f"s{row}" for row in range(STUDIES)]
-    kinds = world.labels // 2
-    boxes = []
-    for name, image in zip(names, world.images.numpy(), strict=True):
+    planted = planted_inputs(world, ["train", "train", "val", "test"] * 30)
+    boxes = planted.corpus.boxes.assign(finding="mass")
+    for film, image in enumerate(world.images.numpy()):
         rows, columns = np.nonzero(image > 150)
-        boxes.append((name, columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
-    table = pd.DataFrame(boxes, columns=["image_id", "x_min", "y_min", "x_max", "y_max"])
-    table = table.assign(study_id=table["image_id"], finding="mass", phrase="mass", source="x", frame_width=32)
-    corpus = Corpus(
-        name="planted",
-        root=Path(),
-        studies=pd.DataFrame(
-            {"study_id": names, "patient_id": names, "split": (["train", "train", "val", "test"] * 30), "report": None}
-        ),
-        images=pd.DataFrame(
-            {"image_id": names, "study_id": names, "path": "x.png", "view": "PA", "width": 32, "height": 32}
-        ),
-        labels=pd.DataFrame(
-            [(name, finding, float(kind == row)) for name, kind in zip(names, kinds, strict=True)
-             for row, finding in enumerate(FINDINGS)],
-            columns=["study_id", "finding", "value"],
-        ),
-        boxes=table.assign(frame_height=32),
-    )  # fmt: skip
-    readable = tuple(names[:-1])  # the last film, of the test split, could not be read
-    return Films(corpus=corpus, store=ImageStore(pixels=world.images.numpy(), image_ids=readable, excluded={}))
+        square = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+        boxes.loc[film, ["x_min", "y_min", "x_max", "y_max"]] = square
+    readable = planted.store.image_ids[:-1]  # the last film, of the test split, could not be read
+    return Films(corpus=replace(planted.corpus, boxes=boxes), store=replace(planted.store, image_ids=readable))
 
 
 @pytest.fixture(scope="module")

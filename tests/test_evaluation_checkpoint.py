@@ -5,21 +5,22 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from planted import FINDINGS, SIDES, PlantedWorld, config
+from PIL import Image
+from planted import PlantedWorld, config, planted_inputs
 from published_folders import save_tiny
 
 from lgdea_core.config import RunConfig
+from lgdea_core.data.corpora import load_corpus
 from lgdea_core.evaluation import checkpoint
 from lgdea_core.evaluation.exam import CONTROLS
 from lgdea_core.runs import inputs as stages
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_the_command_writes_the_table_of_all_three_tasks(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    folder = str(save_tiny(kind, tmp_path / kind))
+    folder = str(save_tiny("siglip", tmp_path / "siglip"))
     monkeypatch.setattr(stages, "project_root", lambda: tmp_path)
     monkeypatch.setattr(checkpoint, "load_corpus_of", lambda data, seed: planted_corpus(tmp_path, data.image_size))
     options = ["--preset", "ci", "--prompts", "chexzero", "--device", "cpu", "--json", str(tmp_path / "out.json")]
@@ -58,25 +59,14 @@ def test_a_model_of_ours_is_loaded_from_its_folder(tmp_path: Path) -> None:
 
 def planted_corpus(root: Path, side: int) -> object:
     """A folder corpus of the planted world, all of it test studies."""
-    from PIL import Image
-
-    from lgdea_core.data.corpora import load_corpus
-
     assert side == 32  # the checkpoint's, not the preset's
-    world = PlantedWorld(84, seed=2)
+    planted = planted_inputs(PlantedWorld(84, seed=2))
     (root / "images").mkdir(exist_ok=True)
-    studies, labels, boxes = [], [], []
-    for i, (image, label) in enumerate(zip(world.images.numpy(), world.labels.tolist(), strict=True)):
-        kind, place = divmod(label, len(SIDES))
-        Image.fromarray(image).save(root / "images" / f"s{i}.png")
-        studies.append((f"s{i}", f"p{i}", "test", world.reports[i], f"images/s{i}.png"))
-        labels += [(f"s{i}", name, int(name == FINDINGS[kind])) for name in FINDINGS]
-        left, top = (18, 2)[place], 1 + 8 * kind
-        phrase = f"{SIDES[place]} {FINDINGS[kind]}"
-        boxes.append((f"s{i}", phrase, FINDINGS[kind], left, top, left + 12, top + 6))
-    columns = ["study_id", "patient_id", "split", "report", "image"]
-    pd.DataFrame(studies, columns=columns).to_csv(root / "studies.csv", index=False)
-    pd.DataFrame(labels, columns=["study_id", "finding", "value"]).to_csv(root / "labels.csv", index=False)
+    for name, image in zip(planted.store.image_ids, planted.store.pixels, strict=True):
+        Image.fromarray(image).save(root / f"images/{name}.png")
+    studies, labels, boxes = planted.corpus.studies, planted.corpus.labels, planted.corpus.boxes
+    studies.assign(image="images/" + studies["study_id"] + ".png").to_csv(root / "studies.csv", index=False)
+    labels.to_csv(root / "labels.csv", index=False)
     columns = ["study_id", "phrase", "finding", "x_min", "y_min", "x_max", "y_max"]
-    pd.DataFrame(boxes, columns=columns).to_csv(root / "boxes.csv", index=False)
+    boxes[columns].to_csv(root / "boxes.csv", index=False)
     return load_corpus("folder", root)

@@ -12,7 +12,7 @@ from sklearn.metrics import jaccard_score, roc_auc_score
 
 from lgdea_core.crops import boxes_mask
 from lgdea_core.evaluation.bootstrap import Bootstrap
-from lgdea_core.evaluation.grounding import METRICS, grounding_table, pointing, score_maps, split_pixels
+from lgdea_core.evaluation.grounding import METRICS, grounding_table, score_maps, split_pixels
 
 NAN = float("nan")
 
@@ -95,7 +95,7 @@ def test_metrics_equal_slow_transcriptions(similarity_map: np.ndarray, mask: np.
     assert score("cnr_absolute", similarity_map, mask) == pytest.approx(abs(slow_cnr(similarity_map, mask)), **close)
     assert score("miou_biovil_t", similarity_map, mask) == pytest.approx(slow_miou(similarity_map, mask), **close)
     assert score("miou_afloc", similarity_map, mask) == pytest.approx(slow_miou_afloc(similarity_map, mask), **close)
-    assert pointing(similarity_map, mask) == pytest.approx(slow_pointing(similarity_map, mask), **close)
+    assert score("pointing", similarity_map, mask) == pytest.approx(slow_pointing(similarity_map, mask), **close)
     assert score("pixel_auc", similarity_map, mask) == pytest.approx(slow_auc(similarity_map, mask), **close)
 
 
@@ -110,8 +110,8 @@ def test_values_worked_out_by_hand() -> None:
     assert score("miou_biovil_t", similarity_map, mask) == pytest.approx((1 + 4 * 0.5) / 5)
     # stretched: 1, 0, -.5, -1, so one of two annotated pixels exceeds every threshold
     assert score("miou_afloc", similarity_map, mask) == pytest.approx(0.5)
-    assert pointing(similarity_map, mask) == 1
-    assert pointing(similarity_map, ~mask) == 0
+    assert score("pointing", similarity_map, mask) == 1
+    assert score("pointing", similarity_map, ~mask) == 0
     assert score("pixel_auc", similarity_map, mask) == 1
     assert score("pixel_auc", similarity_map, ~mask) == 0
 
@@ -140,7 +140,7 @@ def test_cnr_ignores_positive_affine_changes_and_flips_with_the_sign(
 def test_constant_map_earns_nothing(value: float, dtype: type) -> None:
     similarity_map, mask = np.full((7, 9), value, dtype=dtype), box_mask([(1, 1, 4, 5)], 7, 9)
     assert score("cnr_signed", similarity_map, mask) == 0  # not a ratio of rounding errors
-    assert pointing(similarity_map, mask) == 0
+    assert score("pointing", similarity_map, mask) == 0
     assert score("pixel_auc", similarity_map, mask) == 0.5
     assert math.isnan(score("miou_afloc", similarity_map, mask))
 
@@ -201,8 +201,8 @@ def test_pointing_ties() -> None:
     similarity_map = np.zeros((4, 4))
     similarity_map[:2, :2] = 0.5  # one upsampled patch
     mask = box_mask([(1, 1, 4, 4)], 4, 4)
-    assert pointing(similarity_map, mask) == 1
-    assert pointing(similarity_map, box_mask([(2, 2, 4, 4)], 4, 4)) == 0
+    assert score("pointing", similarity_map, mask) == 1
+    assert score("pointing", similarity_map, box_mask([(2, 2, 4, 4)], 4, 4)) == 0
 
 
 def test_score_maps_takes_generators_and_mixed_sizes() -> None:

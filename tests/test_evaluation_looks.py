@@ -11,11 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import pytest
-from planted import FINDINGS, LUNGS, SIDES, PlantedWorld, config
+import torch
+from planted import FINDINGS, SIDES, PlantedWorld, config, planted_inputs
 
-from lgdea_core.data.corpus import Corpus, empty_table
-from lgdea_core.data.images import ImageStore
-from lgdea_core.data.pairing import Pools
 from lgdea_core.evaluation.exam import ALTERED, CONTROLS, NEGATIONS, Answers, Exam, asked_of, exam_of, shuffled_tiles
 from lgdea_core.evaluation.harness import evaluate
 from lgdea_core.evaluation.looks import CHEATS, does_it_look, verdicts
@@ -33,42 +31,11 @@ BRIGHTER = 12
 def inputs() -> Inputs:
     """Images of one bright square, which says finding and side by its place; findings differ in exposure, too."""
     world = PlantedWorld(STUDIES, seed=5)
-    kinds, sides = np.divmod(world.labels, len(SIDES))
-    pixels = (world.images.numpy().astype(int) + BRIGHTER * kinds[:, None, None]).clip(0, 255).astype(np.uint8)
-    ids = [f"s{number:03}" for number in range(STUDIES)]
-    labels = [(i, name, float(name == FINDINGS[kind])) for i, kind in zip(ids, kinds, strict=True) for name in FINDINGS]
-    boxes = [
-        (
-            i,
-            i,
-            f"{SIDES[s]} {FINDINGS[k]}",
-            FINDINGS[k],
-            18.0 - 16 * s,
-            8.0 * k,
-            30.0 - 16 * s,
-            8.0 * k + 8,
-            SIDE,
-            SIDE,
-            "",
-        )
-        for i, k, s in zip(ids, kinds, sides, strict=True)
-    ]
-    lungs = [(i, i, f"{side} lung", *box, SIDE, SIDE) for i in ids for side, box in LUNGS.items()]
-    rows = {
-        "images": [(i, i, f"{i}.png", "PA", SIDE, SIDE) for i in ids],
-        "labels": labels,
-        "boxes": boxes,
-        "regions": lungs,
-    }
-    tables = {name: pd.DataFrame(own, columns=list(empty_table(name).columns)) for name, own in rows.items()}
-    reports = [f"{report} Study {i}." for i, report in zip(ids, world.reports, strict=True)]
-    studies = pd.DataFrame({"study_id": ids, "patient_id": ids, "split": "test", "report": reports})
-    none = pd.DataFrame(columns=["image_id", "report_id"])
-    return Inputs(
-        corpus=Corpus(name="toy", root=Path(), studies=studies, **tables),
-        store=ImageStore(pixels=pixels, image_ids=tuple(ids), excluded={}),
-        pools=Pools(image_ids=(), report_ids=(), seed_pairs=none, hidden_pairs=none),
-    )
+    kinds = torch.from_numpy(world.labels // len(SIDES))
+    world.images = (world.images.int() + BRIGHTER * kinds[:, None, None]).clamp(0, 255).to(torch.uint8)
+    names = [f"s{number:03}" for number in range(STUDIES)]
+    world.reports = [f"{report} Study {name}." for name, report in zip(names, world.reports, strict=True)]
+    return planted_inputs(world, names=names)
 
 
 @cache

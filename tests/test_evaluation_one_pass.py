@@ -10,12 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from planted import FINDINGS, SIDES, PlantedWorld, config
+from planted import PlantedWorld, config, planted_inputs
 
 from lgdea_core import inference
-from lgdea_core.data.corpus import Corpus, empty_table
-from lgdea_core.data.images import ImageStore
-from lgdea_core.data.pairing import Pools
 from lgdea_core.evaluation import harness
 from lgdea_core.evaluation.bootstrap import Bootstrap
 from lgdea_core.evaluation.harness import evaluate
@@ -39,25 +36,7 @@ class Setting(NamedTuple):
 
 def setting(method: str) -> Setting:
     world = PlantedWorld(TEST + VAL, seed=3)
-    kinds, sides = np.divmod(world.labels, len(SIDES))
-    ids = [f"s{i}" for i in range(TEST + VAL)]
-    studies = {"study_id": ids, "patient_id": ids, "split": ["test"] * TEST + ["val"] * VAL, "report": world.reports}
-    images = [(i, i, f"{i}.png", "PA", 32, 32) for i in ids]
-    labels, boxes = [], []
-    for i, kind, side in zip(ids, kinds, sides, strict=True):
-        left, top = 2.0 + 16 * (1 - side), 8.0 * kind
-        phrase = f"{SIDES[side]} {FINDINGS[kind]}"
-        boxes.append((i, i, phrase, FINDINGS[kind], left, top, left + 12, top + 8, 32.0, 32.0, "test"))
-        labels += [(i, name, float(name == FINDINGS[kind])) for name in FINDINGS]
-    tables = {
-        name: pd.DataFrame(rows, columns=list(empty_table(name).columns))
-        for name, rows in (("images", images), ("labels", labels), ("boxes", boxes))
-    }
-    corpus = Corpus(name="toy", root=Path(), studies=pd.DataFrame(studies), **tables)
-    store = ImageStore(pixels=world.images.numpy(), image_ids=tuple(ids), excluded={})
-    none = pd.DataFrame(columns=["image_id", "report_id"])
-    pools = Pools(image_ids=(), report_ids=(), seed_pairs=none, hidden_pairs=none)
-    return Setting(*world.model(config(method)), Inputs(corpus=corpus, store=store, pools=pools))
+    return Setting(*world.model(config(method)), planted_inputs(world, ["test"] * TEST + ["val"] * VAL))
 
 
 @pytest.mark.parametrize(

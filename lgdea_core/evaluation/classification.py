@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -70,8 +69,8 @@ def classification_table(
 
     Returns:
         Columns metric, finding, estimate, low, high, threshold, positives, n, degenerate, warning; the last row of each
-        metric
-        is "macro", whose `n` counts images with any label and whose `positives` are summed over the scored findings.
+        metric is "macro", whose `n` counts images with any label and whose `positives` are summed over the scored
+        findings.
 
     Raises:
         ValueError: shapes do not fit, or a validation metric is asked for without thresholds.
@@ -230,18 +229,8 @@ def _statistic(metric: Metric, threshold: float) -> Statistic:
         return auc_resamples
     if metric == "ap":
         return average_precision_resamples
-    return partial(_at_threshold, f1_resamples if metric.startswith("f1") else accuracy_resamples, threshold)
-
-
-def _at_threshold(
-    statistic: Statistic,
-    threshold: float,
-    labels: np.ndarray,
-    scores: np.ndarray,
-    codes: np.ndarray,
-    counts: np.ndarray,
-) -> np.ndarray:
-    return statistic(labels, scores >= threshold, codes, counts)
+    of_calls = f1_resamples if metric.startswith("f1") else accuracy_resamples
+    return lambda labels, scores, codes, counts: of_calls(labels, scores >= threshold, codes, counts)
 
 
 def _known_labels(labels: np.ndarray, findings: Sequence[str], scores: np.ndarray, where: str) -> np.ndarray:

@@ -17,18 +17,10 @@ from lgdea_core.crops import boxes_mask, boxes_to_crop, boxes_to_frame, crop_fra
 from lgdea_core.data.corpus import Corpus, patients_of
 from lgdea_core.data.pairing import stable_hash
 from lgdea_core.evaluation.controls import strangers
-from lgdea_core.evaluation.harness import (
-    DEFAULT_MAPS,
-    asked_findings,
-    evaluation_part,
-    labelled_images,
-)
+from lgdea_core.evaluation.harness import DEFAULT_MAPS, asked_findings, evaluation_part, labelled_images
 from lgdea_core.evaluation.one_pass import Task, phrase_grids, run_task, score_rows, together
 from lgdea_core.evaluation.prompts import DEFAULT_PROMPTS, FindingSentences, PromptSet, load_prompt_set
-from lgdea_core.evaluation.retrieval import (
-    LEAST_PAIRS,
-    paired_studies,
-)
+from lgdea_core.evaluation.retrieval import LEAST_PAIRS, paired_studies
 from lgdea_core.evaluation.zero_shot import channel_scores, combine_channels
 from lgdea_core.grounding import MAP_PROTOCOLS
 from lgdea_core.inference import IMAGES_AT_ONCE, ImageTextModel, ImageTextProcessor
@@ -219,10 +211,7 @@ def exam_of(
         ValueError: the split has no image, or what `harness.asked_findings` refuses.
     """
     part, chosen = evaluation_part(inputs.corpus, split), load_prompt_set(prompts)
-    wanted = asked_findings(part, labels)
-    findings = tuple(finding for finding in wanted if chosen.covers(finding))
-    if missing := [finding for finding in wanted if finding not in findings]:
-        logger.info("corpus %s: prompt set %s has no prompts for %s", part.name, prompts, ", ".join(missing))
+    findings = tuple(asked_findings(part, labels, chosen))
     images, truth, patients = labelled_images(part, findings) if findings else ((), np.zeros((0, 0)), [])
     paired, reports = paired_studies(part)
     if len(paired) < LEAST_PAIRS:
@@ -272,8 +261,7 @@ def _questions(model: ImageTextModel, processor: ImageTextProcessor, exam: Exam,
         asked: dict[Key, dict[str, None]] = {}
         for place in filter(None, itertools.chain(*pictures.values())):
             asked.setdefault(place[0], {})[place[1]] = None
-        listed = {key: list(phrases) for key, phrases in asked.items()}
-        tasks["grids"] = phrase_grids(model, processor, listed, scaled=MAP_PROTOCOLS[maps].scaled)
+        tasks["grids"] = phrase_grids(model, processor, asked, scaled=MAP_PROTOCOLS[maps].scaled)
     found = dict(zip(tasks, (yield from together(tasks.values())), strict=True))
     return {
         control: Answers(

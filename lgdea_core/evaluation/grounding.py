@@ -25,8 +25,6 @@ THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 """Cosine thresholds of mIoU (BioViL-T, section 4; the same five in MaCo and AFLoc)."""
 _BLOCK = 64
 
-Map = Float[np.ndarray, "height width"]
-Mask = Bool[np.ndarray, "height width"]
 Values = Float[np.ndarray, "pixels"]
 
 
@@ -112,16 +110,6 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 """name -> function of the seen values inside and outside the mask"""
 
 
-def pointing(similarity_map: Map, mask: Mask) -> float:
-    """`pointing_game` of one map.
-
-    Args:
-        similarity_map: any scale; NaN where unseen.
-        mask: True on the annotated pixels.
-    """
-    return pointing_game(*split_pixels(similarity_map, mask))
-
-
 def split_pixels(
     similarity_map: Float[np.ndarray, "..."], mask: np.ndarray, name: str = "mask"
 ) -> tuple[Values, Float[np.ndarray, "others"]]:
@@ -184,16 +172,14 @@ def score_maps(
     def score(sample: tuple[object, tuple[np.ndarray, np.ndarray]]) -> tuple[object, list[float]]:
         name, (similarity_map, mask) = sample
         inside, outside = split_pixels(similarity_map, mask, f"mask of sample {name!r}")
-        return name, [METRICS[metric](inside, outside) for metric in computed]
+        return name, [METRICS[metric](inside, outside) for metric in metrics]
 
-    computed = list(dict.fromkeys("cnr_signed" if metric == "cnr_absolute" else metric for metric in metrics))
     scored = []
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # sorting and counting release the GIL
         while block := list(itertools.islice(samples, _BLOCK)):  # a block at a time: a generator stays lazy
             scored += pool.map(score, block)
     index = [name for name, _ in scored]
-    table = pd.DataFrame([row for _, row in scored], columns=computed, index=index, dtype=float)
-    return table.assign(cnr_absolute=table["cnr_signed"].abs())[metrics] if "cnr_absolute" in metrics else table
+    return pd.DataFrame([row for _, row in scored], columns=metrics, index=index, dtype=float)
 
 
 def grounding_table(scores: pd.DataFrame, categories: Keys, patients: Keys, bootstrap: Bootstrap) -> pd.DataFrame:

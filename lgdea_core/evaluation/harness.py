@@ -26,7 +26,7 @@ from lgdea_core.evaluation.classification import (
 from lgdea_core.evaluation.controls import BoxPriors, box_priors, location_prior_map, other_images
 from lgdea_core.evaluation.grounding import grounding_table, score_maps
 from lgdea_core.evaluation.one_pass import Task, phrase_grids, run_task, together
-from lgdea_core.evaluation.prompts import DEFAULT_PROMPTS, load_prompt_set
+from lgdea_core.evaluation.prompts import DEFAULT_PROMPTS, PromptSet, load_prompt_set
 from lgdea_core.evaluation.retrieval import retrieval_table
 from lgdea_core.evaluation.zero_shot import channel_scores, combine_channels
 from lgdea_core.grounding import MAP_PROTOCOLS
@@ -111,13 +111,13 @@ def evaluate(
         phrase_grounding_table(model, processor, part, bootstrap, maps=maps, progress=progress),
         retrieval_table(model, processor, part, bootstrap, prompts=prompts),
     ]
-    tables = run_task(model, inputs.crops, together(tasks), progress=progress)
-    return (
-        pd.concat(tables, ignore_index=True)
-        .assign(corpus=part.name)
-        .reindex(columns=list(METRIC_COLUMNS))
-        .fillna({"warning": ""})
-    )
+    return metric_table(run_task(model, inputs.crops, together(tasks), progress=progress), part.name)
+
+
+def metric_table(tables: Sequence[pd.DataFrame], corpus: str) -> pd.DataFrame:
+    """Tables of several tasks as one, with `METRIC_COLUMNS`."""
+    joined = pd.concat(tables, ignore_index=True).assign(corpus=corpus)
+    return joined.reindex(columns=list(METRIC_COLUMNS)).fillna({"warning": ""})
 
 
 def evaluation_part(corpus: Corpus, split: str) -> Corpus:
@@ -176,13 +176,10 @@ def zero_shot_table(
     and a shift between the two sets counts as what it is, an error. The scores of a prompt set with `normalise` none
     are taken as they are. Without labelled validation images these two have no rows.
     """
-    chosen, asked = load_prompt_set(prompts), asked_findings(part, label_set)
-    findings = [finding for finding in asked if chosen.covers(finding)]
-    missing = sorted(set(asked) - set(findings))
-    if missing and label_set:
+    chosen = load_prompt_set(prompts)
+    findings = asked_findings(part, label_set, chosen)
+    if missing := sorted(set(LABEL_SETS.get(label_set, ())) - set(findings)):
         raise ValueError(f"prompt set {prompts} has no prompts for {', '.join(missing)} of label set {label_set}")
-    if missing:
-        logger.info("corpus %s: prompt set %s has no prompts for %s", part.name, prompts, ", ".join(missing))
     image_ids, truth, patients = labelled_images(part, findings)
     if not findings or not image_ids:
         logger.info("corpus %s: no labels with prompts, so no zero-shot classification", part.name)
@@ -210,20 +207,24 @@ def zero_shot_table(
     return pd.concat(tables).assign(task="zero-shot")
 
 
-def asked_findings(part: Corpus, label_set: str | None) -> list[str]:
+def asked_findings(part: Corpus, label_set: str | None, prompts: PromptSet) -> list[str]:
     """The findings that zero-shot classification asks about: a corpus's labels, or those of a published set.
+
+    The log says which of them have no prompts; they are left out.
 
     Raises:
         ValueError: no such set, or the corpus has no labels for one of its findings.
     """
-    there = sorted(part.labels["finding"].unique())
-    if label_set is None:
-        return there
-    if label_set not in LABEL_SETS:
-        raise ValueError(f"no label set {label_set!r}; there are {', '.join(LABEL_SETS)}")
-    if absent := [finding for finding in LABEL_SETS[label_set] if finding not in there]:
-        raise ValueError(f"corpus {part.name}: no labels for {', '.join(absent)} of label set {label_set}")
-    return list(LABEL_SETS[label_set])
+    asked = there = sorted(part.labels["finding"].unique())
+    if label_set is not None:
+        if label_set not in LABEL_SETS:
+            raise ValueError(f"no label set {label_set!r}; there are {', '.join(LABEL_SETS)}")
+        asked = LABEL_SETS[label_set]
+        if absent := [finding for finding in asked if finding not in there]:
+            raise ValueError(f"corpus {part.name}: no labels for {', '.join(absent)} of label set {label_set}")
+    if missing := sorted(finding for finding in asked if not prompts.covers(finding)):
+        logger.info("corpus %s: prompt set %s has no prompts for %s", part.name, prompts.name, ", ".join(missing))
+    return [finding for finding in asked if prompts.covers(finding)]
 
 
 def labelled_images(
@@ -342,9 +343,7 @@ def grounding_samples(
     asked = {image_id: dict.fromkeys(own) for image_id, own in phrases.items()}
     for image_id, other in (others or {}).items():
         asked[other].update(dict.fromkeys(phrases[image_id]))
-    grids = yield from phrase_grids(
-        model, processor, {image_id: list(own) for image_id, own in asked.items()}, scaled=protocol.scaled
-    )
+    grids = yield from phrase_grids(model, processor, asked, scaled=protocol.scaled)
 
     def samples() -> Iterator[PhraseSample]:
         for one in boxed_phrases(part):

@@ -9,7 +9,7 @@ reads from top to bottom as if it had encoded the images itself:
         return table
 """
 
-from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -106,7 +106,7 @@ def score_rows(
 def phrase_grids(
     model: ImageTextModel,
     processor: ImageTextProcessor,
-    asked: Mapping[Hashable, Sequence[str]],
+    asked: Mapping[Hashable, Collection[str]],
     *,
     scaled: bool = True,
 ) -> Task[dict[Hashable, Grids]]:

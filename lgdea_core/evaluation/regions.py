@@ -18,7 +18,7 @@ from lgdea_core.data.corpus import patients_of
 from lgdea_core.encoders import ImageEmbeddings
 from lgdea_core.evaluation.bootstrap import Bootstrap
 from lgdea_core.evaluation.classification import classification_table
-from lgdea_core.evaluation.harness import METRIC_COLUMNS, evaluation_part
+from lgdea_core.evaluation.harness import evaluation_part, metric_table
 from lgdea_core.evaluation.one_pass import Task, run_task, together
 from lgdea_core.evidence.sections import report_sentences
 from lgdea_core.inference import Question, finite
@@ -90,12 +90,7 @@ def evaluate_regions(
     for logits in scores:
         table = classification_table(logits, data.tags[report_of].astype(float), ASG_TAGS, patients, bootstrap)
         tables.append(table.assign(task="tags"))
-    return (
-        pd.concat(tables, ignore_index=True)
-        .assign(corpus=part.name)
-        .reindex(columns=list(METRIC_COLUMNS))
-        .fillna({"warning": ""})
-    )
+    return metric_table(tables, part.name)
 
 
 def region_hits(

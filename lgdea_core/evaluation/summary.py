@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from lgdea_core.evaluation.downstream import PROBE_TASKS, Films, probe_scores
-from lgdea_core.evaluation.grounding import pointing
+from lgdea_core.evaluation.grounding import pointing_game, split_pixels
 from lgdea_core.evaluation.harness import (
     GROUNDING_METRICS,
     HEADLINES,
@@ -103,7 +103,9 @@ def pointing_shares(rows: Sequence[Any], masks: Sequence[np.ndarray]) -> pd.Seri
         masks: of the same films.
     """
     pairs = zip(rows, masks, strict=True)
-    hits = [{name: pointing(found, mask) for name, found in row.maps.items()} for row, mask in pairs]
+    hits = [
+        {name: pointing_game(*split_pixels(found, mask)) for name, found in row.maps.items()} for row, mask in pairs
+    ]
     return pd.DataFrame(hits).mean()
 
 
