@@ -172,14 +172,16 @@ def score_maps(
     def score(sample: tuple[object, tuple[np.ndarray, np.ndarray]]) -> tuple[object, list[float]]:
         name, (similarity_map, mask) = sample
         inside, outside = split_pixels(similarity_map, mask, f"mask of sample {name!r}")
-        return name, [METRICS[metric](inside, outside) for metric in metrics]
+        return name, [METRICS[metric](inside, outside) for metric in computed]
 
+    computed = list(dict.fromkeys("cnr_signed" if metric == "cnr_absolute" else metric for metric in metrics))
     scored = []
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # sorting and counting release the GIL
         while block := list(itertools.islice(samples, _BLOCK)):  # a block at a time: a generator stays lazy
             scored += pool.map(score, block)
     index = [name for name, _ in scored]
-    return pd.DataFrame([row for _, row in scored], columns=metrics, index=index, dtype=float)
+    table = pd.DataFrame([row for _, row in scored], columns=computed, index=index, dtype=float)
+    return table.assign(cnr_absolute=table["cnr_signed"].abs())[metrics] if "cnr_absolute" in metrics else table
 
 
 def grounding_table(scores: pd.DataFrame, categories: Keys, patients: Keys, bootstrap: Bootstrap) -> pd.DataFrame:
@@ -218,7 +220,8 @@ def _moments(values: np.ndarray) -> tuple[float, float]:
     centred = values - np.float64(values[0])
     offset = centred.mean()
     centred -= offset
-    return float(values[0] + offset), float(centred @ centred / values.size)
+    np.square(centred, out=centred)  # no dot product: BLAS starts threads of its own in each of `score_maps`
+    return float(values[0] + offset), float(centred.mean())
 
 
 def _mean_iou(inside: np.ndarray, outside: np.ndarray) -> float:
