@@ -70,9 +70,7 @@ def _dose_response() -> Figure | None:
 
 def _abundance() -> Figure | None:
     rows = TABLES["abundance"].read()
-    if rows.empty:
-        return None
-    return figure_abundance(rows, f"beside the same {rows['paired_ratio'].iloc[0]:.0%} of its pairs")
+    return figure_abundance(rows, "the same known pairs at every size") if len(rows) else None
 
 
 def _comparison() -> Figure | None:
