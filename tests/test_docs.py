@@ -89,7 +89,8 @@ def test_a_table_follows_its_rows_and_an_unknown_one_is_refused(
         docs.rendered(page)
 
 
-def test_the_readme_says_what_the_package_is_not_for() -> None:
+def test_the_readme_is_short_and_says_what_the_package_is_not_for() -> None:
+    assert len(README.read_text().splitlines()) <= 200
     assert "not for clinical use" in README.read_text().lower()
 
 

@@ -246,7 +246,7 @@ def test_a_body_that_calls_itself_something_else_is_read_and_asked_for_once(serv
     assert set(server.asked.values()) == {1}
 
 
-@pytest.mark.parametrize("count", [2**63, -1, "many", {}])
+@pytest.mark.parametrize("count", [2**63, -1, "many", 1.5, {}])
 def test_a_senseless_count_of_tokens_counts_nothing(server: ModelServer, count: object) -> None:
     server.usage = {"prompt_tokens": count, "completion_tokens": 10}
     extractor = patient()

@@ -96,6 +96,11 @@ def test_abundance_has_the_same_steps_at_every_size_four_times_the_presets() -> 
     plan = abundance(seeds=(1,))
     usual = limited_pairing(seeds=(1,), ratios=(0.1,), methods=("lgdea",))[0].config.train
     assert {cell.config.train.total_steps for cell in plan} == {4 * usual.total_steps}
+    whole = plan[1].config.train
+    for name in ("text_steps", "pair_steps", "relation_steps", "ramp_steps", "refresh_every"):
+        assert getattr(whole, name) == 4 * getattr(usual, name)
+    with pytest.raises(ValueError, match="--ratio must be below 1, got 1: nothing would be unpaired"):
+        abundance(ratio=1.0)
     assert [(cell.unpaired, cell.variant) for cell in plan] == [
         (0, ""), *((count, variant) for count in UNPAIRED[1:] for variant in ("", WITHOUT_IMAGES))
     ]  # fmt: skip

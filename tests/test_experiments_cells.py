@@ -428,7 +428,7 @@ def test_more_unpaired_images_come_beside_the_same_pairs_and_the_same_test_patie
     none, own, more = (replace(small(abundance((5,), (count,), preset="ci")[0]), unpaired=count) for count in (0, 7, 9))
     ordinary = Cell(config=own.config).inputs()
     hidden = len(ordinary.pools.hidden_pairs)
-    with pytest.raises(ValueError, match=f"expected 0, or {hidden} and more, got 9"):
+    with pytest.raises(ValueError, match=f"150 studies has {hidden} at paired ratio 0.1; expected 0, or .* got 9"):
         more.inputs()
     alone, same, further = (
         replace(cell, unpaired=count).inputs() for cell, count in ((none, 0), (own, hidden), (more, hidden + 30))
@@ -440,6 +440,9 @@ def test_more_unpaired_images_come_beside_the_same_pairs_and_the_same_test_patie
     assert len(further.pools.image_ids) == len(ordinary.pools.image_ids) + 30
     assert len(further.pools.report_ids) == len(ordinary.pools.report_ids) + 30
     assert len(further.pools.hidden_pairs) == hidden  # whose the others are is not even in the corpus
+    studies = further.corpus.studies
+    bodies = {name: set(part["patient_id"].str.split("/").str[1]) for name, part in studies.groupby("corpus")}
+    assert not bodies["phantom"] & (bodies["phantom_images"] | bodies["phantom_reports"])
     found = replace(more, unpaired=hidden + 30).run()[0]
     assert found["unpaired"] == hidden + 30
     assert 0 <= found["relation_label_auc"] <= 1

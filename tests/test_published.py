@@ -167,6 +167,7 @@ def trained(world: PlantedWorld, folder: Path, to: Path, method: str, **changes:
         ("clip", "lgdea", "lora"),
         ("siglip", "gloria", "full"),
         ("dual", "clip", "full"),
+        pytest.param("clip", "gloria", "full", marks=pytest.mark.slow),
         pytest.param("siglip", "clip", "lora", marks=pytest.mark.slow),
     ],
 )

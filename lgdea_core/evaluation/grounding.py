@@ -220,7 +220,7 @@ def _moments(values: np.ndarray) -> tuple[float, float]:
     centred = values - np.float64(values[0])
     offset = centred.mean()
     centred -= offset
-    np.square(centred, out=centred)  # no dot product: BLAS starts threads of its own in each of `score_maps`
+    np.square(centred, out=centred)  # no dot product: BLAS starts threads of its own in each thread of `score_maps`
     return float(values[0] + offset), float(centred.mean())
 
 

@@ -210,7 +210,7 @@ def zero_shot_table(
 def asked_findings(part: Corpus, label_set: str | None, prompts: PromptSet) -> list[str]:
     """The findings that zero-shot classification asks about: a corpus's labels, or those of a published set.
 
-    The log says which of them have no prompts; they are left out.
+    The log says which of them have no prompts. They are left out; of a label set `zero_shot_table` refuses that.
 
     Raises:
         ValueError: no such set, or the corpus has no labels for one of its findings.

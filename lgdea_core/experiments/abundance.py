@@ -51,7 +51,11 @@ class Abundant(Cell):
             corpus = inputs.corpus.subset(inputs.corpus.studies.loc[kept, "study_id"])
             return inputs_of(corpus, replace_fields(self.config, paired_ratio=1.0), progress=False)
         if self.unpaired < own:
-            raise ValueError(f"unpaired: expected 0, or {own} and more, got {self.unpaired}")
+            data = self.config.data
+            raise ValueError(
+                f"unpaired: a phantom of {data.studies} studies has {own} at paired ratio {data.paired_ratio:g}; "
+                f"expected 0, or {own} and more, got {self.unpaired}"
+            )
         further, root = self.unpaired - own, phantom_folder("phantom", self.config)
         folder = phantom_folder(f"further{further}", self.config)
         phantom = phantom_of(self.config, PhantomConfig())
@@ -68,7 +72,12 @@ def abundance(
         unpaired: how many images, and how many reports; 0 is the known pairs alone.
         ratio: share of the phantom's training pairs that is known.
         preset: of the configuration.
+
+    Raises:
+        ValueError: all pairs are to be known, and no image is left to be unpaired.
     """
+    if ratio >= 1:
+        raise ValueError(f"--ratio must be below 1, got {ratio:g}: nothing would be unpaired")
     cells = []
     for seed in seeds:
         config = longer(config_of("phantom", preset, "lgdea", ratio, seed))

@@ -70,7 +70,8 @@ def _dose_response() -> Figure | None:
 
 def _abundance() -> Figure | None:
     rows = TABLES["abundance"].read()
-    return figure_abundance(rows, "the same known pairs at every size") if len(rows) else None
+    caption = "the same known pairs at every size, four times the preset's steps"
+    return figure_abundance(rows, caption) if len(rows) else None
 
 
 def _comparison() -> Figure | None:

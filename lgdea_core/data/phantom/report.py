@@ -55,7 +55,7 @@ class NounPhrase:
 
 
 class Pen:
-    """Random choices of one report, among the words it is written in; a plain report takes each first word."""
+    """Random choices of one report, among the words it is written in."""
 
     def __init__(self, rng: np.random.Generator, wording: Wording, plain: bool) -> None:
         self.rng, self.wording, self.plain = rng, wording, plain
@@ -65,7 +65,7 @@ class Pen:
         return options[int(self.rng.integers(len(options)))]
 
     def favour(self, options: tuple[str, ...]) -> str:
-        """The first option in one of two cases, else any: writers have habits, so phrases recur."""
+        """The first option in a plain report and every other time, else any: writers have habits, so phrases recur."""
         return options[0] if self.plain or self.chance(0.5) else self.pick(options)
 
     def chance(self, share: float) -> bool:
