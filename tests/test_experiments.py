@@ -31,6 +31,7 @@ from lgdea_core.experiments.plans import (
     COMPARED,
     CONTROL,
     CONTROLS,
+    LOCKED,
     PAIRED_PHRASES,
     PAIRS_CONTROL,
     PAPER,
@@ -128,6 +129,7 @@ def test_ablations_take_as_many_steps_as_the_method_and_differ_from_it() -> None
         ("without same observation", {"same_observation": 0}),
         ("whole reports", {"mode": "graph"}),
         (PRETRAINED, {"text_tower": "sentence-transformers/all-MiniLM-L6-v2", "published_factor": 0.02}),
+        (LOCKED, {"text_tower": "sentence-transformers/all-MiniLM-L6-v2", "tuning": "locked text"}),
     ],
 )
 def test_a_variant_lacks_its_part_and_nothing_else(variant: str, differs: dict[str, object]) -> None:

@@ -29,11 +29,13 @@ PHRASES_CONTROL = f"{CONTROL}, {PHRASES}"
 CONTROLS = (CONTROL, PAIRS_CONTROL, PHRASES_CONTROL)
 PRETRAINED = "pretrained text"
 """A text tower that has read general English in place of the small one. Only by name: its weights must be at hand."""
+LOCKED = f"{PRETRAINED}, locked"
+"""The same with its own weights left as they are (locked-text tuning); the heads on it are trained."""
 PAPER = "paper's terms"
 """The terms that the paper names, alone. They hold no contrast of texts, so there is no text phase either: in it
 reconstruction and usage alone would draw phrases to one point."""
 PAPER_PRETRAINED = f"{PAPER}, {PRETRAINED}"
-BY_NAME = (PRETRAINED, PAPER_PRETRAINED)
+BY_NAME = (PRETRAINED, LOCKED, PAPER_PRETRAINED)
 """Variants that are trained only when they are asked for."""
 SILENT = {
     "reconstruction": 0.0,
@@ -71,7 +73,8 @@ class Variant:
 
 _TWO_TERMS = Variant(changes=SILENT | {"lesion": 0.0, "text": 0.0}, without_relations=True, without_text_phase=True)
 _PAPER = Variant(changes={"mode": "graph"} | WITHOUT_EXTENSIONS, without_text_phase=True)
-_PRETRAINED = Variant(changes={"text_tower": "sentence-transformers/all-MiniLM-L6-v2", "published_factor": 0.02})
+_MINILM = {"text_tower": "sentence-transformers/all-MiniLM-L6-v2"}
+_PRETRAINED = Variant(changes=_MINILM | {"published_factor": 0.02})
 
 ABLATIONS = {
     WITHOUT_IMAGES: Variant(without_relations=True),
@@ -100,6 +103,7 @@ ABLATIONS = {
     "without consistency": Variant(changes={"consistency": 0.0}),
     "without same observation": Variant(changes={"same_observation": 0.0}),
     PRETRAINED: _PRETRAINED,
+    LOCKED: Variant(changes=_MINILM | {"tuning": "locked text"}),
     CONTROL: Variant(switches={"shuffled": True}),
     PAIRS_CONTROL: Variant(switches={"shuffled": True}, without_relations=True),
     PHRASES_CONTROL: replace(_TWO_TERMS, switches={"shuffled": True}),
