@@ -98,13 +98,6 @@ def map_rows(
     ]
 
 
-def rows_of_models(
-    samples: Sequence[GroundingSample], models: Mapping[str, tuple[LGDEAModel, LGDEAProcessor]]
-) -> list[GroundingRow]:
-    """The same with one map a model."""
-    return map_rows(samples, models, list(models))
-
-
 class PatchView(NamedTuple):
     """A phrase and the patches of a film where they meet."""
 
