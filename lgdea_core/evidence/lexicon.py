@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from spacy.matcher import PhraseMatcher
 from spacy.symbols import NORM, ORTH
 from spacy.tokens import Doc
 
-from lgdea_core.evidence.clauses import FINDING_KINDS, Item, Place, read_sentence
+from lgdea_core.evidence.clauses import FINDING_KINDS, Draft, Item, Place, read_sentence
 from lgdea_core.evidence.cues import settle_cues
 from lgdea_core.evidence.sections import readable_sections
 from lgdea_core.finding import Finding
@@ -79,7 +79,12 @@ _GLUED = re.compile(
 )
 """Stops without a blank behind them, stops behind "L" and "R", and signs: "1.No effusion.2.Mild edema", "Edema(-)"."""
 
-_UNEVEN = re.compile(rf"\s\s|[^\S ]|{_GLUED.pattern}")
+SENTENCES_KEPT = 4096
+_STOP = re.compile(r"\b[a-z]{3,}\. (?=\w)")
+
+_UNEVEN = re.compile(rf"(?=[\s.,;:?()\d])(?:\s\s|[^\S ]|{_GLUED.pattern})")
+"""What `_even_text` changes; looks at most characters once only."""
+
 _LINE_START = re.compile(r"\n\s*(?=[A-Z(+?-])")
 
 ENDS_LINE = frozenset({"observation", "ignored", "generic", "normal", "state", "negation after", "answer", "departed"})
@@ -209,6 +214,13 @@ class Lexer:
                 for slip in _slips(word):
                     self._slips.setdefault(slip, set()).add(word)
 
+    def pieces(self, text: str) -> Iterator[tuple[int, int]]:
+        begin = 0
+        for stop in _STOP.finditer(text):
+            yield begin, stop.end() - 1
+            begin = stop.end()
+        yield begin, len(text)
+
     def sentences(self, doc: Doc, line_starts: frozenset[int] = frozenset()) -> list[Sequence[Item]]:
         """Items of one sentence after the other; unknown words become items too.
 
@@ -218,25 +230,29 @@ class Lexer:
             doc: the text's tokens.
             line_starts: tokens that begin a line of the report with a capital or a sign.
         """
-        # "CM" before "cm", which is found with it
-        found = self._matcher(self._spelled(doc))
-        matches = sorted((start, -end, key not in self._capitals, key) for key, start, end in found)
+        longest: dict[int, tuple[int, bool, int]] = {}
+        for key, start, end in self._matcher(self._spelled(doc)):
+            capital = key in self._capitals
+            if capital and not _is_abbreviation(doc, start):
+                continue
+            match = (-end, not capital, key)  # "CM" before "cm", which is found with it
+            if start not in longest or match < longest[start]:
+                longest[start] = match
         sentences: list[list[Item]] = [[]]
         position, asks = 0, False
-        for start, minus_end, _, key in [*matches, (len(doc), -len(doc), True, 0)]:
-            end = -minus_end
-            if start < position or (key in self._capitals and not _is_abbreviation(doc, start)):
+        while position < len(doc):
+            if position in longest:
+                minus_end, _, key = longest[position]
+                sentences[-1].append(Item(*self._meaning[key], position, -minus_end))
+                position = -minus_end
                 continue
-            for index in range(position, start):
-                text = doc[index].text
-                if text in STOP_TOKENS:
-                    sentences.append([])
-                else:
-                    sentences[-1].append(Item(*_unknown(doc, index, text), index, index + 1))
-                    asks = asks or text == "?"
-            if start < end:
-                sentences[-1].append(Item(*self._meaning[key], start, end))
-            position = end
+            text = doc[position].text
+            if text in STOP_TOKENS:
+                sentences.append([])
+            else:
+                sentences[-1].append(Item(*_unknown(doc, position, text), position, position + 1))
+                asks = asks or text == "?"
+            position += 1
         if line_starts:
             sentences = [part for sentence in sentences for part in _split_lines(sentence, line_starts, doc)]
         if asks:
@@ -326,6 +342,8 @@ class LexiconExtractor:
 
     def __init__(self, lexicon: Lexicon | None = None) -> None:
         self._lexer = Lexer(lexicon) if lexicon else default_lexer()
+        # Radiologists repeat themselves ("No pleural effusion."): more than half of Open-i's sentences have been read.
+        self._read = lru_cache(maxsize=SENTENCES_KEPT)(self._read_piece)
 
     def extract(self, reports: Sequence[str]) -> list[list[Finding]]:
         """Findings of each report, in the order of its text."""
@@ -342,28 +360,38 @@ class LexiconExtractor:
     def _read_block(self, report: str, block_start: int, block_end: int, kind: str) -> Iterator[Finding]:
         raw = report[block_start:block_end]
         text, offsets = _even_text(raw)
-        doc = self._lexer.nlp.make_doc(text)
-        starts: frozenset[int] = frozenset()
+        lines: list[int] = []
         if offsets is not None and "\n" in raw:
-            lines = {match.end() for match in _LINE_START.finditer(raw)}
-            starts = frozenset(token.i for token in doc if offsets[token.idx] in lines)
-        for sentence in self._lexer.sentences(doc, starts):
-            for draft in read_sentence(sentence):
-                first, last = doc[draft.start].idx, doc[draft.end - 1].idx + len(doc[draft.end - 1]) - 1
+            starts = {match.end() for match in _LINE_START.finditer(raw)}
+            lines = [index for index, offset in enumerate(offsets) if offset in starts]
+        for begin, end in self._lexer.pieces(text):
+            inner = tuple(line - begin for line in lines if begin < line < end)
+            for draft in self._read(text[begin:end], inner):
+                first, last = begin + draft.start, begin + draft.end - 1
                 if offsets is not None:
                     first, last = offsets[first], offsets[last]
-                start, end = block_start + first, block_start + last + 1
+                start, end_ = block_start + first, block_start + last + 1
                 yield Finding(
                     observation=draft.observation,
                     region=draft.region,
                     laterality=draft.side,
                     severity=draft.severity,
                     status=draft.status,
-                    phrase=report[start:end],
+                    phrase=report[start:end_],
                     start=start,
-                    end=end,
+                    end=end_,
                     section=kind,
                 )
+
+    def _read_piece(self, text: str, lines: tuple[int, ...]) -> list[Draft]:
+        """Findings of a sentence, or of several, in characters; lines begin at some of them."""
+        doc = self._lexer.nlp.make_doc(text)
+        starts = frozenset(token.i for token in doc if token.idx in lines) if lines else frozenset()
+        return [
+            draft._replace(start=doc[draft.start].idx, end=doc[draft.end - 1].idx + len(doc[draft.end - 1]))
+            for sentence in self._lexer.sentences(doc, starts)
+            for draft in read_sentence(sentence)
+        ]
 
 
 def _blocks(report: str, start: int, end: int) -> Iterator[tuple[int, int]]:
