@@ -80,7 +80,6 @@ _GLUED = re.compile(
 """Stops without a blank behind them, stops behind "L" and "R", and signs: "1.No effusion.2.Mild edema", "Edema(-)"."""
 
 SENTENCES_KEPT = 4096
-_STOP = re.compile(r"\b[a-z]{3,}\. (?=\w)")
 
 _UNEVEN = re.compile(rf"(?=[\s.,;:?()\d])(?:\s\s|[^\S ]|{_GLUED.pattern})")
 """What `_even_text` changes; looks at most characters once only."""
@@ -189,9 +188,19 @@ class Lexer:
 
     def __init__(self, lexicon: Lexicon) -> None:
         self.nlp: Language = spacy.blank("en")
+        norm = self.nlp.vocab.lex_attr_getters[NORM]
+        self.nlp.vocab.lex_attr_getters = {NORM: norm}  # nothing else of a new word is read, such as its shape
         for text, parts in list(self.nlp.tokenizer.rules.items()):
             if any(part.get(NORM) == "not" for part in parts):  # spaCy has no contractions in capitals
                 self.nlp.tokenizer.add_special_case(text.upper(), [part | {ORTH: part[ORTH].upper()} for part in parts])
+        # A stop behind a word ends a sentence; behind an abbreviation of spaCy's or of the lexicon's it may not.
+        abbreviations = {
+            term[: stop.end()]
+            for term in (*self.nlp.tokenizer.rules, *lexicon.terms)
+            for stop in re.finditer(r"[A-Za-z]{2}\.(?!\S)", term)
+        }
+        but = "".join(rf"(?<!(?i:{re.escape(word)}) )" for word in sorted(abbreviations))
+        self._stop = re.compile(rf"\. (?=\w)(?<=[a-z]{{2}}\. |[A-Z]{{2}}\. ){but}")
         self._matcher = PhraseMatcher(self.nlp.vocab, attr="NORM")
         self._meaning: dict[int, tuple[str, str | Place | None]] = {}
         self._capitals: set[int] = set()
@@ -216,7 +225,7 @@ class Lexer:
 
     def pieces(self, text: str) -> Iterator[tuple[int, int]]:
         begin = 0
-        for stop in _STOP.finditer(text):
+        for stop in self._stop.finditer(text):
             yield begin, stop.end() - 1
             begin = stop.end()
         yield begin, len(text)
@@ -257,7 +266,7 @@ class Lexer:
             sentences = [part for sentence in sentences for part in _split_lines(sentence, line_starts, doc)]
         if asks:
             sentences = [part for sentence in sentences for part in _split_questions(sentence)]
-        return [settle_cues(sentence) for sentence in sentences]
+        return [settle_cues(sentence) for sentence in sentences if sentence]
 
     def _spelled(self, doc: Doc) -> Doc:
         """The document with its misspelt words corrected, token by token; the same object where there is none."""
@@ -365,7 +374,7 @@ class LexiconExtractor:
             starts = {match.end() for match in _LINE_START.finditer(raw)}
             lines = [index for index, offset in enumerate(offsets) if offset in starts]
         for begin, end in self._lexer.pieces(text):
-            inner = tuple(line - begin for line in lines if begin < line < end)
+            inner = tuple(line - begin for line in lines if begin < line < end) if lines else ()
             for draft in self._read(text[begin:end], inner):
                 first, last = begin + draft.start, begin + draft.end - 1
                 if offsets is not None:
