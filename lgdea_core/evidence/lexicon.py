@@ -72,14 +72,15 @@ SHORTEST_SWAP = 5
 SHORTEST_SLIP = 7
 """Shorter words are not corrected for two swapped letters, or for a letter added, lost or changed."""
 
+SENTENCES_KEPT = 2**14
+"""Wordings whose findings an extractor remembers, some ten megabytes."""
+
 STOP_TOKENS = frozenset({".", "..", "...", ";", "!", ".,"})
 _GLUED = re.compile(
     r"\.(?=[A-Za-z0-9])(?<=[A-Za-z]{2}.)|[,;:?](?=[A-Za-z])(?<=[A-Za-z].)|[.)](?=[A-Za-z])(?<=\d.)"
     r"|\.(?=$|\s+[A-Z])(?<=\b[LR].)|\([+-]\)|(?<=[a-z])\d\)(?=[A-Z])"
 )
 """Stops without a blank behind them, stops behind "L" and "R", and signs: "1.No effusion.2.Mild edema", "Edema(-)"."""
-
-SENTENCES_KEPT = 4096
 
 _UNEVEN = re.compile(rf"(?=[\s.,;:?()\d])(?:\s\s|[^\S ]|{_GLUED.pattern})")
 """What `_even_text` changes; looks at most characters once only."""
@@ -193,7 +194,7 @@ class Lexer:
         for text, parts in list(self.nlp.tokenizer.rules.items()):
             if any(part.get(NORM) == "not" for part in parts):  # spaCy has no contractions in capitals
                 self.nlp.tokenizer.add_special_case(text.upper(), [part | {ORTH: part[ORTH].upper()} for part in parts])
-        # A stop behind a word ends a sentence; behind an abbreviation of spaCy's or of the lexicon's it may not.
+        # A stop behind a word ends a sentence, if that is no abbreviation of spaCy's or the lexicon's ("vs.").
         abbreviations = {
             term[: stop.end()]
             for term in (*self.nlp.tokenizer.rules, *lexicon.terms)
@@ -224,6 +225,7 @@ class Lexer:
                     self._slips.setdefault(slip, set()).add(word)
 
     def pieces(self, text: str) -> Iterator[tuple[int, int]]:
+        """Start and end of parts that can be read alone: cut where a sentence surely ends, so some hold several."""
         begin = 0
         for stop in self._stop.finditer(text):
             yield begin, stop.end() - 1
@@ -248,8 +250,8 @@ class Lexer:
             if start not in longest or match < longest[start]:
                 longest[start] = match
         sentences: list[list[Item]] = [[]]
-        position, asks = 0, False
-        while position < len(doc):
+        position, count, asks = 0, len(doc), False
+        while position < count:
             if position in longest:
                 minus_end, _, key = longest[position]
                 sentences[-1].append(Item(*self._meaning[key], position, -minus_end))
@@ -270,7 +272,7 @@ class Lexer:
 
     def _spelled(self, doc: Doc) -> Doc:
         """The document with its misspelt words corrected, token by token; the same object where there is none."""
-        unknown = set(doc.to_array("NORM").tolist()) - self._sound
+        unknown = {token.norm for token in doc} - self._sound
         if not unknown:
             return doc
         corrections = {word: self._correction(word) for word in map(self.nlp.vocab.strings.__getitem__, unknown)}
@@ -351,7 +353,7 @@ class LexiconExtractor:
 
     def __init__(self, lexicon: Lexicon | None = None) -> None:
         self._lexer = Lexer(lexicon) if lexicon else default_lexer()
-        # Radiologists repeat themselves ("No pleural effusion."): more than half of Open-i's sentences have been read.
+        # Radiologists repeat themselves: of Open-i's sentences more than half were there before, word for word.
         self._read = lru_cache(maxsize=SENTENCES_KEPT)(self._read_piece)
 
     def extract(self, reports: Sequence[str]) -> list[list[Finding]]:
@@ -379,28 +381,28 @@ class LexiconExtractor:
                 first, last = begin + draft.start, begin + draft.end - 1
                 if offsets is not None:
                     first, last = offsets[first], offsets[last]
-                start, end_ = block_start + first, block_start + last + 1
+                start, stop = block_start + first, block_start + last + 1
                 yield Finding(
                     observation=draft.observation,
                     region=draft.region,
                     laterality=draft.side,
                     severity=draft.severity,
                     status=draft.status,
-                    phrase=report[start:end_],
+                    phrase=report[start:stop],
                     start=start,
-                    end=end_,
+                    end=stop,
                     section=kind,
                 )
 
-    def _read_piece(self, text: str, lines: tuple[int, ...]) -> list[Draft]:
-        """Findings of a sentence, or of several, in characters; lines begin at some of them."""
+    def _read_piece(self, text: str, lines: tuple[int, ...]) -> tuple[Draft, ...]:
+        """Findings of one of the `pieces`, in its characters; a pure function of its text and where lines begin."""
         doc = self._lexer.nlp.make_doc(text)
         starts = frozenset(token.i for token in doc if token.idx in lines) if lines else frozenset()
-        return [
+        return tuple(
             draft._replace(start=doc[draft.start].idx, end=doc[draft.end - 1].idx + len(doc[draft.end - 1]))
             for sentence in self._lexer.sentences(doc, starts)
             for draft in read_sentence(sentence)
-        ]
+        )
 
 
 def _blocks(report: str, start: int, end: int) -> Iterator[tuple[int, int]]:
