@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,7 @@ _GLUED = re.compile(
 _UNEVEN = re.compile(rf"(?=[\s.,;:?()\d])(?:\s\s|[^\S ]|{_GLUED.pattern})")
 """What `_even_text` changes; looks at most characters once only."""
 
+_RUN = re.compile(r"(\S+)|\s+")
 _LINE_START = re.compile(r"\n\s*(?=[A-Z(+?-])")
 
 ENDS_LINE = frozenset({"observation", "ignored", "generic", "normal", "state", "negation after", "answer", "departed"})
@@ -419,19 +420,20 @@ def _even_text(text: str) -> tuple[str, list[int] | None]:
     """The text with single blanks for white space and behind stops; each character's old offset (None: unchanged)."""
     if not _UNEVEN.search(text):
         return text, None
-    characters, offsets = [], []
-    glued = {place for match in _GLUED.finditer(text) for place in (match.start(), match.end())}
-    for index, character in enumerate(text):
-        if index in glued and characters and characters[-1] != " ":
-            characters.append(" ")
-            offsets.append(index - 1)
-        if not character.isspace():
-            characters.append(character)
-            offsets.append(index)
-        elif not characters or characters[-1] != " ":
-            characters.append(" ")
-            offsets.append(index)
-    return "".join(characters), offsets
+    parts, offsets = [], []
+    places = {0, len(text), *(place for match in _GLUED.finditer(text) for place in match.span())}
+    for begin, end in pairwise(sorted(places)):
+        if parts and parts[-1] != " ":
+            parts.append(" ")
+            offsets.append(begin - 1)
+        for run in _RUN.finditer(text, begin, end):
+            if run[1]:
+                parts.append(run[1])
+                offsets.extend(range(*run.span()))
+            elif not parts or parts[-1] != " ":
+                parts.append(" ")
+                offsets.append(run.start())
+    return "".join(parts), offsets
 
 
 def _slips(word: str) -> set[str]:
