@@ -51,6 +51,12 @@ def of_neighbours(row: dict[str, Any]) -> dict[str, Any]:
     return {"size": size, **columns(row, row["recall"], "share of the true nearest that is found")}
 
 
+def of_rules(row: dict[str, Any]) -> dict[str, Any]:
+    """An extractor that reads reports by rules."""
+    size = f"{row['extractor']}, {row['reports']} reports of {row['corpus']}"
+    return {"size": size, **columns(row, row["ratio"], "keywords+negspacy / this")}
+
+
 def of_training_step(row: dict[str, Any]) -> dict[str, Any]:
     """A step of a method in a phase."""
     size = f"{row['method']}, {row['phase']}, batch {row['images']}"
@@ -75,6 +81,7 @@ ROWS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "language_model_client": of_language_model_client,
     "neighbours": of_neighbours,
     "propagation": of_propagation,
+    "rules": of_rules,
     "training_step": of_training_step,
 }
 

@@ -19,6 +19,7 @@ import language_model_client
 import mimic_layout
 import neighbours
 import results
+import rules
 import training_step
 from planted import PlantedWorld, config
 
@@ -26,6 +27,7 @@ from lgdea_core.batch import TrainingData
 from lgdea_core.config import RunConfig
 from lgdea_core.data.corpora import load_corpus
 from lgdea_core.data.phantom import PhantomConfig, generate_study
+from lgdea_core.evidence.lexicon import LexiconExtractor
 from lgdea_core.experiments.docs import fault_kills
 from lgdea_core.model import LGDEAModel
 
@@ -162,6 +164,18 @@ def test_results_keep_what_was_measured_before_and_replace_what_is_measured_agai
     assert rows.loc[("language_model_client", "12 answers of 0.5 s"), "ratio"] == 0.96
     assert len(rows.loc["evaluation"]) == len(table)
     assert set(rows.loc["evaluation"].dropna(subset="ratio").index) == set(results.COMPARED)
+
+
+@pytest.mark.slow
+def test_the_rules_are_timed_beside_the_control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LGDEA_DATA", str(tmp_path))
+    corpus, reports = rules.find_reports(3)
+    control, lexicon = rules.benchmark(corpus, reports)
+    assert lexicon["findings"] == sum(map(len, LexiconExtractor().extract(reports)))
+    assert lexicon["ratio"] == control["seconds"] / lexicon["seconds"]
+    assert [results.of_rules(row)["size"] for row in (control, lexicon)] == [
+        f"{name}, 3 reports of phantom" for name in ("keywords+negspacy", "lexicon")
+    ]
 
 
 @pytest.mark.slow

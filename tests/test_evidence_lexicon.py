@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ from lgdea_core.evidence.cues import PAIRS
 from lgdea_core.evidence.extract import make_extractor
 from lgdea_core.evidence.lexicon import (
     LEXICON_FILE,
+    Lexer,
     LexiconExtractor,
     asg_tag,
+    default_lexer,
     default_lexicon,
     expand_term,
     load_lexicon,
@@ -71,6 +74,25 @@ EXAMPLES = {
     "rules of the lexicon": [(rule["example"], rule["reads"]) for rule in RULES],
     "cues that change each other": [(pair.example, pair.reads) for pair in PAIRS],
 }
+
+
+def test_a_sentence_reads_alone_as_it_does_among_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [sentence["text"] for sentence in SENTENCES]
+    reports = [" ".join(texts[first : first + 9]) for first in range(0, len(texts), 90)]
+    reports += ["Mild edema vs. left effusion.", "Messrs. Edema and Effusion of Calif. No mass."]
+    alone = EXTRACTOR.extract(reports)
+    read_before = EXTRACTOR.extract(reports)
+    pieces = default_lexer().pieces
+    assert sum(len(list(pieces(report))) for report in reports) > 4 * len(reports)
+    monkeypatch.setattr(Lexer, "pieces", lambda _, text: [(0, len(text))])
+    assert alone == read_before == LexiconExtractor().extract(reports)
+
+
+def test_a_term_with_a_stop_is_no_end_of_a_sentence() -> None:
+    lexicon = default_lexicon()
+    own = replace(lexicon, terms=lexicon.terms | {"pulm. edema": ("observation", "edema")})
+    [finding] = LexiconExtractor(own).extract(["Mild pulm. edema."])[0]
+    assert (finding.phrase, finding.severity) == ("Mild pulm. edema", "mild")
 
 
 @pytest.mark.parametrize("examples", EXAMPLES.values(), ids=EXAMPLES)

@@ -86,6 +86,8 @@ def resolve_location(locations: Sequence[str | Place]) -> tuple[str | None, str 
     A region with two sides needs one: "lower lobe" alone, or on both sides, has no region. Of several places the
     first one finer than the whole lung counts.
     """
+    if not locations:
+        return None, None
     sides = {value if isinstance(value, str) else value.side for value in locations} - {None}
     places = [value for value in locations if isinstance(value, Place) and value.region]
     lateral = [place for place in places if place.lateral]
@@ -215,7 +217,7 @@ def _read_heads(items: Sequence[Item]) -> list[_Head]:
                 first = scope.denied_at if denied else index
                 heads.append(_Head(NO_FINDING, "present", index, first=first, last=index))
             scope.used = True
-        else:
+        elif item.kind not in PHRASE_KINDS:
             scope.read(items, index)
     return heads
 
@@ -423,10 +425,9 @@ def _share_places(items: Sequence[Item], heads: Sequence[_Head], claimed: set[in
         if bare and head.own_place and not following.own_place and coordinated(head, following):
             inherit(following, head)
     # The place before the finding in its clause: "in the right lower lobe there is an opacity".
-    for head in heads:
-        if head.own_place or head.observation in CENTRAL:
-            continue
-        used = {position for other in heads for position in range(other.first, other.last + 1)} | claimed
+    without = [head for head in heads if not head.own_place and head.observation not in CENTRAL]
+    used = claimed.union(*(range(head.first, head.last + 1) for head in heads)) if without else claimed
+    for head in without:
         locations = []
         for position in range(head.first - 1, -1, -1):
             kind = items[position].kind

@@ -1,7 +1,6 @@
 """Cue words that change each other: "has not resolved", "no change in", "rules it out", "Effusion? None."."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 from lgdea_core.evidence.clauses import FINDING_KINDS, PHRASE_KINDS, Item
@@ -44,8 +43,8 @@ _LEFT_OVER = {"noun": "word", "noun or modifier": "change", "verb": "change", "s
 
 def settle_cues(items: Sequence[Item]) -> Sequence[Item]:
     """The items with cues that change each other as one, and each answer, sign and departure as what it is here."""
-    answers = any(first.kind == "comma" and second.value == "no" for first, second in pairwise(items))
-    if not answers and _UNSETTLED.isdisjoint(item.kind for item in items):
+    kinds = {item.kind for item in items}
+    if _UNSETTLED.isdisjoint(kinds) and not kinds >= {"comma", "negation"}:  # of "Edema: no"
         return items
     settled: list[Item] = []
     for index, item in enumerate(items):

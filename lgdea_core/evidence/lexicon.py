@@ -4,8 +4,8 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from itertools import product
+from functools import cache, lru_cache
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from spacy.matcher import PhraseMatcher
 from spacy.symbols import NORM, ORTH
 from spacy.tokens import Doc
 
-from lgdea_core.evidence.clauses import FINDING_KINDS, Item, Place, read_sentence
+from lgdea_core.evidence.clauses import FINDING_KINDS, Draft, Item, Place, read_sentence
 from lgdea_core.evidence.cues import settle_cues
 from lgdea_core.evidence.sections import readable_sections
 from lgdea_core.finding import Finding
@@ -72,6 +72,9 @@ SHORTEST_SWAP = 5
 SHORTEST_SLIP = 7
 """Shorter words are not corrected for two swapped letters, or for a letter added, lost or changed."""
 
+SENTENCES_KEPT = 2**14
+"""Wordings whose findings an extractor remembers, some ten megabytes."""
+
 STOP_TOKENS = frozenset({".", "..", "...", ";", "!", ".,"})
 _GLUED = re.compile(
     r"\.(?=[A-Za-z0-9])(?<=[A-Za-z]{2}.)|[,;:?](?=[A-Za-z])(?<=[A-Za-z].)|[.)](?=[A-Za-z])(?<=\d.)"
@@ -79,7 +82,10 @@ _GLUED = re.compile(
 )
 """Stops without a blank behind them, stops behind "L" and "R", and signs: "1.No effusion.2.Mild edema", "Edema(-)"."""
 
-_UNEVEN = re.compile(rf"\s\s|[^\S ]|{_GLUED.pattern}")
+_UNEVEN = re.compile(rf"(?=[\s.,;:?()\d])(?:\s\s|[^\S ]|{_GLUED.pattern})")
+"""What `_even_text` changes; looks at most characters once only."""
+
+_RUN = re.compile(r"(\S+)|\s+")
 _LINE_START = re.compile(r"\n\s*(?=[A-Z(+?-])")
 
 ENDS_LINE = frozenset({"observation", "ignored", "generic", "normal", "state", "negation after", "answer", "departed"})
@@ -184,9 +190,19 @@ class Lexer:
 
     def __init__(self, lexicon: Lexicon) -> None:
         self.nlp: Language = spacy.blank("en")
+        norm = self.nlp.vocab.lex_attr_getters[NORM]
+        self.nlp.vocab.lex_attr_getters = {NORM: norm}  # nothing else of a new word is read, such as its shape
         for text, parts in list(self.nlp.tokenizer.rules.items()):
             if any(part.get(NORM) == "not" for part in parts):  # spaCy has no contractions in capitals
                 self.nlp.tokenizer.add_special_case(text.upper(), [part | {ORTH: part[ORTH].upper()} for part in parts])
+        # A stop behind a word ends a sentence, if that is no abbreviation of spaCy's or the lexicon's ("vs.").
+        abbreviations = {
+            term[: stop.end()]
+            for term in (*self.nlp.tokenizer.rules, *lexicon.terms)
+            for stop in re.finditer(r"[A-Za-z]{2}\.(?!\S)", term)
+        }
+        but = "".join(rf"(?<!(?i:{re.escape(word)}) )" for word in sorted(abbreviations))
+        self._stop = re.compile(rf"\. (?=\w)(?<=[a-z]{{2}}\. |[A-Z]{{2}}\. ){but}")
         self._matcher = PhraseMatcher(self.nlp.vocab, attr="NORM")
         self._meaning: dict[int, tuple[str, str | Place | None]] = {}
         self._capitals: set[int] = set()
@@ -209,6 +225,14 @@ class Lexer:
                 for slip in _slips(word):
                     self._slips.setdefault(slip, set()).add(word)
 
+    def pieces(self, text: str) -> Iterator[tuple[int, int]]:
+        """Start and end of parts that can be read alone: cut where a sentence surely ends, so some hold several."""
+        begin = 0
+        for stop in self._stop.finditer(text):
+            yield begin, stop.end() - 1
+            begin = stop.end()
+        yield begin, len(text)
+
     def sentences(self, doc: Doc, line_starts: frozenset[int] = frozenset()) -> list[Sequence[Item]]:
         """Items of one sentence after the other; unknown words become items too.
 
@@ -218,34 +242,38 @@ class Lexer:
             doc: the text's tokens.
             line_starts: tokens that begin a line of the report with a capital or a sign.
         """
-        # "CM" before "cm", which is found with it
-        found = self._matcher(self._spelled(doc))
-        matches = sorted((start, -end, key not in self._capitals, key) for key, start, end in found)
-        sentences: list[list[Item]] = [[]]
-        position, asks = 0, False
-        for start, minus_end, _, key in [*matches, (len(doc), -len(doc), True, 0)]:
-            end = -minus_end
-            if start < position or (key in self._capitals and not _is_abbreviation(doc, start)):
+        longest: dict[int, tuple[int, bool, int]] = {}
+        for key, start, end in self._matcher(self._spelled(doc)):
+            capital = key in self._capitals
+            if capital and not _is_abbreviation(doc, start):
                 continue
-            for index in range(position, start):
-                text = doc[index].text
-                if text in STOP_TOKENS:
-                    sentences.append([])
-                else:
-                    sentences[-1].append(Item(*_unknown(doc, index, text), index, index + 1))
-                    asks = asks or text == "?"
-            if start < end:
-                sentences[-1].append(Item(*self._meaning[key], start, end))
-            position = end
+            match = (-end, not capital, key)  # "CM" before "cm", which is found with it
+            if start not in longest or match < longest[start]:
+                longest[start] = match
+        sentences: list[list[Item]] = [[]]
+        position, count, asks = 0, len(doc), False
+        while position < count:
+            if position in longest:
+                minus_end, _, key = longest[position]
+                sentences[-1].append(Item(*self._meaning[key], position, -minus_end))
+                position = -minus_end
+                continue
+            text = doc[position].text
+            if text in STOP_TOKENS:
+                sentences.append([])
+            else:
+                sentences[-1].append(Item(*_unknown(doc, position, text), position, position + 1))
+                asks = asks or text == "?"
+            position += 1
         if line_starts:
             sentences = [part for sentence in sentences for part in _split_lines(sentence, line_starts, doc)]
         if asks:
             sentences = [part for sentence in sentences for part in _split_questions(sentence)]
-        return [settle_cues(sentence) for sentence in sentences]
+        return [settle_cues(sentence) for sentence in sentences if sentence]
 
     def _spelled(self, doc: Doc) -> Doc:
         """The document with its misspelt words corrected, token by token; the same object where there is none."""
-        unknown = set(doc.to_array("NORM").tolist()) - self._sound
+        unknown = {token.norm for token in doc} - self._sound
         if not unknown:
             return doc
         corrections = {word: self._correction(word) for word in map(self.nlp.vocab.strings.__getitem__, unknown)}
@@ -326,6 +354,8 @@ class LexiconExtractor:
 
     def __init__(self, lexicon: Lexicon | None = None) -> None:
         self._lexer = Lexer(lexicon) if lexicon else default_lexer()
+        # Radiologists repeat themselves: of Open-i's sentences more than half were there before, word for word.
+        self._read = lru_cache(maxsize=SENTENCES_KEPT)(self._read_piece)
 
     def extract(self, reports: Sequence[str]) -> list[list[Finding]]:
         """Findings of each report, in the order of its text."""
@@ -342,28 +372,38 @@ class LexiconExtractor:
     def _read_block(self, report: str, block_start: int, block_end: int, kind: str) -> Iterator[Finding]:
         raw = report[block_start:block_end]
         text, offsets = _even_text(raw)
-        doc = self._lexer.nlp.make_doc(text)
-        starts: frozenset[int] = frozenset()
+        lines: list[int] = []
         if offsets is not None and "\n" in raw:
-            lines = {match.end() for match in _LINE_START.finditer(raw)}
-            starts = frozenset(token.i for token in doc if offsets[token.idx] in lines)
-        for sentence in self._lexer.sentences(doc, starts):
-            for draft in read_sentence(sentence):
-                first, last = doc[draft.start].idx, doc[draft.end - 1].idx + len(doc[draft.end - 1]) - 1
+            starts = {match.end() for match in _LINE_START.finditer(raw)}
+            lines = [index for index, offset in enumerate(offsets) if offset in starts]
+        for begin, end in self._lexer.pieces(text):
+            inner = tuple(line - begin for line in lines if begin < line < end) if lines else ()
+            for draft in self._read(text[begin:end], inner):
+                first, last = begin + draft.start, begin + draft.end - 1
                 if offsets is not None:
                     first, last = offsets[first], offsets[last]
-                start, end = block_start + first, block_start + last + 1
+                start, stop = block_start + first, block_start + last + 1
                 yield Finding(
                     observation=draft.observation,
                     region=draft.region,
                     laterality=draft.side,
                     severity=draft.severity,
                     status=draft.status,
-                    phrase=report[start:end],
+                    phrase=report[start:stop],
                     start=start,
-                    end=end,
+                    end=stop,
                     section=kind,
                 )
+
+    def _read_piece(self, text: str, lines: tuple[int, ...]) -> tuple[Draft, ...]:
+        """Findings of one of the `pieces`, in its characters; a pure function of its text and where lines begin."""
+        doc = self._lexer.nlp.make_doc(text)
+        starts = frozenset(token.i for token in doc if token.idx in lines) if lines else frozenset()
+        return tuple(
+            draft._replace(start=doc[draft.start].idx, end=doc[draft.end - 1].idx + len(doc[draft.end - 1]))
+            for sentence in self._lexer.sentences(doc, starts)
+            for draft in read_sentence(sentence)
+        )
 
 
 def _blocks(report: str, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -380,19 +420,20 @@ def _even_text(text: str) -> tuple[str, list[int] | None]:
     """The text with single blanks for white space and behind stops; each character's old offset (None: unchanged)."""
     if not _UNEVEN.search(text):
         return text, None
-    characters, offsets = [], []
-    glued = {place for match in _GLUED.finditer(text) for place in (match.start(), match.end())}
-    for index, character in enumerate(text):
-        if index in glued and characters and characters[-1] != " ":
-            characters.append(" ")
-            offsets.append(index - 1)
-        if not character.isspace():
-            characters.append(character)
-            offsets.append(index)
-        elif not characters or characters[-1] != " ":
-            characters.append(" ")
-            offsets.append(index)
-    return "".join(characters), offsets
+    parts, offsets = [], []
+    places = {0, len(text), *(place for match in _GLUED.finditer(text) for place in match.span())}
+    for begin, end in pairwise(sorted(places)):
+        if parts and parts[-1] != " ":
+            parts.append(" ")
+            offsets.append(begin - 1)
+        for run in _RUN.finditer(text, begin, end):
+            if run[1]:
+                parts.append(run[1])
+                offsets.extend(range(*run.span()))
+            elif not parts or parts[-1] != " ":
+                parts.append(" ")
+                offsets.append(run.start())
+    return "".join(parts), offsets
 
 
 def _slips(word: str) -> set[str]:
