@@ -80,7 +80,7 @@ BASELINES = ("mgca", "medclip", "biovil", "prior", "medklip", "carzero")
 RATIOS = (0.01, 0.05, 0.1, 0.25, 1.0)
 TENTH = {"world": "phantom", "paired_ratio": 0.1}
 PUBLISHED = ("grounding", "zero_shot", "classification", "segmentation")
-BENCHMARKS = ("evaluation", "language_model_client", "neighbours", "propagation", "training_step")
+BENCHMARKS = ("evaluation", "language_model_client", "neighbours", "propagation", "rules", "training_step")
 REAL_NAMES = {"covid_chestxray+nih+openi": "three sources", "nih": "NIH"}
 """Worlds of real images without real pairs."""
 REAL_PAIRS = {
@@ -256,7 +256,7 @@ def real_pairs() -> pd.DataFrame:
 def dose_response() -> pd.DataFrame:
     """`DOSES` and LGDEA without unpaired images, of the seeds that all of them have."""
     variants = (WITHOUT_IMAGES, *DOSES)
-    rows = of_common_seeds(chosen(TABLES["ablation"].read(), TENTH | {"method": "lgdea"}), variants)
+    rows = of_common_seeds(chosen(TABLES["ablation"].read(), TENTH | {"method": "lgdea", "variant": variants}))
     summary = _summary("ablation", {"variant": variants}, RELATED, rows)
     return _lines(summary, {"variant": lambda row: row.variant} | TRAININGS, RELATED)
 

@@ -199,11 +199,11 @@ def chosen(rows: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
     return rows
 
 
-def of_common_seeds(rows: pd.DataFrame, variants: Sequence[str]) -> pd.DataFrame:
-    """Rows of these variants, of the seeds that all of them have: else they would differ by their seeds, too."""
-    rows = rows[rows["variant"].isin(variants)]
-    counts = rows.groupby("seed")["variant"].nunique()
-    return rows[rows["seed"].isin(counts.index[counts == len(variants)])]
+def of_common_seeds(rows: pd.DataFrame, by: Sequence[str] = ("variant",)) -> pd.DataFrame:
+    """Rows of the seeds that have every combination of `by` in the table: else means would differ by seeds, too."""
+    kinds = rows.groupby(list(by), dropna=False).ngroup()
+    counts = kinds.groupby(rows["seed"]).nunique()
+    return rows[rows["seed"].isin(counts.index[counts == kinds.nunique()])]
 
 
 def hard_summary(rows: pd.DataFrame) -> pd.DataFrame:
