@@ -80,6 +80,8 @@ def test_a_sentence_reads_alone_as_it_does_among_others(monkeypatch: pytest.Monk
     texts = [sentence["text"] for sentence in SENTENCES]
     reports = [" ".join(texts[first : first + 9]) for first in range(0, len(texts), 90)]
     reports += ["Mild edema vs. left effusion.", "Messrs. Edema and Effusion of Calif. No mass."]
+    reports += ["Heart is big. No edema\nSmall effusion."]
+    reports += ["The heart is big. No edema\nSmall effusion. No edema\nor mass."]
     alone = EXTRACTOR.extract(reports)
     read_before = EXTRACTOR.extract(reports)
     pieces = default_lexer().pieces
@@ -93,6 +95,9 @@ def test_a_term_with_a_stop_is_no_end_of_a_sentence() -> None:
     own = replace(lexicon, terms=lexicon.terms | {"pulm. edema": ("observation", "edema")})
     [finding] = LexiconExtractor(own).extract(["Mild pulm. edema."])[0]
     assert (finding.phrase, finding.severity) == ("Mild pulm. edema", "mild")
+    longer = replace(lexicon, terms=lexicon.terms | {"moderate pulm. water": ("observation", "edema")})
+    [finding] = LexiconExtractor(longer).extract(["Modreate pulm. water."])[0]
+    assert finding.phrase == "Modreate pulm. water"
 
 
 @pytest.mark.parametrize("examples", EXAMPLES.values(), ids=EXAMPLES)

@@ -47,7 +47,7 @@ from lgdea_core.experiments.plans import (
     real,
 )
 from lgdea_core.experiments.relations import STARTS, SWEEPS, relations
-from lgdea_core.experiments.tables import SETTINGS, TABLES, Table, beyond, draws_summary
+from lgdea_core.experiments.tables import SETTINGS, TABLES, Table, beyond, draws_summary, of_common_seeds
 from lgdea_core.experiments.worlds import (
     GENERATED,
     OPENI_SPLIT,
@@ -106,6 +106,14 @@ def test_abundance_has_the_same_steps_at_every_size_four_times_the_presets() -> 
         (0, ""), *((count, variant) for count in UNPAIRED[1:] for variant in ("", WITHOUT_IMAGES))
     ]  # fmt: skip
     assert {cell.config.train.relation_steps for cell in plan if cell.variant or not cell.unpaired} == {0}
+
+
+def test_means_are_of_the_seeds_that_have_everything_wanted() -> None:
+    rows = pd.DataFrame({"seed": [1, 1, 1, 2, 3, 3], "variant": ["a", "b", "c", "a", "a", "b"]})
+    assert list(of_common_seeds(rows, ("a", "b")).index) == [0, 1, 4, 5]
+    assert list(of_common_seeds(rows, {"a"}).index) == [0, 3, 4]
+    assert of_common_seeds(rows, ("a", "b", "d")).empty
+    assert of_common_seeds(rows[:0], ("a",)).empty
 
 
 def test_ablations_take_as_many_steps_as_the_method_and_differ_from_it() -> None:

@@ -174,6 +174,8 @@ def test_a_saved_model_has_weights_without_code_and_a_card_that_warns(tiny: tupl
     assert "Not for clinical use" in (tmp_path / "README.md").read_text()
     again = LGDEAProcessor.from_pretrained(tmp_path)
     assert torch.equal(processor.tokens(REPORTS)[0], again.tokens(REPORTS)[0])
+    loaded = LGDEAModel.from_pretrained(tmp_path).image_tower.parameters()
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in loaded if weight.ndim == 4)
 
 
 def test_a_checkpoint_that_lacks_a_weight_is_refused(tiny: tuple, tmp_path: Path) -> None:

@@ -60,8 +60,8 @@ def settle_cues(items: Sequence[Item]) -> Sequence[Item]:
             if settled and settled[-1].kind == "comma" and settled[-1].value == "colon":
                 settled.pop()
             behind = settled and settled[-1].kind in FINDING_KINDS | {"location"}
-            kinds = {"absent": ("negation after", "negation"), "present": ("answered", "end")}[item.value]
-            settled.append(item._replace(kind=kinds[0] if behind else kinds[1], value=None))
+            after, before = {"absent": ("negation after", "negation"), "present": ("answered", "end")}[item.value]
+            settled.append(item._replace(kind=after if behind else before, value=None))
         elif kind == "out":
             _rule_out(settled)
             settled.append(item._replace(kind="verb"))

@@ -72,8 +72,8 @@ SHORTEST_SWAP = 5
 SHORTEST_SLIP = 7
 """Shorter words are not corrected for two swapped letters, or for a letter added, lost or changed."""
 
-SENTENCES_KEPT = 2**14
-"""Wordings whose findings an extractor remembers, some ten megabytes."""
+PIECES_KEPT = 2**14
+"""Pieces of text whose findings are remembered, some ten megabytes."""
 
 STOP_TOKENS = frozenset({".", "..", "...", ";", "!", ".,"})
 _GLUED = re.compile(
@@ -83,9 +83,10 @@ _GLUED = re.compile(
 """Stops without a blank behind them, stops behind "L" and "R", and signs: "1.No effusion.2.Mild edema", "Edema(-)"."""
 
 _UNEVEN = re.compile(rf"(?=[\s.,;:?()\d])(?:\s\s|[^\S ]|{_GLUED.pattern})")
-"""What `_even_text` changes; looks at most characters once only."""
+"""What `_even_text` changes. The look ahead rules most characters out at once."""
 
 _RUN = re.compile(r"(\S+)|\s+")
+_ABBREVIATION = re.compile(r"[A-Za-z]{2,}\.(?!\S)")
 _LINE_START = re.compile(r"\n\s*(?=[A-Z(+?-])")
 
 ENDS_LINE = frozenset({"observation", "ignored", "generic", "normal", "state", "negation after", "answer", "departed"})
@@ -196,13 +197,10 @@ class Lexer:
             if any(part.get(NORM) == "not" for part in parts):  # spaCy has no contractions in capitals
                 self.nlp.tokenizer.add_special_case(text.upper(), [part | {ORTH: part[ORTH].upper()} for part in parts])
         # A stop behind a word ends a sentence, if that is no abbreviation of spaCy's or the lexicon's ("vs.").
-        abbreviations = {
-            term[: stop.end()]
-            for term in (*self.nlp.tokenizer.rules, *lexicon.terms)
-            for stop in re.finditer(r"[A-Za-z]{2}\.(?!\S)", term)
-        }
-        but = "".join(rf"(?<!(?i:{re.escape(word)}) )" for word in sorted(abbreviations))
-        self._stop = re.compile(rf"\. (?=\w)(?<=[a-z]{{2}}\. |[A-Z]{{2}}\. ){but}")
+        abbreviations = {re.escape(term) for term in self.nlp.tokenizer.rules if _ABBREVIATION.fullmatch(term)}
+        abbreviations |= {f"(?i:{re.escape(word)})" for term in lexicon.terms for word in _ABBREVIATION.findall(term)}
+        behind_none = "".join(rf"(?<!\b{word} )" for word in sorted(abbreviations))
+        self._stop = re.compile(rf"\. (?=\w)(?<=[a-z]{{2}}\. |[A-Z]{{2}}\. ){behind_none}")
         self._matcher = PhraseMatcher(self.nlp.vocab, attr="NORM")
         self._meaning: dict[int, tuple[str, str | Place | None]] = {}
         self._capitals: set[int] = set()
@@ -354,8 +352,6 @@ class LexiconExtractor:
 
     def __init__(self, lexicon: Lexicon | None = None) -> None:
         self._lexer = Lexer(lexicon) if lexicon else default_lexer()
-        # Radiologists repeat themselves: of Open-i's sentences more than half were there before, word for word.
-        self._read = lru_cache(maxsize=SENTENCES_KEPT)(self._read_piece)
 
     def extract(self, reports: Sequence[str]) -> list[list[Finding]]:
         """Findings of each report, in the order of its text."""
@@ -378,7 +374,7 @@ class LexiconExtractor:
             lines = [index for index, offset in enumerate(offsets) if offset in starts]
         for begin, end in self._lexer.pieces(text):
             inner = tuple(line - begin for line in lines if begin < line < end) if lines else ()
-            for draft in self._read(text[begin:end], inner):
+            for draft in read_piece(self._lexer, text[begin:end], inner):
                 first, last = begin + draft.start, begin + draft.end - 1
                 if offsets is not None:
                     first, last = offsets[first], offsets[last]
@@ -395,15 +391,23 @@ class LexiconExtractor:
                     section=kind,
                 )
 
-    def _read_piece(self, text: str, lines: tuple[int, ...]) -> tuple[Draft, ...]:
-        """Findings of one of the `pieces`, in its characters; a pure function of its text and where lines begin."""
-        doc = self._lexer.nlp.make_doc(text)
-        starts = frozenset(token.i for token in doc if token.idx in lines) if lines else frozenset()
-        return tuple(
-            draft._replace(start=doc[draft.start].idx, end=doc[draft.end - 1].idx + len(doc[draft.end - 1]))
-            for sentence in self._lexer.sentences(doc, starts)
-            for draft in read_sentence(sentence)
-        )
+
+@lru_cache(maxsize=PIECES_KEPT)  # radiologists repeat themselves
+def read_piece(lexer: Lexer, text: str, lines: tuple[int, ...]) -> tuple[Draft, ...]:
+    """Findings of one of a lexer's `pieces`, in its characters.
+
+    Args:
+        lexer: whose words are read.
+        text: the piece.
+        lines: characters at which a line of the report begins with a capital or a sign.
+    """
+    doc = lexer.nlp.make_doc(text)
+    starts = frozenset(token.i for token in doc if token.idx in lines) if lines else frozenset()
+    return tuple(
+        draft._replace(start=doc[draft.start].idx, end=doc[draft.end - 1].idx + len(doc[draft.end - 1]))
+        for sentence in lexer.sentences(doc, starts)
+        for draft in read_sentence(sentence)
+    )
 
 
 def _blocks(report: str, start: int, end: int) -> Iterator[tuple[int, int]]:

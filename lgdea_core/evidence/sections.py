@@ -98,7 +98,7 @@ def split_sections(report: str) -> list[Section]:
         start += len(body) - len(body.lstrip()) if stripped else 0
         kind = "findings" if name in ADDENDUM else SECTION_KINDS.get(name, "other")
         end = start + len(stripped)
-        paragraph = _BLANK_LINE.search(report, start, end) if kind == "other" and name in UNREAD else None
+        paragraph = _BLANK_LINE.search(report, start, end) if name in UNREAD else None
         sections.append(Section(name=name, kind=kind, start=start, end=paragraph.start() if paragraph else end))
         if paragraph:  # what follows an indication without a header of its own
             sections.append(Section(name="", kind="other", start=paragraph.end(), end=end))

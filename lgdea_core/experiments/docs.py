@@ -256,7 +256,7 @@ def real_pairs() -> pd.DataFrame:
 def dose_response() -> pd.DataFrame:
     """`DOSES` and LGDEA without unpaired images, of the seeds that all of them have."""
     variants = (WITHOUT_IMAGES, *DOSES)
-    rows = of_common_seeds(chosen(TABLES["ablation"].read(), TENTH | {"method": "lgdea", "variant": variants}))
+    rows = of_common_seeds(chosen(TABLES["ablation"].read(), TENTH | {"method": "lgdea"}), variants)
     summary = _summary("ablation", {"variant": variants}, RELATED, rows)
     return _lines(summary, {"variant": lambda row: row.variant} | TRAININGS, RELATED)
 

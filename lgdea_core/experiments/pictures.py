@@ -59,7 +59,7 @@ def _ablation() -> Figure | None:
 def _dose_response() -> Figure | None:
     """What relations of a given label AUC are worth: those of the true pairs alone, which is 1, come last."""
     rows = _rows("ablation", world="phantom", paired_ratio=0.1, method="lgdea")
-    rows = of_common_seeds(rows[rows["variant"].isin(DOSES)])
+    rows = of_common_seeds(rows, DOSES)
     if rows.empty:
         return None
     perfect = rows["relation_label_auc"].mask(rows["variant"] == DOSES[-1], 1.0)
@@ -69,7 +69,10 @@ def _dose_response() -> Figure | None:
 
 
 def _abundance() -> Figure | None:
-    rows = of_common_seeds(TABLES["abundance"].read(), ["variant", "unpaired"])
+    """The sizes of the first seed, over the seeds that have all of them."""
+    rows = TABLES["abundance"].read()
+    rows = rows.assign(point=list(zip(rows["variant"], rows["unpaired"], strict=True)))
+    rows = of_common_seeds(rows, set(rows.loc[rows["seed"] == rows["seed"].min(), "point"]), "point")
     caption = "the same known pairs at every size, four times the preset's steps"
     return figure_abundance(rows, caption) if len(rows) else None
 

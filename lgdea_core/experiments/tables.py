@@ -1,6 +1,6 @@
 """Tables of the experiments, one file each in figures/tables: which rows are there, and what they say over seeds."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -199,11 +199,11 @@ def chosen(rows: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
     return rows
 
 
-def of_common_seeds(rows: pd.DataFrame, by: Sequence[str] = ("variant",)) -> pd.DataFrame:
-    """Rows of the seeds that have every combination of `by` in the table: else means would differ by seeds, too."""
-    kinds = rows.groupby(list(by), dropna=False).ngroup()
-    counts = kinds.groupby(rows["seed"]).nunique()
-    return rows[rows["seed"].isin(counts.index[counts == kinds.nunique()])]
+def of_common_seeds(rows: pd.DataFrame, wanted: Collection[Any], column: str = "variant") -> pd.DataFrame:
+    """Rows of the wanted kinds, of the seeds that have all of them: else means would differ by their seeds, too."""
+    rows = rows[rows[column].isin(wanted)]
+    counts = rows.groupby("seed")[column].nunique()
+    return rows[rows["seed"].isin(counts.index[counts == len(wanted)])]
 
 
 def hard_summary(rows: pd.DataFrame) -> pd.DataFrame:

@@ -75,7 +75,7 @@ def _hash(parts: Iterable[str | np.ndarray]) -> str:
             digest.update(part.encode())
         else:
             digest.update(repr((part.shape, part.dtype.str)).encode())
-            digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8))  # the bytes, not a copy of them
+            digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8))  # mostly without a copy
     return digest.hexdigest()[:16]
 
 
