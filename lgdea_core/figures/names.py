@@ -130,7 +130,7 @@ QUESTIONS = {
         "phrases and patches alone",
         "phrases and patches alone, known reports",
     ),
-    "Does a pretrained text tower help?": ("pretrained text",),
+    "Does a pretrained text tower help?": ("pretrained text", "pretrained text, locked"),
     "Which losses?": (
         "without local losses",
         "without lesion contrast",
