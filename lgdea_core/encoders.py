@@ -129,7 +129,7 @@ class ImageTower(Tower):
         self.register_buffer("positions", sine_positions(self.grid, width), persistent=False)
         self.global_head = nn.Linear(width, dim)
         self.local_head = nn.Linear(width, dim)
-        self.to(memory_format=torch.channels_last)  # faster convolutions and pooling on CPUs, tensor cores too
+        self.to(memory_format=torch.channels_last)  # convolutions and pooling are faster on a CPU
 
     @torch.no_grad()
     def _stage_shapes(self, image_size: int) -> list[torch.Size]:

@@ -1,6 +1,7 @@
 """The rule extractor: what it reads out of sentences, and that every phrase is verbatim."""
 
 import json
+import pickle
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -88,6 +89,10 @@ def test_a_sentence_reads_alone_as_it_does_among_others(monkeypatch: pytest.Monk
     assert sum(len(list(pieces(report))) for report in reports) > 4 * len(reports)
     monkeypatch.setattr(Lexer, "pieces", lambda _, text: [(0, len(text))])
     assert alone == read_before == LexiconExtractor().extract(reports)
+
+
+def test_an_extractor_goes_to_another_process() -> None:
+    assert pickle.loads(pickle.dumps(EXTRACTOR)).extract(["No edema."]) == EXTRACTOR.extract(["No edema."])
 
 
 def test_a_term_with_a_stop_is_no_end_of_a_sentence() -> None:
