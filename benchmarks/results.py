@@ -25,6 +25,7 @@ RESULTS = HERE / "results.csv"
 ARGUMENTS = {
     "neighbours": ("--nodes", "100000", "1000000"),
     "propagation": ("--nodes", "10000", "50000", "200000"),
+    "size": ("--studies", "10000", "25000", "50000"),
 }
 """Beside the defaults."""
 COMPARED = ("all of it", "the two alone")
@@ -57,6 +58,12 @@ def of_rules(row: dict[str, Any]) -> dict[str, Any]:
     return {"size": size, **columns(row, row["ratio"], "keywords+negspacy / this")}
 
 
+def of_size(row: dict[str, Any]) -> dict[str, Any]:
+    """A part of preset `paper` with so many studies."""
+    size = f"{row['studies']} studies, {row['part']}"
+    return {"size": size, **columns(row, row.get("exponent"), "power of the size that the seconds grow with; fitted")}
+
+
 def of_training_step(row: dict[str, Any]) -> dict[str, Any]:
     """A step of a method in a phase."""
     size = f"{row['method']}, {row['phase']}, batch {row['images']}"
@@ -82,6 +89,7 @@ ROWS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "neighbours": of_neighbours,
     "propagation": of_propagation,
     "rules": of_rules,
+    "size": of_size,
     "training_step": of_training_step,
 }
 
@@ -120,13 +128,14 @@ def keep(name: str, found: list[dict[str, Any]], load: float) -> None:
 
 
 def machine(device: str) -> str:
-    """Name of the device that computed."""
+    """Name of the device that computed. On a CPU with bfloat16 units image towers train in bfloat16."""
     if device != "cpu":
         return torch.cuda.get_device_name() if device == "cuda" else device
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+    units = " with bfloat16 units" if torch.cpu._is_avx512_bf16_supported() else ""
+    return f"{names[0] if names else platform.machine()}{units}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":

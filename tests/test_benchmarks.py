@@ -20,6 +20,7 @@ import mimic_layout
 import neighbours
 import results
 import rules
+import size
 import training_step
 from planted import PlantedWorld, config
 
@@ -184,3 +185,28 @@ def test_the_client_is_measured_on_answers_that_all_arrive() -> None:
     assert found.answers == 12
     assert 0.1 < found.waiting <= 1
     assert found.seconds > 3 * 0.05
+
+
+@pytest.mark.slow
+def test_every_part_of_preset_paper_is_timed_on_a_made_up_mimic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(size.refresh, "view_evidence", size.refresh.view_evidence)  # `measure` puts a clock before it
+    mimic_layout.write_layout(tmp_path, 60, film_size=32)
+    rows = pd.DataFrame(size.measure(tmp_path, 60, tmp_path / "cache"))
+    assert rows["part"].tolist()[-3:] == ["encoding of all images", "rest of a refresh", "a batch"]
+    assert (rows["seconds"] > 0).all()
+    assert rows["peak_gib"].between(0.05, 20).all()
+    assert len(list((tmp_path / "cache").iterdir())) > 0
+
+
+def test_growth_follows_the_power_law_through_the_sizes() -> None:
+    sizes = (1000, 2000, 4000)
+    rows = [{"studies": n, "part": part, "seconds": 3e-4 * n**power, "peak_gib": 2.0} for part, power in
+            (("linear", 1.0), ("steeper", 1.5)) for n in sizes]  # fmt: skip
+    table = size.extrapolate(pd.DataFrame(rows), 100_000).set_index("part")
+    assert table["exponent"].to_dict() == pytest.approx({"linear": 1.0, "steeper": 1.5})
+    assert table["seconds"].to_dict() == pytest.approx({"linear": 30.0, "steeper": 3e-4 * 1e5**1.5})
+    assert table["peak_gib"].tolist() == pytest.approx([2.0, 2.0])
+    [kept] = [results.of_size(row) for row in table.reset_index().to_dict("records")][:1]
+    assert (kept["size"], kept["ratio"]) == ("100000 studies, linear", pytest.approx(1.0))

@@ -80,6 +80,37 @@ def test_answers_of_other_random_models_parse(tmp_path: Path) -> None:
     assert statements > 20
 
 
+def test_what_all_questions_begin_with_is_read_once_and_changes_no_answer(
+    backend: TransformersBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt, read = load_prompt(), []
+    hook = backend._model.register_forward_pre_hook(
+        lambda model, _, inputs: read.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
+    )
+    monkeypatch.setattr(transformers_backend, "BATCH_SIZE", 4)
+    try:
+        kept = [reply.text for reply in ask(backend, REPORTS, prompt)]
+        beginning, *rest = (shape for shape in read if shape[1] > 1)
+        monkeypatch.setattr(transformers_backend, "shared_beginning", lambda questions: ())
+        read.clear()
+        assert [reply.text for reply in ask(backend, REPORTS, prompt)] == kept
+    finally:
+        hook.remove()
+    whole = [shape for shape in read if shape[1] > 1]  # the others are tokens of answers
+    assert [rows for rows, _ in whole] == [rows for rows, _ in rest] == [4, 2]
+    assert beginning[0] == 1
+    assert beginning[1] > 20 * rest[0][1]
+    assert [tokens for _, tokens in whole] == [beginning[1] + tokens for _, tokens in rest]
+
+
+def test_of_the_shortest_question_something_is_left_to_read() -> None:
+    shared = transformers_backend.shared_beginning
+    assert shared([(1, 2, 3, 4), (1, 2, 5)]) == (1, 2)
+    assert shared([(1, 2, 3), (1, 2, 3)]) == (1, 2)
+    assert shared([(1, 2, 3), (1, 2)]) == (1,)
+    assert shared([(4,), (1, 2)]) == ()
+
+
 def test_a_model_that_never_wants_to_end_still_gives_an_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:

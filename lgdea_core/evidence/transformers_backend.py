@@ -7,16 +7,18 @@ kernel with torch on first use (30 seconds, needs a C compiler) and let half a U
 gaps are closed in `answers.PHRASE_PATTERN`.
 """
 
+import copy
 import json
 import time
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import xgrammar
 from jinja2 import TemplateError
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, GenerationConfig, PreTrainedModel
 from xgrammar.contrib.hf import LogitsProcessor
 
 from lgdea_core.evidence.answers import ANSWER_BYTES, ANSWER_SCHEMA, SEPARATORS, Passage, Reply
@@ -27,11 +29,28 @@ BATCH_SIZE = 16
 """Reports at a time."""
 
 
+class Opening(NamedTuple):
+    """What questions begin with."""
+
+    tokens: tuple[int, ...]
+    kept: Cache | None
+    """the model's keys and values of them, as of a batch of one; None where there are no tokens"""
+
+
+def shared_beginning(questions: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The tokens that all begin with; of the shortest question at least one is left to be read."""
+    shortest = min(map(len, questions))
+    columns = zip(*(question[: shortest - 1] for question in questions), strict=True)
+    return tuple(column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns))
+
+
 class TransformersBackend:
     """Any causal language model of transformers, by hub id or local folder; greedy, in batches.
 
-    It runs on the GPUs there are (accelerate spreads a large model over several), else on the CPU. No code from the
-    hub is run. In half precision an answer may depend on which reports share its batch, as everywhere.
+    What all questions begin with, instructions and examples, is nearly all of each. It is read once, and its keys and
+    values are kept. The model runs on the GPUs there are (accelerate spreads a large one over several), else on the
+    CPU. No code from the hub is run. In half precision an answer may depend on which reports share its batch, as
+    everywhere.
     """
 
     def __init__(self, model: str) -> None:
@@ -51,9 +70,13 @@ class TransformersBackend:
         """
         if self._model is None:
             self._load()
+        empty, opening = self._tokens(prompt.messages("")), Opening((), None)
         while batch := list(islice(passages, BATCH_SIZE)):
-            questions = [self._render(prompt.messages(passage.text)) for passage in batch]
-            for passage, reply in zip(batch, self._generate(questions), strict=True):
+            questions = [self._tokens(prompt.messages(passage.text)) for passage in batch]
+            begun = shared_beginning([empty, *questions])
+            if begun != opening.tokens:
+                opening = self._read(begun)
+            for passage, reply in zip(batch, self._generate(opening, questions), strict=True):
                 settle(passage, [reply])
 
     def _load(self) -> None:
@@ -79,6 +102,18 @@ class TransformersBackend:
             json.dumps(ANSWER_SCHEMA), any_whitespace=False, separators=SEPARATORS, strict_mode=True
         )
 
+    def _tokens(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        special = self._tokenizer.chat_template is None  # a template writes them itself
+        return tuple(self._tokenizer(self._render(messages), add_special_tokens=special)["input_ids"])
+
+    @torch.inference_mode()
+    def _read(self, tokens: tuple[int, ...]) -> Opening:
+        """Keys and values of a beginning; with no token there is nothing to keep."""
+        if not tokens:
+            return Opening((), None)
+        ids = torch.tensor([tokens], device=self._model.device)
+        return Opening(tokens, self._model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values)
+
     def _render(self, messages: Sequence[Message]) -> str:
         """The prompt in the model's chat template, or as plain text where it has none."""
         if self._tokenizer.chat_template is None:
@@ -96,10 +131,16 @@ class TransformersBackend:
             list(messages), tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
 
-    def _generate(self, questions: Sequence[str]) -> list[Reply]:
-        began = time.perf_counter()
-        special = self._tokenizer.chat_template is None  # a template writes them itself
-        inputs = self._tokenizer(list(questions), padding=True, add_special_tokens=special, return_tensors="pt")
+    def _generate(self, opening: Opening, questions: Sequence[tuple[int, ...]]) -> list[Reply]:
+        """Replies to questions that begin with the opening; padding stands between it and the rest of a shorter one."""
+        began, size = time.perf_counter(), len(opening.tokens)
+        longest = max(map(len, questions))
+        padding = [[self._tokenizer.pad_token_id] * (longest - len(question)) for question in questions]
+        ids = [[*opening.tokens, *gap, *question[size:]] for gap, question in zip(padding, questions, strict=True)]
+        mask = [[1] * size + [0] * len(gap) + [1] * (longest - size - len(gap)) for gap in padding]
+        kept = copy.deepcopy(opening.kept)
+        if kept is not None:
+            kept.batch_repeat_interleave(len(questions))
         config = GenerationConfig(
             do_sample=False,
             repetition_penalty=1.0,  # a model's own would forbid it to quote
@@ -109,11 +150,13 @@ class TransformersBackend:
         )
         with torch.inference_mode():
             output = self._model.generate(
-                **inputs.to(self._model.device),
+                input_ids=torch.tensor(ids, device=self._model.device),
+                attention_mask=torch.tensor(mask, device=self._model.device),
+                past_key_values=kept,
                 generation_config=config,
                 logits_processor=[LogitsProcessor(self._grammar)],
             )
-        written = output[:, inputs["input_ids"].shape[1] :]
+        written = output[:, longest:]
         texts = self._tokenizer.batch_decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         ended = torch.isin(written, torch.tensor(self._ends, device=written.device))
         seconds = (time.perf_counter() - began) / len(questions)
@@ -121,9 +164,9 @@ class TransformersBackend:
             Reply(
                 text=text,
                 finish="stop" if end.any() else "length",
-                prompt_tokens=int(mask.sum()),
+                prompt_tokens=len(question),
                 completion_tokens=int(end.int().argmax()) + 1 if end.any() else len(end),
                 seconds=seconds,
             )
-            for text, mask, end in zip(texts, inputs["attention_mask"], ended.cpu(), strict=True)
+            for text, question, end in zip(texts, questions, ended.cpu(), strict=True)
         ]

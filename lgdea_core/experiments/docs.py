@@ -539,6 +539,24 @@ def measured(benchmark: str) -> pd.DataFrame:
     return rows.fillna("").rename(columns=shown)
 
 
+def at_size() -> pd.DataFrame:
+    """Seconds and memory of preset `paper` before its steps, by the number of studies; the last one is fitted."""
+    rows = pd.read_csv(project_root() / "benchmarks" / "results.csv")
+    rows = rows[rows["benchmark"] == "size"]
+    if rows.empty:
+        return rows
+    rows[["studies", "part"]] = rows["size"].str.extract(r"(\d+) studies, (.+)")
+    shown = {}
+    for studies, own in rows.astype({"studies": int}).groupby("studies"):
+        own, fitted = own.set_index("part"), own["ratio"].notna().all()
+        says = f"{studies:,} (fitted)" if fitted else f"{studies:,}"
+        shown[f"seconds, {says}"] = [f"{value:,.0f}" if value >= 100 else f"{value:.2g}" for value in own["seconds"]]
+        shown[f"GiB, {says}"] = own["peak_gib"].map("{:.1f}".format)
+        if fitted:
+            shown["power of the growth"] = own["ratio"].map("{:.2f}".format)
+    return pd.DataFrame(shown).rename_axis("part").reset_index()
+
+
 def presets() -> pd.DataFrame:
     """The four sizes of a run."""
     rows = []
@@ -636,6 +654,7 @@ SHOWN: dict[str, Callable[[], pd.DataFrame]] = {
     "faults, servers": fault_servers,
     "faults, images": fault_images,
     **{f"benchmark, {name}": partial(measured, name) for name in BENCHMARKS},
+    "preset paper at size": at_size,
     "prompt sets": prompt_sets,
     "presets": presets,
     "committed tables": committed,

@@ -1,0 +1,152 @@
+"""Preset `paper` on a made-up MIMIC-CXR of several sizes, all but its steps: seconds and memory, and their growth.
+
+A layout (`mimic_layout.py`) is made where it is missing. Then a process of its own times what comes before the first
+step (tables, crops of 224 pixels, evidence, training data), a refresh of relations with the encoding of all images told
+apart, and batches under these relations. The towers are the small ones built on the spot, so that a CPU encodes all
+images within minutes. The preset's own are a GPU's work, and `training_step.py`'s question. All else is the preset's.
+Memory is what the process has allocated: pages of the file of crops are the system's to take back.
+
+The last rows say what a power law through the sizes gives for MIMIC-CXR's 377,000.
+"""
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mimic_layout import write_layout
+from propagation import alone
+
+from lgdea_core.config import RunConfig, replace_fields
+from lgdea_core.data.images import load_images
+from lgdea_core.data.pairing import limit_pairs
+from lgdea_core.evidence.extract import extract_evidence
+from lgdea_core.paths import project_root
+from lgdea_core.runs.inputs import Inputs, fresh_model, load_corpus_of, prepare_training
+from lgdea_core.training import refresh
+from lgdea_core.training.loop import set_precision
+from lgdea_core.training.sampling import sample_batch
+
+WHOLE = 377_000
+"""Images of MIMIC-CXR."""
+BATCHES = 20
+
+
+def main() -> None:
+    """Print a row for each part and size, and write all as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", type=int, nargs="+", default=[1000], help="sizes")
+    parser.add_argument("--out", type=Path, default=project_root() / "data" / "made-up", help="where the layouts lie")
+    parser.add_argument("--json", type=Path, help="file to write the rows to")
+    arguments = parser.parse_args()
+    rows = []
+    for studies in arguments.studies:
+        folder = arguments.out / str(studies)
+        write_layout(folder, studies, workers=None)
+        with tempfile.TemporaryDirectory(dir=folder) as cache:
+            rows += alone(measure, folder, studies, Path(cache))
+    table = pd.DataFrame(rows)
+    if len(arguments.studies) > 1:
+        table = pd.concat([table, extrapolate(table, WHOLE)], ignore_index=True)
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(table.replace({np.nan: None}).to_dict("records"), indent=1) + "\n")
+
+
+def measure(folder: Path, studies: int, cache: Path) -> list[dict[str, Any]]:
+    """The parts of one size, in their order.
+
+    Args:
+        folder: the layout.
+        studies: its number of studies.
+        cache: empty folder for the file of crops.
+    """
+    config = replace_fields(
+        RunConfig.from_preset("paper", paired_ratio=0.1), root=str(folder), image_tower=None, text_tower=None
+    )
+    rows: list[dict[str, Any]] = []
+
+    @contextmanager
+    def timed(part: str) -> Iterator[None]:
+        with peak_memory() as peak:
+            began = time.perf_counter()
+            yield
+            seconds = time.perf_counter() - began
+        rows.append({"studies": studies, "part": part, "seconds": seconds, "peak_gib": peak[0]})
+
+    with timed("tables"):
+        corpus = load_corpus_of(config.data, config.seed)
+    with timed("crops"):
+        store = load_images(corpus, config.data.image_size, cache)
+    pools = limit_pairs(corpus, config.data.paired_ratio, config.seed)
+    inputs = Inputs(corpus=corpus, store=store, pools=pools)
+    with timed("evidence"):
+        evidence, _ = extract_evidence(inputs.corpus.studies, config.data.extractor)
+    with timed("training data"):
+        model, processor = fresh_model(config, inputs)
+        data = prepare_training(config, inputs, evidence, processor)
+    set_precision(model, config, next(model.parameters()).device)
+    view_evidence = refresh.view_evidence
+
+    def timed_view(*arguments: Any, **options: Any) -> refresh.EvidenceView:
+        with timed("encoding of all images"):
+            return view_evidence(*arguments, progress=True, **options)
+
+    refresh.view_evidence = timed_view
+    with timed("rest of a refresh"):
+        relations = refresh.refresh_relations(model, data, config)
+    rows[-1]["seconds"] -= rows[-2]["seconds"]
+    with timed("a batch"):
+        for step in range(BATCHES):
+            sample_batch(data, config, step, "relations", relations)
+    rows[-1]["seconds"] /= BATCHES
+    return rows
+
+
+@contextmanager
+def peak_memory() -> Iterator[list[float]]:
+    """The largest memory, in GiB, that the process has allocated within a block, looked up 50 times a second."""
+    found, over = [0.0], threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.02):
+            kilobytes = re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())
+            found[0] = max(found[0], int(kilobytes[1]) / 2**20)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        thread.join()
+
+
+def extrapolate(table: pd.DataFrame, studies: int) -> pd.DataFrame:
+    """What a power law through the sizes says of another one: a row for each part, with its exponent of the seconds."""
+    rows = []
+    for part, own in table.groupby("part", sort=False):
+        sizes = np.log(own["studies"])
+        row: dict[str, Any] = {"studies": studies, "part": part}
+        for column in ("seconds", "peak_gib"):
+            exponent, level = np.polyfit(sizes, np.log(own[column]), 1)
+            row[column] = float(np.exp(level + exponent * np.log(studies)))
+            row.setdefault("exponent", float(exponent))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+if __name__ == "__main__":
+    main()
