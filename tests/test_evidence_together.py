@@ -1,15 +1,18 @@
 """A language model and the rules together: who is believed where they disagree."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers import Parrot, answer
+from servers import Parrot, answer, statement
 
 from lgdea_core.evidence import together
+from lgdea_core.evidence.answers import Passage, Reply
 from lgdea_core.evidence.extract import make_extractor
 from lgdea_core.evidence.lexicon import LexiconExtractor
-from lgdea_core.evidence.llm import LanguageModelExtractor
-from lgdea_core.evidence.together import DROPPED, Policy, WithRules, reconcile
+from lgdea_core.evidence.llm import LanguageModelExtractor, Settle
+from lgdea_core.evidence.prompt import Prompt, load_prompt
+from lgdea_core.evidence.together import DROPPED, DROPPED_TWICE, InBothOrders, Policy, WithRules, reconcile
 from lgdea_core.finding import Finding
 
 REPORT = "FINDINGS: Small effusion. No mass.\nIMPRESSION: Small effusion."
@@ -54,6 +57,7 @@ def test_the_name_takes_the_rules_along_and_asks_the_same_questions(monkeypatch:
     alone, both = make_extractor("openai:a+b"), make_extractor("openai:a+b+lexicon")
     assert type(alone) is LanguageModelExtractor
     assert type(both) is WithRules
+    assert type(make_extractor("openai:a+b+reversed")) is InBothOrders
     assert both.question == alone.question
     assert both.question.model == "openai:a+b"
     with pytest.raises(ValueError, match=r"no evidence extractor 'openai:\+lexicon'"):
@@ -70,3 +74,41 @@ def test_beside_a_silent_model_the_policy_decides_whether_the_rules_are_heard(
     rules = LexiconExtractor().extract([REPORT])
     assert extractor.extract([REPORT]) == (rules if kept else [[]])
     assert extractor.rejected == ({} if kept else {DROPPED: len(rules[0])})
+
+
+class Imitator:
+    """A model that sees an effusion in every sentence that has one, and a mass wherever the last example has a word."""
+
+    name = "openai:imitator"
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+
+    def run(self, passages: Iterator[Passage], prompt: Prompt, settle: Settle) -> None:
+        imitated = self.word in prompt.opening[-2]["content"]
+        for passage in passages:
+            stated = [statement("effusion", "pleural effusion", "present")] * ("effusion" in passage.text)
+            stated += [statement("mass", "mass", "present")] * (imitated and "mass" in passage.text)
+            text = answer(*stated)
+            settle(passage, [Reply(text=text, finish="stop", prompt_tokens=3, completion_tokens=2, seconds=1.0)])
+
+
+def test_the_examples_reversed_are_the_same_pairs_and_another_question() -> None:
+    prompt = load_prompt()
+    turned = prompt.reversed()
+    assert turned.opening[0] == prompt.opening[0]
+    assert [turned.opening[1:3], turned.opening[-2:]] == [prompt.opening[-2:], prompt.opening[1:3]]
+    assert turned.digest != prompt.digest
+    assert turned.reversed() == prompt
+
+
+def test_what_a_model_states_in_one_order_of_the_examples_alone_is_left_out(tmp_path: Path) -> None:
+    first = load_prompt().opening[1]["content"]  # the last one, once they are reversed
+    extractor = InBothOrders(Imitator(first), store=tmp_path / "answers.sqlite")
+    [found] = extractor.extract([REPORT])
+    assert [one.observation for one in found] == ["pleural effusion", "pleural effusion"]
+    assert extractor.rejected == {DROPPED_TWICE: 1}
+    stats = extractor.statistics()
+    assert (stats.answers, stats.statements, stats.prompt_tokens, stats.seconds) == (4, 3, 12, 4.0)
+    again = LanguageModelExtractor(Imitator(first), store=tmp_path / "answers.sqlite")
+    assert again.extract([REPORT]) == [found]  # the first order's answers are those it has alone

@@ -22,7 +22,7 @@ from lgdea_core.evidence.lexicon import LexiconExtractor, default_lexicon
 from lgdea_core.evidence.llm import LanguageModelExtractor
 from lgdea_core.evidence.sections import readable_sections
 from lgdea_core.evidence.store import AnswerStats
-from lgdea_core.evidence.together import WithRules
+from lgdea_core.evidence.together import InBothOrders, WithRules
 from lgdea_core.finding import EVIDENCE_COLUMNS, Finding
 from lgdea_core.paths import replacing, write_text
 
@@ -36,8 +36,8 @@ BACKENDS = {
 """First part of a language model's name, `transformers:MODEL` or `openai:MODEL` -> class of where that model runs;
 imported when asked for"""
 
-RULES_TOO = "+lexicon"
-"""Ends the name of a language model that reads together with the rules."""
+READERS = {"+lexicon": WithRules, "+reversed": InBothOrders}
+"""End of a language model's name -> how it reads; without one it reads once, alone"""
 
 REPORTS_PER_CALL = 256
 """Reports handed to an extractor at once."""
@@ -129,8 +129,9 @@ class KeywordExtractor:
 def make_extractor(name: str) -> EvidenceExtractor:
     """An extractor by its name: one of `EXTRACTORS`, or a language model as `transformers:MODEL` or `openai:MODEL`.
 
-    With `+lexicon` behind it, the model and the rules read together, see `together`; the model's answers are the same
-    and are stored once. A language model is loaded, or its server greeted, when the first report has to be asked about.
+    With `+lexicon` behind it, the model and the rules read together; with `+reversed` the model is asked twice, see
+    `together`. The model's answers are the same and are stored once. A language model is loaded, or its server greeted,
+    when the first report has to be asked about.
 
     Raises:
         ValueError: no such extractor; or OPENAI_BASE_URL is not set, see `openai_backend`.
@@ -140,13 +141,15 @@ def make_extractor(name: str) -> EvidenceExtractor:
     if name in ("keywords", "keywords+negspacy"):
         return KeywordExtractor(negation=name.endswith("negspacy"))
     place, _, model = name.partition(":")
-    if place in BACKENDS and model.removesuffix(RULES_TOO):
+    ending = next((ending for ending in READERS if model.endswith(ending)), "")
+    model = model.removesuffix(ending)
+    if place in BACKENDS and model:
         module, backend = BACKENDS[place]
-        extractor = WithRules if model.endswith(RULES_TOO) else LanguageModelExtractor
-        return extractor(getattr(importlib.import_module(module), backend)(model.removesuffix(RULES_TOO)))
+        extractor = READERS.get(ending, LanguageModelExtractor)
+        return extractor(getattr(importlib.import_module(module), backend)(model))
     raise ValueError(
         f"no evidence extractor {name!r}; available: {', '.join(EXTRACTORS)}, transformers:MODEL (hub id or folder), "
-        f"openai:MODEL (name on the server at OPENAI_BASE_URL), and either with {RULES_TOO} behind it"
+        f"openai:MODEL (name on the server at OPENAI_BASE_URL), and either with {' or '.join(READERS)} behind it"
     )
 
 

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from lgdea_core.evidence.answers import (
@@ -56,6 +57,12 @@ class Prompt:
             passage: `Passage.text`.
         """
         return [*self.opening, report_message(passage)]
+
+    def reversed(self) -> "Prompt":
+        """The same examples in reverse order."""
+        instructions, *said = self.opening
+        examples = [*zip(said[::2], said[1::2], strict=True)][::-1]
+        return replace(self, opening=(instructions, *chain.from_iterable(examples)))
 
     def repair_messages(self, passage: str, refused: UnusableReplyError, reply: Reply) -> list[Message]:
         """The question again, the reply to it, and what was wrong with that, in the schema's words."""

@@ -1,12 +1,17 @@
-"""A language model and the rules together: what both state, and by a policy what only one of them does."""
+"""Two readings together, a language model's and the rules' or the model's own twice: what both state, and by a policy
+what only one of them does."""
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from lgdea_core.evidence.answers import read_passages
 from lgdea_core.evidence.lexicon import LexiconExtractor
-from lgdea_core.evidence.llm import LanguageModelExtractor
+from lgdea_core.evidence.llm import Backend, LanguageModelExtractor
+from lgdea_core.evidence.prompt import Prompt
+from lgdea_core.evidence.store import AnswerStats
 from lgdea_core.finding import Finding
 
 Side = Literal["model", "rules", "neither"]
@@ -25,14 +30,23 @@ POLICY = Policy(status="neither", model_alone="neither", rules_alone="rules")
 """Chosen on 11 reports of the development sample (docs/language_models.md): findings of the model alone cost precision;
 the other two choices changed no label there, and what is stated both ways is worth less than silence."""
 
+AGREED = Policy(status="neither", model_alone="neither", rules_alone="neither")
+"""Only what both state."""
+
 DROPPED = "model and rules disagree"
 """Reason under which findings that a policy leaves out are counted, of either side."""
+DROPPED_TWICE = "stated in one order of the examples"
 
 
 def reconcile(
-    report: str, model: Sequence[Finding], rules: Sequence[Finding], policy: Policy, rejected: dict[str, int]
+    report: str,
+    model: Sequence[Finding],
+    rules: Sequence[Finding],
+    policy: Policy,
+    rejected: dict[str, int],
+    reason: str = DROPPED,
 ) -> list[Finding]:
-    """Findings of both, in the order of the report, with those left out counted in `rejected`.
+    """Findings of both, in the order of the report, with those left out counted in `rejected` under `reason`.
 
     The question is an observation in a sentence. Where both state it with the same status, the rules' findings count:
     their phrases and places are the ones every other evidence table has. Else the policy says whose do.
@@ -54,7 +68,7 @@ def reconcile(
             chosen = policy.model_alone if statuses[0] else policy.rules_alone
         kept += found[chosen]
         if chosen == "neither":
-            rejected[DROPPED] = rejected.get(DROPPED, 0) + len(found["model"]) + len(found["rules"])
+            rejected[reason] = rejected.get(reason, 0) + len(found["model"]) + len(found["rules"])
     return sorted(kept, key=lambda finding: (finding.start, finding.end))
 
 
@@ -68,3 +82,34 @@ class WithRules(LanguageModelExtractor):
             reconcile(report, model, rules, POLICY, self.rejected)
             for report, model, rules in zip(reports, super().read(reports), by_rules, strict=True)
         ]
+
+
+class InBothOrders(LanguageModelExtractor):
+    """A language model asked about each sentence twice, with the prompt's examples in their order and in reverse.
+
+    Small models imitate the last example most. Kept is what is stated both times, in the words of the second answer.
+    """
+
+    def __init__(self, backend: Backend, prompt: Prompt | None = None, store: Path | None = None) -> None:
+        """See `LanguageModelExtractor`."""
+        super().__init__(backend, prompt, store)
+        self._reversed = LanguageModelExtractor(backend, self._prompt.reversed(), store)
+        self._reversed.rejected = self.rejected
+
+    def ask(self, reports: Sequence[str], progress: bool = False) -> None:
+        """As `LanguageModelExtractor.ask`, one order after the other."""
+        super().ask(reports, progress)
+        self._reversed.ask(reports, progress)
+
+    def read(self, reports: Sequence[str]) -> list[list[Finding]]:
+        """As `LanguageModelExtractor.read`, what both answers state."""
+        return [
+            reconcile(report, first, second, AGREED, self.rejected, DROPPED_TWICE)
+            for report, first, second in zip(reports, super().read(reports), self._reversed.read(reports), strict=True)
+        ]
+
+    def statistics(self) -> AnswerStats:
+        """Sums over the answers of both orders."""
+        first, second = vars(super().statistics()), vars(self._reversed.statistics())
+        added = {name: value + second[name] for name, value in first.items() if name != "rejected"}
+        return AnswerStats(**added, rejected=dict(Counter(first["rejected"]) + Counter(second["rejected"])))
