@@ -6,12 +6,17 @@ apart, and batches under these relations. The towers are the small ones built on
 images within minutes. The preset's own are a GPU's work, and `training_step.py`'s question. All else is the preset's.
 Memory is what the process has allocated: pages of the file of crops are the system's to take back.
 
+Notebooks 01 to 04 are run on the same layout, with the few steps and small crops of preset `ci`; a run that is there is
+not made again. Their memory is all that is resident, mapped pages too.
+
 The last rows say what a power law through the sizes gives for MIMIC-CXR's 377,000.
 """
 
 import argparse
 import json
+import os
 import re
+import subprocess
 import sys
 import tempfile
 import threading
@@ -41,7 +46,7 @@ from lgdea_core.training.sampling import sample_batch
 
 WHOLE = 377_000
 """Images of MIMIC-CXR."""
-BATCHES = 20
+BATCHES, NOTEBOOKS = 20, ("01", "02", "03", "04")
 
 
 def main() -> None:
@@ -57,6 +62,7 @@ def main() -> None:
         write_layout(folder, studies, workers=None)
         with tempfile.TemporaryDirectory(dir=folder) as cache:
             rows += alone(measure, folder, studies, Path(cache))
+        rows += notebooks(folder, studies)
     table = pd.DataFrame(rows)
     if len(arguments.studies) > 1:
         table = pd.concat([table, extrapolate(table, WHOLE)], ignore_index=True)
@@ -113,6 +119,19 @@ def measure(folder: Path, studies: int, cache: Path) -> list[dict[str, Any]]:
             sample_batch(data, config, step, "relations", relations)
     rows[-1]["seconds"] /= BATCHES
     return rows
+
+
+def notebooks(folder: Path, studies: int) -> list[dict[str, Any]]:
+    """Seconds and memory of each notebook as `run.py` notes them, which runs them where the folder lacks one."""
+    timing = folder / "runs" / "size" / "timing.json"
+    done = json.loads(timing.read_text()) if timing.is_file() else {}
+    if len(done) < len(NOTEBOOKS) or any(one["error"] for one in done.values()):
+        command = [sys.executable, project_root() / "notebooks" / "run.py", "--run", timing.parent.name]
+        options = ["--notebooks", ",".join(NOTEBOOKS), "--preset", "ci", "--corpus", "mimic_cxr", "--data", folder]
+        subprocess.run([*command, *options], env=os.environ | {"LGDEA_RUNS": str(timing.parents[1])}, check=True)
+        done = json.loads(timing.read_text())
+    rows = [(f"notebook {name[:2]}", one["seconds"], one["peak_mb"] / 1024) for name, one in done.items()]
+    return [{"studies": studies, "part": part, "seconds": took, "peak_gib": peak} for part, took, peak in rows]
 
 
 @contextmanager

@@ -50,6 +50,19 @@ def test_f1_is_that_of_the_scores_and_lies_in_its_interval() -> None:
     assert certain["micro_f1_low"] == certain["micro_f1_high"] == 1
 
 
+def test_reports_on_which_readers_differ_most_are_named_without_their_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "SHOWN_DISAGREEMENTS", 2)
+    differences = [
+        {"mass": ("present", "unmentioned")},
+        {},
+        {"mass": ("absent", "present"), "edema": ("unmentioned", "uncertain")},
+        {"nodule": ("present", "absent")},
+    ]
+    named = readers.worst_disagreements(["a", "b", "c", "d"], differences)
+    assert named == "c: mass absent / present, edema - / uncertain; a: mass present / -"
+    assert readers.worst_disagreements(["b"], [{}]) == ""
+
+
 @pytest.mark.slow
 def test_a_model_that_reads_like_the_rules_gets_their_row(
     reference: Reference, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -74,3 +87,5 @@ def test_a_model_that_reads_like_the_rules_gets_their_row(
     assert model["sentences"] == len(server.answered)
     assert model["completion_tokens_per_report"] == pytest.approx(10 * len(server.answered) / 5, abs=1e-3)
     assert "sentences" not in rules
+    assert "disagreements" not in rules
+    assert both["disagreements"] == ""

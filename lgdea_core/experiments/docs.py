@@ -99,6 +99,23 @@ DIFFERENCES = {
 """metric and finding of paired.csv -> heading"""
 TOWERS = ("random", "clip", "asg", "asg ita + arsa", "asg ita + irl", "asg ita + irl + erl", "asg shuffled regions")
 OTHER_MODELS = {BOXED: "the model in the box", RANDOM: f"LGDEA, {RANDOM} (floor)"}
+READ = {
+    "positives": ("positive labels", "{:.0f}"),
+    "micro_f1": ("micro F1", "{:.3f}"),
+    "macro_f1": ("macro F1", "{:.3f}"),
+    **{f"{name}_f1": (f"F1 of {name}", "{:.3f}") for name in ("anatomy", "side", "severity")},
+    "kappa_with_rules": ("kappa with the rules", "{:.3f}"),
+}
+"""column of llm_evidence.csv -> heading and format"""
+ASKED = {
+    "statements": ("statements", "{:.0f}"),
+    "hallucinated": ("not verbatim", "{:.0f}"),
+    "rejected_answers": ("answers refused", "{:.0f}"),
+    "prompt_tokens_per_report": ("prompt tokens a report", "{:,.0f}"),
+    "completion_tokens_per_report": ("answer tokens a report", "{:.0f}"),
+    "seconds_per_report": ("seconds a report", "{:.1f}"),
+}
+"""likewise, what language models answered and what it cost"""
 HARD = {
     ("size", "large", "auc"): "zero-shot AUC: large lesions",
     ("size", "medium", "auc"): "zero-shot AUC: medium lesions",
@@ -483,6 +500,36 @@ def published(table: str) -> pd.DataFrame:
     return wide.assign(origin="published, not rerun")
 
 
+def language_models(sample: str, columns: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
+    """What extractors make of the reports of a sample, or what it costs; a row for each number of reports.
+
+    Args:
+        sample: of `readers.SAMPLES`.
+        columns: column of the table -> its heading and format; one with an interval has it behind it.
+    """
+    rows = TABLES["llm_evidence"].read()
+    rows = rows[rows["sample"] == sample].dropna(subset=list(columns)[-1]).sort_values("reports", kind="stable")
+    shown = {"reports": rows["reports"], "extractor": "`" + rows["extractor"] + "`", "prompt": rows["prompt"]}
+    for name, (heading, form) in columns.items():
+        shown[heading] = rows[name].map(form.format)
+        if f"{name}_low" in rows:
+            shown[heading] += [
+                f" [{low:.3f}, {high:.3f}]" for low, high in rows[[f"{name}_low", f"{name}_high"]].values
+            ]
+    return pd.DataFrame(shown).replace(r"nan.*", "", regex=True)
+
+
+def language_model_disagreements() -> pd.DataFrame:
+    """The reports of the largest test sample on which a language model and the rules differ most."""
+    rows = TABLES["llm_evidence"].read()
+    alone = rows["extractor"].str.startswith("openai:") & ~rows["extractor"].str.contains("+", regex=False)
+    rows = rows[alone & (rows["sample"] == "test")].sort_values("reports")
+    if rows.empty or not isinstance(worst := rows.iloc[-1].get("disagreements"), str):
+        return pd.DataFrame()
+    lines = (report.split(": ", 1) for report in worst.split("; "))
+    return pd.DataFrame(lines, columns=["report", "model / rules; -: not stated"])
+
+
 def prompt_sets() -> pd.DataFrame:
     """Every prompt set with its source and licence, as its file says."""
     folder = project_root() / "lgdea_core" / "evaluation" / "prompt_sets"
@@ -654,6 +701,10 @@ SHOWN: dict[str, Callable[[], pd.DataFrame]] = {
     "faults, servers": fault_servers,
     "faults, images": fault_images,
     **{f"benchmark, {name}": partial(measured, name) for name in BENCHMARKS},
+    "language models, test": partial(language_models, "test", READ),
+    "language models, development": partial(language_models, "development", READ),
+    "language models, cost": partial(language_models, "test", ASKED),
+    "language models, disagreements": language_model_disagreements,
     "preset paper at size": at_size,
     "prompt sets": prompt_sets,
     "presets": presets,

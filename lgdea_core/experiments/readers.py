@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from lgdea_core.evaluation.bootstrap import resample_counts
-from lgdea_core.evaluation.extraction.agreement import score_agreement, status_table
+from lgdea_core.evaluation.extraction.agreement import STRENGTH, UNMENTIONED, differing, score_agreement, status_table
 from lgdea_core.evaluation.extraction.evaluate import Reference, evaluate_reading, openi_reference, read_texts
 from lgdea_core.evaluation.extraction.scores import ATTRIBUTES, LABEL_OBSERVATIONS, MACRO_POSITIVES, stated_labels
 from lgdea_core.evidence.answers import HALLUCINATED
@@ -39,6 +39,8 @@ RULES = "lexicon"
 NO_PROMPT = "none"
 """Of the rules; the others have the first digits of the prompt's hash."""
 RESAMPLES = 2000
+SHOWN_DISAGREEMENTS = 10
+"""Reports that a row names, those on which a language model and the rules differ most."""
 
 
 @cache
@@ -109,7 +111,8 @@ class Reader(Job):
         reading = read_texts(extractor, reference.texts)
         rules = reading if self.extractor == RULES else read_texts(make_extractor(RULES), reference.texts)
         result = evaluate_reading(reading, reference)
-        agreement = score_agreement(status_table(reading.findings), status_table(rules.findings))["micro"]
+        statuses = status_table(reading.findings), status_table(rules.findings)
+        agreement = score_agreement(*statuses)["micro"]
         row = self.key | {
             **f1_columns(stated_labels(reading.findings), reference.labels),
             "positives": int((reference.labels[list(LABEL_OBSERVATIONS)] == 1).to_numpy().sum()),
@@ -121,7 +124,18 @@ class Reader(Job):
         }
         if isinstance(extractor, LanguageModelExtractor):
             row |= answer_columns(extractor, reading.rejected, self.reports)
+            row["disagreements"] = worst_disagreements(reference.report_ids, differing(*statuses))
         return [row | {"commit": git_commit(project_root())}]
+
+
+def worst_disagreements(report_ids: Sequence[str], differences: Sequence[dict[str, tuple[str, str]]]) -> str:
+    """The reports on which model and rules differ most, without a word of them: "CXR1: mass present / -; CXR2: ..."."""
+    order = sorted(range(len(report_ids)), key=lambda row: -len(differences[row]))[:SHOWN_DISAGREEMENTS]
+    said = {status: status for status in STRENGTH} | {UNMENTIONED: "-"}
+    named = (
+        ", ".join(f"{name} {said[one]} / {said[two]}" for name, (one, two) in differences[row].items()) for row in order
+    )
+    return "; ".join(f"{report_ids[row]}: {each}" for row, each in zip(order, named, strict=True) if each)
 
 
 def answer_columns(extractor: LanguageModelExtractor, rejected: dict[str, int], reports: int) -> dict[str, Any]:
