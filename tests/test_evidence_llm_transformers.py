@@ -10,7 +10,14 @@ import torch
 import xgrammar
 from servers import sound_answer
 from tiny_lm import CHAT_TEMPLATE, WITHOUT_SYSTEM, save_tiny_lm
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BloomConfig,
+    MambaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+)
 
 from lgdea_core.evidence import transformers_backend
 from lgdea_core.evidence.answers import ANSWER_BYTES, Passage, Reply, parse_reply, read_passages
@@ -151,6 +158,41 @@ def test_batches_and_padding_change_no_answer(
     assert len({reply.text for reply in replies}) > 1
     for one, other in zip(replies, alone, strict=True):
         assert (one.prompt_tokens, one.completion_tokens) == (other.prompt_tokens, other.completion_tokens)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        (MistralConfig, {"sliding_window": 24, "num_hidden_layers": 2, "num_key_value_heads": 1}),
+        (BloomConfig, {"n_head": 1, "n_layer": 1}),
+        (MambaConfig, {"state_size": 4}),
+    ],
+)
+def test_a_model_without_full_attention_reads_whole_questions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[PreTrainedConfig], changes: dict
+) -> None:
+    folder = save_tiny_lm(tmp_path, seed=1, kind=kind, num_attention_heads=1, **changes)
+    backend = TransformersBackend(str(folder))
+    together = ask(backend, REPORTS)
+    assert not backend._keeps
+    assert all(parse_reply(reply) is not None for reply in together)
+    if kind is MambaConfig:  # its state passes through padding, as ever
+        return
+    monkeypatch.setattr(transformers_backend, "BATCH_SIZE", 1)
+    assert [reply.text for reply in ask(backend, REPORTS)] == [reply.text for reply in together]
+
+
+def test_a_prefix_that_still_fits_is_not_read_again(
+    backend: TransformersBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second batch's questions begin alike beyond the first one's."""
+    read, once = [], backend._read
+    monkeypatch.setattr(backend, "_read", lambda tokens: read.append(tokens) or once(tokens))
+    monkeypatch.setattr(transformers_backend, "BATCH_SIZE", 2)
+    monkeypatch.setattr(transformers_backend, "shared_beginning", lambda questions: questions[1][: 8 + len(read)])
+    ask(backend, REPORTS[:4])
+    assert len(read) == 1
 
 
 def test_a_report_cannot_write_the_marks_of_the_chat_template(backend: TransformersBackend) -> None:

@@ -10,9 +10,9 @@ from lgdea_core.evidence import together
 from lgdea_core.evidence.answers import Passage, Reply
 from lgdea_core.evidence.extract import make_extractor
 from lgdea_core.evidence.lexicon import LexiconExtractor
-from lgdea_core.evidence.llm import LanguageModelExtractor, Settle
+from lgdea_core.evidence.llm import LanguageModelExtractor, NoAnswerError, Settle
 from lgdea_core.evidence.prompt import Prompt, load_prompt
-from lgdea_core.evidence.together import DROPPED, DROPPED_TWICE, InBothOrders, Policy, WithRules, reconcile
+from lgdea_core.evidence.together import DROPPED, NOT_ALIKE, ONE_ANSWER, InBothOrders, Policy, WithRules, reconcile
 from lgdea_core.finding import Finding
 
 REPORT = "FINDINGS: Small effusion. No mass.\nIMPRESSION: Small effusion."
@@ -62,6 +62,8 @@ def test_the_name_takes_the_rules_along_and_asks_the_same_questions(monkeypatch:
     assert both.question.model == "openai:a+b"
     with pytest.raises(ValueError, match=r"no evidence extractor 'openai:\+lexicon'"):
         make_extractor("openai:+lexicon")
+    with pytest.raises(ValueError, match="either with one of"):
+        make_extractor("openai:a+lexicon+reversed")
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -107,8 +109,29 @@ def test_what_a_model_states_in_one_order_of_the_examples_alone_is_left_out(tmp_
     extractor = InBothOrders(Imitator(first), store=tmp_path / "answers.sqlite")
     [found] = extractor.extract([REPORT])
     assert [one.observation for one in found] == ["pleural effusion", "pleural effusion"]
-    assert extractor.rejected == {DROPPED_TWICE: 1}
+    assert extractor.rejected == {NOT_ALIKE: 1}
     stats = extractor.statistics()
     assert (stats.answers, stats.statements, stats.prompt_tokens, stats.seconds) == (4, 3, 12, 4.0)
     again = LanguageModelExtractor(Imitator(first), store=tmp_path / "answers.sqlite")
     assert again.extract([REPORT]) == [found]  # the first order's answers are those it has alone
+
+
+@pytest.mark.parametrize(("second", "says"), [("no JSON", "answer: "), (None, "no answer (")])
+def test_what_lacks_a_usable_second_answer_is_left_out_under_that_name(
+    tmp_path: Path, second: str | None, says: str
+) -> None:
+    class Failing(Parrot):
+        def run(self, passages: Iterator[Passage], prompt: Prompt, settle: Settle) -> None:
+            turned = prompt == load_prompt().reversed()
+            for passage in passages:
+                reply = Reply(text=second or "", finish="stop", prompt_tokens=1, completion_tokens=1, seconds=0.0)
+                failed = NoAnswerError("the server refused") if second is None else [reply, reply]
+                settle(passage, failed if turned and "mass" in passage.text else [self.reply])
+
+    both = answer(statement("effusion", "pleural effusion"), statement("mass", "mass"))
+    extractor = InBothOrders(Failing(both), store=tmp_path / "answers.sqlite")
+    [found] = extractor.extract([REPORT])
+    assert {one.observation for one in found} == {"pleural effusion"}
+    assert extractor.rejected[ONE_ANSWER] == 1
+    assert any(reason.startswith(says) for reason in extractor.rejected)
+    assert NOT_ALIKE not in extractor.rejected

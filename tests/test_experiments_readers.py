@@ -50,6 +50,16 @@ def test_f1_is_that_of_the_scores_and_lies_in_its_interval() -> None:
     assert certain["micro_f1_low"] == certain["micro_f1_high"] == 1
 
 
+def test_wrong_labels_are_counted_the_most_frequent_first() -> None:
+    true = pd.DataFrame(0.0, index=range(4), columns=list(LABEL_OBSERVATIONS))
+    stated = true.astype(bool)
+    true.loc[0, ["mass", "edema"]] = 1
+    stated.loc[0, "edema"] = True
+    stated.loc[1:2, "nodule"] = True
+    stated.loc[3, "hernia"] = True
+    assert readers.wrong_labels(stated, true) == {"stated_wrongly": "nodule: 2; hernia: 1", "missed": "mass: 1"}
+
+
 def test_reports_on_which_readers_differ_most_are_named_without_their_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "SHOWN_DISAGREEMENTS", 2)
     differences = [
@@ -84,8 +94,8 @@ def test_a_model_that_reads_like_the_rules_gets_their_row(
     assert both["micro_f1"] == rules["micro_f1"]
     assert model["kappa_with_rules"] > 0.8  # a sentence by itself, without its neighbours
     assert (model["hallucinated"], model["rejected_answers"]) == (0, 0)
-    assert model["sentences"] == len(server.answered)
+    assert model["answers"] == len(server.answered)
     assert model["completion_tokens_per_report"] == pytest.approx(10 * len(server.answered) / 5, abs=1e-3)
-    assert "sentences" not in rules
+    assert "answers" not in rules
     assert "disagreements" not in rules
     assert both["disagreements"] == ""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedTokenizerFast
 
 from lgdea_core.evidence.prompt import load_prompt
 
@@ -16,7 +16,13 @@ WITHOUT_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no
 
 
 def save_tiny_lm(
-    folder: Path, seed: int = 0, chat_template: str | None = CHAT_TEMPLATE, spare_rows: int = 40, tokens: int = 1500
+    folder: Path,
+    seed: int = 0,
+    chat_template: str | None = CHAT_TEMPLATE,
+    spare_rows: int = 40,
+    tokens: int = 1500,
+    kind: type[PreTrainedConfig] = LlamaConfig,
+    **changes: object,
 ) -> Path:
     """Write model and tokenizer.
 
@@ -26,6 +32,8 @@ def save_tiny_lm(
         chat_template: None for a model that is no chat model.
         spare_rows: of the embedding behind the tokenizer's last token, as real checkpoints have.
         tokens: size of the vocabulary.
+        kind: of model.
+        changes: fields of its configuration.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -41,17 +49,17 @@ def save_tiny_lm(
     fast.chat_template = chat_template
     fast.save_pretrained(folder)
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(fast) + spare_rows,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        max_position_embeddings=32768,
-        initializer_range=1.0,  # wide enough that answers differ from report to report
-        eos_token_id=fast.eos_token_id,
-        pad_token_id=fast.pad_token_id,
-        bos_token_id=None,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    values = {
+        "vocab_size": len(fast) + spare_rows,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "max_position_embeddings": 32768,
+        "initializer_range": 1.0,  # wide enough that answers differ from report to report
+        "eos_token_id": fast.eos_token_id,
+        "pad_token_id": fast.pad_token_id,
+        "bos_token_id": None,
+    }
+    AutoModelForCausalLM.from_config(kind(**values | changes)).save_pretrained(folder)
     return folder

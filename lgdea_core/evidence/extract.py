@@ -129,8 +129,8 @@ class KeywordExtractor:
 def make_extractor(name: str) -> EvidenceExtractor:
     """An extractor by its name: one of `EXTRACTORS`, or a language model as `transformers:MODEL` or `openai:MODEL`.
 
-    With `+lexicon` behind it, the model and the rules read together; with `+reversed` the model is asked twice, see
-    `together`. The model's answers are the same and are stored once. A language model is loaded, or its server greeted,
+    With `+lexicon` behind it, the model and the rules read together; the model's answers are the same and are stored
+    once. With `+reversed` the model is asked twice; see `together`. A language model is loaded, or its server greeted,
     when the first report has to be asked about.
 
     Raises:
@@ -143,13 +143,13 @@ def make_extractor(name: str) -> EvidenceExtractor:
     place, _, model = name.partition(":")
     ending = next((ending for ending in READERS if model.endswith(ending)), "")
     model = model.removesuffix(ending)
-    if place in BACKENDS and model:
+    if place in BACKENDS and model and not model.endswith(tuple(READERS)):
         module, backend = BACKENDS[place]
         extractor = READERS.get(ending, LanguageModelExtractor)
         return extractor(getattr(importlib.import_module(module), backend)(model))
     raise ValueError(
         f"no evidence extractor {name!r}; available: {', '.join(EXTRACTORS)}, transformers:MODEL (hub id or folder), "
-        f"openai:MODEL (name on the server at OPENAI_BASE_URL), and either with {' or '.join(READERS)} behind it"
+        f"openai:MODEL (name on the server at OPENAI_BASE_URL), and either with one of {', '.join(READERS)} behind it"
     )
 
 

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from lgdea_core.evidence.answers import Passage, Reply, judge, locate_statements, read_passages
 from lgdea_core.evidence.prompt import Prompt, load_prompt
-from lgdea_core.evidence.store import AnswerStats, AnswerStore, Question, passage_hash, store_path
+from lgdea_core.evidence.store import AnswerStats, AnswerStore, Question, StoredAnswer, passage_hash, store_path
 from lgdea_core.finding import Finding
 
 FAILURES_IN_A_ROW = 100
@@ -127,12 +127,18 @@ class LanguageModelExtractor:
             ]
 
     def _read_one(self, store: AnswerStore, passage: Passage) -> list[Finding]:
+        answer = self._accepted(store, passage)
+        return locate_statements(answer.statements, passage, self.rejected) if answer else []
+
+    def _accepted(self, store: AnswerStore, passage: Passage) -> StoredAnswer | None:
+        """The answer about a sentence; where there is none, or it was refused, that is counted in `rejected`."""
         key = passage_hash(passage)
         answer = store.get(self.question, key)
+        if answer is not None and answer.status != "rejected":
+            return answer
         reason = f"answer: {answer.reason}" if answer else f"no answer ({self._unanswered.get(key, 'not asked')})"
-        if answer is None or answer.status == "rejected":
-            self.rejected[reason] = self.rejected.get(reason, 0) + 1
-        return locate_statements(answer.statements, passage, self.rejected) if answer else []
+        self.rejected[reason] = self.rejected.get(reason, 0) + 1
+        return None
 
     def statistics(self) -> AnswerStats:
         """What the store holds about the reports that were asked about, in this run or an earlier one."""

@@ -1,5 +1,4 @@
-"""Two readings together, a language model's and the rules' or the model's own twice: what both state, and by a policy
-what only one of them does."""
+"""Two readings together: a language model's and the rules', or the model's own twice."""
 
 from bisect import bisect_right
 from collections import Counter
@@ -7,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from lgdea_core.evidence.answers import read_passages
+from lgdea_core.evidence.answers import Passage, locate_statements, read_passages
 from lgdea_core.evidence.lexicon import LexiconExtractor
 from lgdea_core.evidence.llm import Backend, LanguageModelExtractor
 from lgdea_core.evidence.prompt import Prompt
-from lgdea_core.evidence.store import AnswerStats
+from lgdea_core.evidence.store import AnswerStats, AnswerStore
 from lgdea_core.finding import Finding
 
 Side = Literal["model", "rules", "neither"]
@@ -30,23 +29,17 @@ POLICY = Policy(status="neither", model_alone="neither", rules_alone="rules")
 """Chosen on 11 reports of the development sample (docs/language_models.md): findings of the model alone cost precision;
 the other two choices changed no label there, and what is stated both ways is worth less than silence."""
 
-AGREED = Policy(status="neither", model_alone="neither", rules_alone="neither")
-"""Only what both state."""
-
 DROPPED = "model and rules disagree"
 """Reason under which findings that a policy leaves out are counted, of either side."""
-DROPPED_TWICE = "stated in one order of the examples"
+NOT_ALIKE = "not stated alike in both orders of the examples"
+"""The same of what a model states in one order alone, or with another status in the other."""
+ONE_ANSWER = "no usable answer in the other order of the examples"
 
 
 def reconcile(
-    report: str,
-    model: Sequence[Finding],
-    rules: Sequence[Finding],
-    policy: Policy,
-    rejected: dict[str, int],
-    reason: str = DROPPED,
+    report: str, model: Sequence[Finding], rules: Sequence[Finding], policy: Policy, rejected: dict[str, int]
 ) -> list[Finding]:
-    """Findings of both, in the order of the report, with those left out counted in `rejected` under `reason`.
+    """Findings of both, in the order of the report, with those left out counted in `rejected`.
 
     The question is an observation in a sentence. Where both state it with the same status, the rules' findings count:
     their phrases and places are the ones every other evidence table has. Else the policy says whose do.
@@ -68,7 +61,7 @@ def reconcile(
             chosen = policy.model_alone if statuses[0] else policy.rules_alone
         kept += found[chosen]
         if chosen == "neither":
-            rejected[reason] = rejected.get(reason, 0) + len(found["model"]) + len(found["rules"])
+            rejected[DROPPED] = rejected.get(DROPPED, 0) + len(found["model"]) + len(found["rules"])
     return sorted(kept, key=lambda finding: (finding.start, finding.end))
 
 
@@ -87,7 +80,8 @@ class WithRules(LanguageModelExtractor):
 class InBothOrders(LanguageModelExtractor):
     """A language model asked about each sentence twice, with the prompt's examples in their order and in reverse.
 
-    Small models imitate the last example most. Kept is what is stated both times, in the words of the second answer.
+    Small models imitate the last example most. Kept is what both answers state, with the same status, in the words of
+    the second.
     """
 
     def __init__(self, backend: Backend, prompt: Prompt | None = None, store: Path | None = None) -> None:
@@ -101,15 +95,21 @@ class InBothOrders(LanguageModelExtractor):
         super().ask(reports, progress)
         self._reversed.ask(reports, progress)
 
-    def read(self, reports: Sequence[str]) -> list[list[Finding]]:
-        """As `LanguageModelExtractor.read`, what both answers state."""
-        return [
-            reconcile(report, first, second, AGREED, self.rejected, DROPPED_TWICE)
-            for report, first, second in zip(reports, super().read(reports), self._reversed.read(reports), strict=True)
-        ]
+    def _read_one(self, store: AnswerStore, passage: Passage) -> list[Finding]:
+        answers = self._accepted(store, passage), self._reversed._accepted(store, passage)
+        first, second = (
+            locate_statements(answer.statements, passage, self.rejected) if answer else [] for answer in answers
+        )
+        stated = {(finding.observation, finding.status) for finding in first}
+        stated ^= {(finding.observation, finding.status) for finding in second}  # in one of them alone
+        unlike = {observation for observation, _ in stated}
+        if dropped := sum(finding.observation in unlike for finding in (*first, *second)):
+            reason = NOT_ALIKE if all(answers) else ONE_ANSWER
+            self.rejected[reason] = self.rejected.get(reason, 0) + dropped
+        return [finding for finding in second if finding.observation not in unlike]
 
     def statistics(self) -> AnswerStats:
-        """Sums over the answers of both orders."""
+        """Sums over the answers of both orders: two of each sentence."""
         first, second = vars(super().statistics()), vars(self._reversed.statistics())
         added = {name: value + second[name] for name, value in first.items() if name != "rejected"}
         return AnswerStats(**added, rejected=dict(Counter(first["rejected"]) + Counter(second["rejected"])))

@@ -8,9 +8,12 @@ gaps are closed in `answers.PHRASE_PATTERN`.
 """
 
 import copy
+import inspect
 import json
+import logging
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +22,7 @@ import torch
 import xgrammar
 from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, GenerationConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 from xgrammar.contrib.hf import LogitsProcessor
 
 from lgdea_core.evidence.answers import ANSWER_BYTES, ANSWER_SCHEMA, SEPARATORS, Passage, Reply
@@ -26,15 +30,17 @@ from lgdea_core.evidence.llm import Settle
 from lgdea_core.evidence.prompt import Message, Prompt
 
 BATCH_SIZE = 16
-"""Reports at a time."""
+"""Sentences at a time."""
+
+log = logging.getLogger("lgdea")
 
 
-class Opening(NamedTuple):
+class Prefix(NamedTuple):
     """What questions begin with."""
 
-    tokens: tuple[int, ...]
-    kept: Cache | None
-    """the model's keys and values of them, as of a batch of one; None where there are no tokens"""
+    tokens: tuple[int, ...] = ()
+    cache: Cache | None = None
+    """the model's keys and values of them, for a batch of one; None without tokens"""
 
 
 def shared_beginning(questions: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
@@ -48,9 +54,9 @@ class TransformersBackend:
     """Any causal language model of transformers, by hub id or local folder; greedy, in batches.
 
     What all questions begin with, instructions and examples, is nearly all of each. It is read once, and its keys and
-    values are kept. The model runs on the GPUs there are (accelerate spreads a large one over several), else on the
-    CPU. No code from the hub is run. In half precision an answer may depend on which reports share its batch, as
-    everywhere.
+    values are kept, where the model's attention allows it (see `_read`). The model runs on the GPUs there are
+    (accelerate spreads a large one over several), else on the CPU. No code from the hub is run. In half precision an
+    answer may depend on which reports share its batch, as everywhere.
     """
 
     def __init__(self, model: str) -> None:
@@ -61,6 +67,7 @@ class TransformersBackend:
         self._source = str(Path(model).resolve()) if Path(model).is_dir() else model
         self.name = f"transformers:{self._source}"
         self._model: PreTrainedModel | None = None
+        self._keeps = True
 
     def run(self, passages: Iterator[Passage], prompt: Prompt, settle: Settle) -> None:
         """See `Backend.run`.
@@ -70,14 +77,17 @@ class TransformersBackend:
         """
         if self._model is None:
             self._load()
-        empty, opening = self._tokens(prompt.messages("")), Opening((), None)
+        empty, prefix = self._tokens(prompt.messages("")), Prefix()
         while batch := list(islice(passages, BATCH_SIZE)):
+            began = time.perf_counter()
             questions = [self._tokens(prompt.messages(passage.text)) for passage in batch]
-            begun = shared_beginning([empty, *questions])
-            if begun != opening.tokens:
-                opening = self._read(begun)
-            for passage, reply in zip(batch, self._generate(opening, questions), strict=True):
-                settle(passage, [reply])
+            shared = shared_beginning([empty, *questions])
+            if not prefix.tokens or shared[: len(prefix.tokens)] != prefix.tokens:
+                prefix = self._read(shared)
+            replies = self._generate(prefix, questions)
+            seconds = (time.perf_counter() - began) / len(batch)
+            for passage, reply in zip(batch, replies, strict=True):
+                settle(passage, [replace(reply, seconds=seconds)])
 
     def _load(self) -> None:
         try:
@@ -107,12 +117,23 @@ class TransformersBackend:
         return tuple(self._tokenizer(self._render(messages), add_special_tokens=special)["input_ids"])
 
     @torch.inference_mode()
-    def _read(self, tokens: tuple[int, ...]) -> Opening:
-        """Keys and values of a beginning; with no token there is nothing to keep."""
-        if not tokens:
-            return Opening((), None)
-        ids = torch.tensor([tokens], device=self._model.device)
-        return Opening(tokens, self._model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values)
+    def _read(self, tokens: tuple[int, ...]) -> Prefix:
+        """A beginning with its keys and values, where they may stand before questions of several lengths.
+
+        A shorter question is padded behind them. Full attention with position ids leaves the padding out. A sliding
+        window would count it, and a recurrent state would pass through it: there nothing is kept, which the log says.
+        """
+        if not tokens or not self._keeps:
+            return Prefix()
+        cache = None
+        if "position_ids" in inspect.signature(self._model.forward).parameters:
+            ids = torch.tensor([tokens], device=self._model.device)
+            output = self._model(input_ids=ids, use_cache=True, logits_to_keep=1)
+            cache = getattr(output, "past_key_values", None)
+        self._keeps = cache is not None and all(type(layer) is DynamicLayer for layer in cache.layers)
+        if not self._keeps:
+            log.info("evidence: %s has not full attention alone; it reads the whole prompt for each batch", self.name)
+        return Prefix(tokens, cache) if self._keeps else Prefix()
 
     def _render(self, messages: Sequence[Message]) -> str:
         """The prompt in the model's chat template, or as plain text where it has none."""
@@ -131,16 +152,15 @@ class TransformersBackend:
             list(messages), tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
 
-    def _generate(self, opening: Opening, questions: Sequence[tuple[int, ...]]) -> list[Reply]:
-        """Replies to questions that begin with the opening; padding stands between it and the rest of a shorter one."""
-        began, size = time.perf_counter(), len(opening.tokens)
-        longest = max(map(len, questions))
+    def _generate(self, prefix: Prefix, questions: Sequence[tuple[int, ...]]) -> list[Reply]:
+        """Replies to questions that begin with the prefix; padding stands between it and the rest of a shorter one."""
+        size, longest = len(prefix.tokens), max(map(len, questions))
         padding = [[self._tokenizer.pad_token_id] * (longest - len(question)) for question in questions]
-        ids = [[*opening.tokens, *gap, *question[size:]] for gap, question in zip(padding, questions, strict=True)]
+        ids = [[*prefix.tokens, *gap, *question[size:]] for gap, question in zip(padding, questions, strict=True)]
         mask = [[1] * size + [0] * len(gap) + [1] * (longest - size - len(gap)) for gap in padding]
-        kept = copy.deepcopy(opening.kept)
-        if kept is not None:
-            kept.batch_repeat_interleave(len(questions))
+        cache = copy.deepcopy(prefix.cache)
+        if cache is not None:
+            cache.batch_repeat_interleave(len(questions))
         config = GenerationConfig(
             do_sample=False,
             repetition_penalty=1.0,  # a model's own would forbid it to quote
@@ -152,21 +172,20 @@ class TransformersBackend:
             output = self._model.generate(
                 input_ids=torch.tensor(ids, device=self._model.device),
                 attention_mask=torch.tensor(mask, device=self._model.device),
-                past_key_values=kept,
+                past_key_values=cache,
                 generation_config=config,
                 logits_processor=[LogitsProcessor(self._grammar)],
             )
         written = output[:, longest:]
         texts = self._tokenizer.batch_decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         ended = torch.isin(written, torch.tensor(self._ends, device=written.device))
-        seconds = (time.perf_counter() - began) / len(questions)
         return [
             Reply(
                 text=text,
                 finish="stop" if end.any() else "length",
                 prompt_tokens=len(question),
                 completion_tokens=int(end.int().argmax()) + 1 if end.any() else len(end),
-                seconds=seconds,
+                seconds=0.0,  # the caller's clock
             )
             for text, question, end in zip(texts, questions, ended.cpu(), strict=True)
         ]

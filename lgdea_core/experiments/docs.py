@@ -116,6 +116,13 @@ ASKED = {
     "seconds_per_report": ("seconds a report", "{:.1f}"),
 }
 """likewise, what language models answered and what it cost"""
+MISREAD = {
+    "micro_precision": ("precision", "{:.3f}"),
+    "micro_recall": ("recall", "{:.3f}"),
+    "stated_wrongly": ("labels stated wrongly", "{}"),
+    "missed": ("labels missed", "{}"),
+}
+"""likewise, what they read wrongly"""
 HARD = {
     ("size", "large", "auc"): "zero-shot AUC: large lesions",
     ("size", "medium", "auc"): "zero-shot AUC: medium lesions",
@@ -508,7 +515,7 @@ def language_models(sample: str, columns: Mapping[str, tuple[str, str]]) -> pd.D
         columns: column of the table -> its heading and format; one with an interval has it behind it.
     """
     rows = TABLES["llm_evidence"].read()
-    rows = rows[rows["sample"] == sample].dropna(subset=list(columns)[-1]).sort_values("reports", kind="stable")
+    rows = rows[rows["sample"] == sample].dropna(subset=list(columns), how="all").sort_values("reports", kind="stable")
     shown = {"reports": rows["reports"], "extractor": "`" + rows["extractor"] + "`", "prompt": rows["prompt"]}
     for name, (heading, form) in columns.items():
         shown[heading] = rows[name].map(form.format)
@@ -520,14 +527,18 @@ def language_models(sample: str, columns: Mapping[str, tuple[str, str]]) -> pd.D
 
 
 def language_model_disagreements() -> pd.DataFrame:
-    """The reports of the largest test sample on which a language model and the rules differ most."""
+    """The reports of the largest test sample on which a language model, alone, and the rules differ most."""
     rows = TABLES["llm_evidence"].read()
-    alone = rows["extractor"].str.startswith("openai:") & ~rows["extractor"].str.contains("+", regex=False)
-    rows = rows[alone & (rows["sample"] == "test")].sort_values("reports")
-    if rows.empty or not isinstance(worst := rows.iloc[-1].get("disagreements"), str):
+    if "disagreements" not in rows:
         return pd.DataFrame()
-    lines = (report.split(": ", 1) for report in worst.split("; "))
-    return pd.DataFrame(lines, columns=["report", "model / rules; -: not stated"])
+    alone = rows["extractor"].str.startswith("openai:") & ~rows["extractor"].str.contains("+", regex=False)
+    rows = rows[alone & rows["sample"].eq("test") & rows["disagreements"].notna()]
+    if rows.empty:
+        return pd.DataFrame()
+    largest = rows.loc[rows["reports"].idxmax()]
+    lines = (report.split(": ", 1) for report in largest["disagreements"].split("; "))
+    heading = f"`{largest['extractor']}` / rules, {largest['reports']} reports; -: not stated"
+    return pd.DataFrame(lines, columns=["report", heading])
 
 
 def prompt_sets() -> pd.DataFrame:
@@ -587,21 +598,29 @@ def measured(benchmark: str) -> pd.DataFrame:
 
 
 def at_size() -> pd.DataFrame:
-    """Seconds and memory of preset `paper` before its steps, by the number of studies; the last one is fitted."""
+    """Seconds and memory of preset `paper` before its steps, by the number of studies; the largest is fitted.
+
+    Raises:
+        ValueError: there are rows of several machines, which do not stand in one table.
+    """
     rows = pd.read_csv(project_root() / "benchmarks" / "results.csv")
     rows = rows[rows["benchmark"] == "size"]
-    if rows.empty:
-        return rows
+    if rows["machine"].nunique() > 1:
+        raise ValueError(f"results.csv: benchmark size has rows of {sorted(set(rows['machine']))}; keep one machine's")
     rows[["studies", "part"]] = rows["size"].str.extract(r"(\d+) studies, (.+)")
-    shown = {}
+    shown: dict[str, pd.Series] = {}
     for studies, own in rows.astype({"studies": int}).groupby("studies"):
-        own, fitted = own.set_index("part"), own["ratio"].notna().all()
-        says = f"{studies:,} (fitted)" if fitted else f"{studies:,}"
-        shown[f"seconds, {says}"] = [f"{value:,.0f}" if value >= 100 else f"{value:.2g}" for value in own["seconds"]]
-        shown[f"GiB, {says}"] = own["peak_gib"].map("{:.1f}".format)
+        own = own.set_index("part")
+        fitted = ", fitted" if own["ratio"].notna().any() else ""
+        for name, heading in (("seconds", "seconds"), ("peak_gib", "GiB")):
+            shown[f"{heading}, {studies:,}{fitted}"] = own[name].map(_short, na_action="ignore")
         if fitted:
-            shown["power of the growth"] = own["ratio"].map("{:.2f}".format)
-    return pd.DataFrame(shown).rename_axis("part").reset_index()
+            shown["power of the seconds"] = own["ratio"].map("{:.2f}".format, na_action="ignore")
+    return pd.DataFrame(shown).reindex(list(dict.fromkeys(rows["part"]))).fillna("").rename_axis("part").reset_index()
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
 
 
 def presets() -> pd.DataFrame:
@@ -703,6 +722,7 @@ SHOWN: dict[str, Callable[[], pd.DataFrame]] = {
     **{f"benchmark, {name}": partial(measured, name) for name in BENCHMARKS},
     "language models, test": partial(language_models, "test", READ),
     "language models, development": partial(language_models, "development", READ),
+    "language models, errors": partial(language_models, "test", MISREAD),
     "language models, cost": partial(language_models, "test", ASKED),
     "language models, disagreements": language_model_disagreements,
     "preset paper at size": at_size,

@@ -110,11 +110,12 @@ class Reader(Job):
         extractor = make_extractor(self.extractor)
         reading = read_texts(extractor, reference.texts)
         rules = reading if self.extractor == RULES else read_texts(make_extractor(RULES), reference.texts)
-        result = evaluate_reading(reading, reference)
+        result, stated = evaluate_reading(reading, reference), stated_labels(reading.findings)
         statuses = status_table(reading.findings), status_table(rules.findings)
         agreement = score_agreement(*statuses)["micro"]
         row = self.key | {
-            **f1_columns(stated_labels(reading.findings), reference.labels),
+            **f1_columns(stated, reference.labels),
+            **wrong_labels(stated, reference.labels),
             "positives": int((reference.labels[list(LABEL_OBSERVATIONS)] == 1).to_numpy().sum()),
             "found": rounded(result["attributes"]["found"]),
             **{f"{name}_f1": rounded(result["attributes"][name]["f1"]) for name in ATTRIBUTES},
@@ -128,6 +129,16 @@ class Reader(Job):
         return [row | {"commit": git_commit(project_root())}]
 
 
+def wrong_labels(stated: pd.DataFrame, true: pd.DataFrame) -> dict[str, str]:
+    """How often each label was stated without being true, and missed, the most frequent first: "mass: 3; edema: 1"."""
+    said, right = (table[list(LABEL_OBSERVATIONS)].to_numpy() == 1 for table in (stated, true))
+    columns = {}
+    for name, wrong in (("stated_wrongly", said & ~right), ("missed", right & ~said)):
+        counts = pd.Series(wrong.sum(axis=0), LABEL_OBSERVATIONS).sort_values(ascending=False, kind="stable")
+        columns[name] = "; ".join(f"{label}: {count}" for label, count in counts.items() if count)
+    return columns
+
+
 def worst_disagreements(report_ids: Sequence[str], differences: Sequence[dict[str, tuple[str, str]]]) -> str:
     """The reports on which model and rules differ most, without a word of them: "CXR1: mass present / -; CXR2: ..."."""
     order = sorted(range(len(report_ids)), key=lambda row: -len(differences[row]))[:SHOWN_DISAGREEMENTS]
@@ -139,11 +150,14 @@ def worst_disagreements(report_ids: Sequence[str], differences: Sequence[dict[st
 
 
 def answer_columns(extractor: LanguageModelExtractor, rejected: dict[str, int], reports: int) -> dict[str, Any]:
-    """What the model answered about a sample, and what it cost: sums over its sentences, each once, by report."""
+    """What the model answered about a sample, and what it cost: sums over its distinct sentences, by report.
+
+    A model that is asked in both orders answers each of them twice.
+    """
     stats = extractor.statistics()
     refused = {**stats.rejected, **{reason: count for reason, count in rejected.items() if reason != HALLUCINATED}}
     return {
-        "sentences": stats.answers,
+        "answers": stats.answers,
         "repaired": stats.repaired,
         "rejected_answers": sum(stats.rejected.values()),
         "statements": stats.statements,
