@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 from PIL import Image
+from scipy import stats
 
 from lgdea_core.config import PRESETS, RunConfig
 from lgdea_core.evaluation.exam import CONTROLS as CONTROLS_SHOWN
@@ -25,7 +26,7 @@ from lgdea_core.evaluation.supervised import AUGMENTED
 from lgdea_core.experiments.looks import BOXED, RANDOM
 from lgdea_core.experiments.paper_tables import WHOLE, as_it_is, differences, joined, read_published
 from lgdea_core.experiments.plans import COMPARED, CONTROL, CONTROLS, DOSES, PHRASES, WITHOUT_IMAGES
-from lgdea_core.experiments.tables import GROUNDED, SETTINGS, TABLES, chosen, mean_and_sd, of_common_seeds
+from lgdea_core.experiments.tables import GROUNDED, SETTINGS, TABLES, chosen, mean_and_sd, of_common_seeds, with_own
 from lgdea_core.figures import names
 from lgdea_core.paths import project_root, write_text
 
@@ -249,6 +250,26 @@ def trainings(
 ) -> pd.DataFrame:
     """Rows of a table of trainings: mean ± standard deviation over the seeds."""
     return _lines(_summary(name, where, columns), leading, columns)
+
+
+def unpaired_share() -> pd.DataFrame:
+    """What unpaired images add to the same steps and reports: means over the seeds, with Student's 95 % interval."""
+    rows = with_own(TABLES["abundance"].read())
+    of_seed = rows.assign(variant=rows["variant"].fillna("")).pivot(index=["unpaired", "seed"], columns="variant")
+    shown = []
+    for count, _ in of_seed.groupby(level="unpaired"):
+        row = {"unpaired images and reports": f"{count:,}"}
+        for name, heading in MAIN.items():
+            own = of_seed.loc[count, name]
+            gains = (own[""] - own[WITHOUT_IMAGES]).dropna() if WITHOUT_IMAGES in own else own.iloc[:0, 0]
+            if len(gains) < 2:
+                break
+            half = stats.t.ppf(0.975, len(gains) - 1) * gains.std() / len(gains) ** 0.5
+            row |= {"seeds": str(len(gains))}
+            row[heading] = f"{gains.mean():+.3f} [{gains.mean() - half:+.3f}, {gains.mean() + half:+.3f}]"
+        else:
+            shown.append(row)
+    return pd.DataFrame(shown)
 
 
 def headline() -> pd.DataFrame:
@@ -703,6 +724,7 @@ SHOWN: dict[str, Callable[[], pd.DataFrame]] = {
     "beyond the local loss, by pairs": partial(beyond_base, PHRASES, RATIOS),
     "dose-response": dose_response,
     "abundance": partial(trainings, "abundance", {}, RELATED, UNPAIRED),
+    "abundance, differences": unpaired_share,
     "relations after training": trained_relations,
     "relations after the warm-up": warm_relations,
     "hard set": hard,
