@@ -170,6 +170,7 @@ def test_results_keep_what_was_measured_before_and_replace_what_is_measured_agai
 @pytest.mark.slow
 def test_the_rules_are_timed_beside_the_control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LGDEA_DATA", str(tmp_path))
+    monkeypatch.setattr(rules, "TURNS", 1)
     corpus, reports = rules.find_reports(3)
     control, lexicon = rules.benchmark(corpus, reports)
     assert lexicon["findings"] == sum(map(len, LexiconExtractor().extract(reports)))
