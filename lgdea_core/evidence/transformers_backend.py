@@ -13,7 +13,6 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -84,10 +83,8 @@ class TransformersBackend:
             shared = shared_beginning([empty, *questions])
             if not prefix.tokens or shared[: len(prefix.tokens)] != prefix.tokens:
                 prefix = self._read(shared)
-            replies = self._generate(prefix, questions)
-            seconds = (time.perf_counter() - began) / len(batch)
-            for passage, reply in zip(batch, replies, strict=True):
-                settle(passage, [replace(reply, seconds=seconds)])
+            for passage, reply in zip(batch, self._generate(prefix, questions, began), strict=True):
+                settle(passage, [reply])
 
     def _load(self) -> None:
         try:
@@ -152,8 +149,14 @@ class TransformersBackend:
             list(messages), tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
 
-    def _generate(self, prefix: Prefix, questions: Sequence[tuple[int, ...]]) -> list[Reply]:
-        """Replies to questions that begin with the prefix; padding stands between it and the rest of a shorter one."""
+    def _generate(self, prefix: Prefix, questions: Sequence[tuple[int, ...]], began: float) -> list[Reply]:
+        """Replies to questions that begin with the prefix; padding stands between it and the rest of a shorter one.
+
+        Args:
+            prefix: see `_read`.
+            questions: tokens of whole questions.
+            began: when work on them began; each reply is given its share of the time since.
+        """
         size, longest = len(prefix.tokens), max(map(len, questions))
         padding = [[self._tokenizer.pad_token_id] * (longest - len(question)) for question in questions]
         ids = [[*prefix.tokens, *gap, *question[size:]] for gap, question in zip(padding, questions, strict=True)]
@@ -179,13 +182,14 @@ class TransformersBackend:
         written = output[:, longest:]
         texts = self._tokenizer.batch_decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         ended = torch.isin(written, torch.tensor(self._ends, device=written.device))
+        seconds = (time.perf_counter() - began) / len(questions)
         return [
             Reply(
                 text=text,
                 finish="stop" if end.any() else "length",
                 prompt_tokens=len(question),
                 completion_tokens=int(end.int().argmax()) + 1 if end.any() else len(end),
-                seconds=0.0,  # the caller's clock
+                seconds=seconds,
             )
             for text, question, end in zip(texts, questions, ended.cpu(), strict=True)
         ]
