@@ -165,10 +165,7 @@ def extrapolate(table: pd.DataFrame, studies: int) -> pd.DataFrame:
     for part, own in table[table["part"] != CROPS].groupby("part", sort=False):
         row: dict[str, Any] = {"studies": studies, "part": part}
         for column in ("seconds", "peak_gib"):
-            known = own.dropna(subset=column)
-            if known.empty:
-                continue
-            sizes, values = known["studies"].astype(float), known[column].astype(float)
+            sizes, values = own["studies"].astype(float), own[column].astype(float)
             exponent, level = np.polyfit(np.log(sizes), np.log(values), 1)
             power, line = np.exp(level) * studies**exponent, np.polyval(np.polyfit(sizes, values, 1), studies)
             row[column] = float(max(power, line))
